@@ -1,0 +1,103 @@
+"""Run a jitted batch function over any number of images: fixed batch size, sharded, with progress.
+
+Every program is compiled once: the last batch is padded to the full size (by repeating its last
+row) and the padding is cut off again. Batches are sharded over the `data` axis of a device mesh;
+weights are replicated. As every image is computed on its own, neither changes a result.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from srdef.errors import InputError
+
+
+def data_mesh(devices: list[Any] | None = None) -> Mesh:
+    """A mesh with the one axis `data`, over `devices` (default: all local devices)."""
+    return Mesh(np.array(devices if devices is not None else jax.local_devices()), ("data",))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Put every array of `tree` on every device of `mesh`."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def slices(count: int, batch_size: int) -> Iterator[slice]:
+    """The slices that cut `count` items into batches; the last may be shorter."""
+    for start in range(0, count, batch_size):
+        yield slice(start, min(start + batch_size, count))
+
+
+def pad_rows(rows: Any, count: int) -> Any:
+    """Extend the first axis to `count` by repeating the last row."""
+    missing = count - rows.shape[0]
+    if missing == 0:
+        return rows
+    if jax.dtypes.issubdtype(rows.dtype, jax.dtypes.prng_key):
+        return jax.numpy.concatenate([rows, jax.numpy.repeat(rows[-1:], missing, axis=0)])
+    rows = np.asarray(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+
+def map_batches(
+    function: Callable[..., Any],
+    shared: tuple[Any, ...],
+    per_image: tuple[Any, ...],
+    *,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Any:
+    """Call `function(*shared, *batch)` on consecutive batches and concatenate what it returns.
+
+    Parameters
+    ----------
+    function : jitted function
+        Its results are a pytree of arrays whose first axis is the batch.
+    shared : tuple of pytrees
+        Arguments that are the same for all batches (attack, victim, defense); replicated.
+    per_image : tuple of arrays
+        Arguments cut along their first axis; all of the same length.
+    batch_size : int, optional
+        Rounded up to a multiple of the number of devices; default: all images in one batch.
+    mesh : Mesh, optional
+        Default: all local devices.
+    progress : callable, optional
+        Called with the number of images done after each batch.
+
+    Returns
+    -------
+    pytree of numpy arrays
+
+    Raises
+    ------
+    InputError
+        If there are no images, or the arrays differ in length.
+    """
+    lengths = {rows.shape[0] for rows in per_image}
+    if len(lengths) != 1:
+        raise InputError(f"images, labels and ids must be of one length, not {sorted(lengths)}")
+    (count,) = lengths
+    if count == 0:
+        raise InputError("there are no images")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    mesh = data_mesh() if mesh is None else mesh
+    devices = mesh.devices.size
+    size = -(-min(batch_size or count, count) // devices) * devices
+    if batch_size is not None and count > batch_size:
+        size = -(-batch_size // devices) * devices
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    shared = replicate(shared, mesh)
+
+    results = []
+    for rows in slices(count, size):
+        batch = [jax.device_put(pad_rows(array[rows], size), sharding) for array in per_image]
+        result = function(*shared, *batch)
+        results.append(jax.tree.map(lambda x, n=rows.stop - rows.start: np.asarray(x)[:n], result))
+        if progress is not None:
+            progress(rows.stop - rows.start)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
