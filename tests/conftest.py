@@ -1,12 +1,9 @@
-"""Set-up shared by all tests: strict numerics, and where optional data lies."""
+"""Set-up shared by all tests: where optional data lies."""
 
 import os
 from pathlib import Path
 
-import jax
 import pytest
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def data_path(variable: str) -> Path:
