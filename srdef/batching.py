@@ -62,7 +62,9 @@ def map_batches(
     per_image : tuple of arrays
         Arguments cut along their first axis; all of the same length.
     batch_size : int, optional
-        Rounded up to a multiple of the number of devices; default: all images in one batch.
+        Every batch has this size, rounded up to a multiple of the number of devices, also when
+        there are fewer images, so that calls with one `batch_size` share one program. Default: all
+        images in one batch.
     mesh : Mesh, optional
         Default: all local devices.
     progress : callable, optional
@@ -87,9 +89,7 @@ def map_batches(
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     mesh = data_mesh() if mesh is None else mesh
     devices = mesh.devices.size
-    size = -(-min(batch_size or count, count) // devices) * devices
-    if batch_size is not None and count > batch_size:
-        size = -(-batch_size // devices) * devices
+    size = -(-(batch_size or count) // devices) * devices
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     shared = replicate(shared, mesh)
 

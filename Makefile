@@ -1,0 +1,40 @@
+# make demo: the main job on real images. make test: the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKDIR ?= workdir/quickstart
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/requirements.done
+	$(BIN)/python -m experiments.evaluate --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: $(VENV)/requirements-dev.done
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_OPTIONS)
+
+test-slow: $(VENV)/requirements-dev.done
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_OPTIONS)
+
+lint: $(VENV)/requirements-dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "srdef needs Python 3.11 or newer; say which one: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/requirements.done: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
+	@touch $@
+
+
+$(VENV)/requirements-dev.done: requirements-dev.txt requirements-parity.txt $(VENV)/requirements.done
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-parity.txt
+	@touch $@

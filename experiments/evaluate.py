@@ -1,0 +1,29 @@
+"""Attack a classifier, defend it, and print the paper's table.
+
+    python -m experiments.evaluate --config=configs/quickstart.py --workdir=workdir/quickstart
+
+A run that was stopped continues where it was; a finished one only prints its table again.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments import cli
+from srdef.evaluation import outputs, protocol, store
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Resolve the configuration, run what is missing, write and print the results."""
+    with store.exclusive(workdir):
+        cli.console.print(f"Loading data and networks for [bold]{workdir}[/bold]")
+        experiment = protocol.resolve(cli.plain(config))
+        outputs.check_gallery(experiment)
+        outcome = protocol.run(experiment, workdir / "store", protocol.Reporter(cli.console))
+        table = outputs.write(workdir, experiment, outcome)
+    cli.console.print(table.to_rich())
+    cli.console.print(f"Records, table and gallery: {workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,74 @@
+"""Folders and CSV files, checked, for the data sets that lie in them."""
+
+import csv
+from pathlib import Path
+
+from srdef.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def existing_folder(path: str | Path) -> Path:
+    """`path` as a Path, `~` expanded; InputError unless it is a folder that can be read."""
+    folder = Path(path).expanduser()
+    try:
+        next(folder.iterdir(), None)
+    except FileNotFoundError:
+        raise InputError(f"folder {folder} does not exist") from None
+    except NotADirectoryError:
+        raise InputError(f"{folder} is not a folder") from None
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read: {error.strerror}") from None
+    return folder
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below `folder` (known by `SUFFIXES`), sorted; hidden ones are left out."""
+    found = []
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_csv(path: Path, columns: tuple[str, str]) -> list[tuple[int, str, str]]:
+    """Two columns of a CSV file with a header: `(line number, first, second)` of each row.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not UTF-8 text, or lacks a column, a value or all rows.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for column in columns:
+        if column not in header:
+            raise InputError(f"{path}: no column {column!r}; its columns are: {', '.join(header) or 'none'}")
+    if not rows:
+        raise InputError(f"{path}: no rows below the header")
+    result = []
+    for line, row in rows:
+        first, second = (row[column] for column in columns)
+        if not first or not second:
+            raise InputError(f"{path}, line {line}: {columns[0] if not first else columns[1]} is missing")
+        result.append((line, first.strip(), second.strip()))
+    return result
+
+
+def parse_label(text: str, num_classes: int, where: str, first: int = 0) -> int:
+    """A class index counted from 0, from text that counts from `first`; InputError naming `where`."""
+    try:
+        label = int(text)
+    except ValueError:
+        raise InputError(f"{where}: label {text!r} is not an integer") from None
+    if not first <= label < first + num_classes:
+        raise InputError(f"{where}: label {label} is outside [{first}, {first + num_classes - 1}]")
+    return label - first

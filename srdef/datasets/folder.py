@@ -1,0 +1,124 @@
+"""Your own images: a folder with a CSV of labels, one directory a class, or no labels at all."""
+
+import re
+from pathlib import Path
+
+from srdef.datasets.base import REGISTRY, Example, Source
+from srdef.datasets.files import SUFFIXES, existing_folder, list_images, parse_label, read_csv
+from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
+from srdef.datasets.reading import read_image
+from srdef.errors import InputError
+
+
+@REGISTRY.register("folder")
+def folder(path: str | Path, labels: str | None = None, num_classes: int = 1000) -> Source:
+    """Images in a folder (.jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff), sorted by name.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    labels : str, optional
+        Where the labels come from:
+
+        - the name of a CSV file in the folder, with the columns `file` (relative to the folder)
+          and `label` (class index from 0); other columns, and images without a row, are left out;
+        - `"directories"`: one directory a class. If all their names are integers, these are the
+          class indices; if all are WordNet ids ("n01440764"), the ImageNet classes; otherwise the
+          directories are the classes 0, 1, 2 ... in sorted order, and there must be `num_classes`;
+        - `"predicted"`: the label of every image is -1 here, and the evaluation replaces it by what
+          the classifier predicts for the clean image, so that any photographs can be used.
+
+        Default: "labels.csv" if there is such a file, else "directories".
+    num_classes : int
+        Number of classes of the classifier. With 1000 they are taken to be ImageNet's.
+
+    Raises
+    ------
+    InputError
+        If there are no images, a file is missing or stands twice, or a label is wrong.
+    """
+    root = existing_folder(path)
+    if num_classes < 1:
+        raise InputError(f"num_classes must be at least 1, not {num_classes}")
+    if labels is None:
+        labels = "labels.csv" if (root / "labels.csv").is_file() else "directories"
+    class_names = imagenet_class_names()
+    if num_classes != len(class_names):
+        class_names = tuple(f"class {index}" for index in range(num_classes))
+    if labels == "predicted":
+        label_of = dict.fromkeys(list_images(root), -1)
+    elif labels == "directories":
+        label_of, class_names = _from_directories(root, class_names)
+    elif labels.lower().endswith(".csv"):
+        label_of = _from_csv(root, root / labels, num_classes)
+    else:
+        raise InputError(
+            f"data set 'folder': unknown labels {labels!r}; choose from: directories, predicted, "
+            "or the name of a .csv file"
+        )
+    if not label_of:
+        raise InputError(f"folder {root} has no images ({', '.join(SUFFIXES)})")
+    paths = sorted(label_of, key=lambda file: file.relative_to(root).as_posix())
+
+    def read(position: int) -> Example:
+        file = paths[position]
+        return Example(read_image(file), label_of[file], file.relative_to(root).as_posix())
+
+    return Source(len(paths), read, class_names, crop="center")
+
+
+def _from_csv(root: Path, table: Path, num_classes: int) -> dict[Path, int]:
+    if not table.is_file():
+        raise InputError(f"{table}: no such file")
+    label_of: dict[Path, int] = {}
+    for line, name, label in read_csv(table, ("file", "label")):
+        file = root / name
+        where = f"{table}, line {line} ({name})"
+        if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"{where}: no such file in {root}")
+        if file in label_of:
+            raise InputError(f"{where}: this file stands there twice")
+        label_of[file] = parse_label(label, num_classes, where)
+    return label_of
+
+
+def _from_directories(root: Path, class_names: tuple[str, ...]) -> tuple[dict[Path, int], tuple[str, ...]]:
+    directories = sorted(
+        (child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")),
+        key=lambda child: child.name,
+    )
+    images = list_images(root)
+    loose = [file for file in images if file.parent == root]
+    if loose:
+        raise InputError(
+            f"image {loose[0]} lies in no class directory; "
+            "give labels= the name of a CSV file, or 'predicted'"
+        )
+    names = [directory.name for directory in directories]
+    if names and all(re.fullmatch(r"\d+", name) for name in names):
+        indices = [parse_label(name, len(class_names), str(root / name)) for name in names]
+    elif names and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        indices = _imagenet_indices(root, names, class_names)
+    elif not images:
+        indices = []
+    elif len(names) != len(class_names):
+        raise InputError(
+            f"folder {root}: {len(names)} class directories for {len(class_names)} classes; name them by "
+            f"class index or WordNet id, or set num_classes={len(names)} to number them in sorted order"
+        )
+    else:
+        indices = list(range(len(names)))
+        class_names = tuple(names)
+    index_of = dict(zip(names, indices, strict=True)) if indices else {}
+    return {file: index_of[file.relative_to(root).parts[0]] for file in images}, class_names
+
+
+def _imagenet_indices(root: Path, names: list[str], class_names: tuple[str, ...]) -> list[int]:
+    known = {wordnet_id: index for index, wordnet_id in enumerate(imagenet_wordnet_ids())}
+    if len(class_names) != len(known):
+        raise InputError(f"folder {root}: directories named by WordNet ids need num_classes={len(known)}")
+    for name in names:
+        if name not in known:
+            raise InputError(f"folder {root / name}: not one of the 1000 ImageNet classes")
+    return [known[name] for name in names]

@@ -1,0 +1,75 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow (`tfds.data_source`, array_record files)."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from srdef.datasets.base import REGISTRY, Example, Source
+from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
+from srdef.errors import InputError
+
+
+@REGISTRY.register("tfds")
+def tfds(
+    dataset: str = "imagenet2012", split: str = "validation", data_dir: str | Path | None = None
+) -> Source:
+    """A data set of TensorFlow Datasets that has an `image` and a `label`.
+
+    Reading needs no TensorFlow, but preparing does, once, and in the format that allows random
+    access::
+
+        pip install tensorflow-cpu
+        python -c "import tensorflow_datasets as tfds;
+                   tfds.builder('imagenet2012', file_format='array_record').download_and_prepare()"
+
+    Parameters
+    ----------
+    dataset : str
+        Name, with configuration and version if wanted ("imagenet_v2/matched-frequency").
+    split : str
+        One of its splits.
+    data_dir : path, optional
+        Where it was prepared; default: that of TensorFlow Datasets (~/tensorflow_datasets).
+
+    Raises
+    ------
+    InputError
+        If there is no such data set or split, it is not prepared as array_record, or it is not one
+        of RGB or grey images with one label each.
+    """
+    # Imported here: the package takes a while and is not needed for the other data sets.
+    import tensorflow_datasets
+
+    where = f"data set 'tfds', {dataset}"
+    try:
+        builder = tensorflow_datasets.builder(dataset, data_dir=data_dir)
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        raise InputError(f"{where}: TensorFlow Datasets has no data set of this name") from None
+    splits = list(builder.info.splits)
+    if splits and split not in splits:
+        raise InputError(f"{where}: unknown split {split!r}; choose from: {', '.join(splits)}")
+    try:
+        records = builder.as_data_source(split)
+    except (NotImplementedError, KeyError, ValueError, OSError):
+        raise InputError(
+            f"{where}: not prepared as array_record in {builder.data_path.parent}; prepare it (with "
+            f"tensorflow-cpu installed) by tfds.builder({dataset!r}, data_dir=..., "
+            "file_format='array_record').download_and_prepare()"
+        ) from None
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
+        raise InputError(f"{where}: needs the features image and label; it has: {', '.join(features)}")
+    class_names = tuple(features["label"].names)
+    if class_names == imagenet_wordnet_ids():
+        class_names = imagenet_class_names()
+
+    def read(position: int) -> Example:
+        record = records[position]
+        image = np.asarray(record["image"])
+        if image.shape[-1] == 1:
+            image = image[..., 0]
+        name = f"{split}/{position}"
+        return Example(Image.fromarray(image).convert("RGB"), int(record["label"]), name)
+
+    return Source(len(records), read, class_names, crop="center")

@@ -1,0 +1,159 @@
+"""What a defense is, and the ways to combine and to apply defenses."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from srdef.batching import map_batches
+from srdef.errors import InputError
+from srdef.registry import Registry
+
+REGISTRY = Registry("defense")
+
+# Rounding in an attack or a resize may leave [0, 1] by an ulp or so; more is a mistake in units.
+_RANGE_TOLERANCE = 1e-5
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """A transformation of one image that stands before a classifier.
+
+    Defenses are frozen pytree dataclasses. Numbers that a sweep varies are leaves, so that a sweep
+    compiles once; what changes the program (a wavelet's name, a number of steps) is static.
+    """
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the key."""
+        ...
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the gradient through it is useful; if not, an adaptive attack needs a surrogate."""
+        ...
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Defend one image, float32 (H, W, 3) in [0, 1]; the result may have another size."""
+        ...
+
+
+@REGISTRY.register("identity")
+@flax.struct.dataclass
+class Identity:
+    """No defense: the image itself. Deterministic, differentiable, same size."""
+
+    random: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Return `image`."""
+        return image
+
+
+@flax.struct.dataclass
+class Sequential:
+    """Defenses one after another; the one at position i gets the key `fold_in(key, i)`.
+
+    Random if one of them is, differentiable if all of them are.
+
+    Parameters
+    ----------
+    defenses : sequence of Defense
+        An empty one is the identity.
+    """
+
+    defenses: tuple[Defense, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.defenses, list):
+            object.__setattr__(self, "defenses", tuple(self.defenses))
+
+    @property
+    def random(self) -> bool:
+        """Whether one of the defenses is random."""
+        return any(defense.random for defense in self.defenses)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether all of the defenses are differentiable."""
+        return all(defense.differentiable for defense in self.defenses)
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Defend one image, (H, W, 3) in [0, 1]; the size is what the last defense makes it."""
+        for position, defense in enumerate(self.defenses):
+            image = defense(image, jax.random.fold_in(key, position))
+        return image
+
+
+@jax.jit
+def _defend_batch(defense: Defense, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
+    return jax.vmap(lambda image, i: defense(image, jax.random.fold_in(key, i)))(images, ids)
+
+
+def _checked(images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(f"images must have the shape (N, height, width, 3), not {images.shape}")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"images must be floats in [0, 1], not {images.dtype} (see srdef.images.from_uint8)")
+    if images.size:
+        low, high = float(images.min()), float(images.max())
+        # Negated, so that NaN fails too.
+        if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+            raise InputError(f"images must lie in [0, 1], not in [{low:g}, {high:g}]")
+    return images.astype(np.float32)
+
+
+def apply(
+    defense: Defense,
+    images: jax.Array | np.ndarray,
+    *,
+    key: jax.Array,
+    ids: jax.Array | np.ndarray | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """Defend many images: vmapped, jitted, sharded over the devices of `mesh`.
+
+    Image i gets the key `fold_in(key, ids[i])`, so its result depends neither on the batch, nor
+    on the order, nor on the number of devices.
+
+    Parameters
+    ----------
+    defense : Defense
+    images : array (N, H, W, 3)
+        Floats in [0, 1].
+    key : JAX random key
+    ids : integer array (N,), optional
+        Default: 0, 1, ..., N - 1.
+    batch_size, progress, mesh
+        As in `srdef.batching.map_batches`.
+
+    Returns
+    -------
+    numpy array (N, H', W', 3)
+        float32 in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If the images have another shape, type or range, if there are none, or if there are not as
+        many ids as images.
+    """
+    images = _checked(images)
+    ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"ids must be one integer for each image, not {ids.dtype} of shape {ids.shape}")
+    return map_batches(
+        _defend_batch,
+        (defense, key),
+        (images, ids.astype(np.uint32)),
+        batch_size=batch_size,
+        mesh=mesh,
+        progress=progress,
+    )

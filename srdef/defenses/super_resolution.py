@@ -1,0 +1,74 @@
+"""Super-resolution as a defense: the paper's map back onto the manifold of natural images."""
+
+from typing import Any, ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from srdef import images
+from srdef.defenses.base import REGISTRY
+
+
+@flax.struct.dataclass
+class SuperResolution:
+    """Enlarge the image with a super-resolution network.
+
+    Deterministic, differentiable (not with `round_to_8_bits`), `scale` times the size. A sensible
+    surrogate is bicubic interpolation by the same factor, or the identity.
+
+    Parameters
+    ----------
+    network : nnx.Module
+        Maps (1, H, W, 3) in [0, 1] to (1, scale H, scale W, 3).
+    clip : bool
+        Clip the result to [0, 1] (networks overshoot by a little).
+    round_to_8_bits : bool
+        Round the result to multiples of 1/255, as the paper's released code does when it stores
+        the enlarged image. The gradient is then zero.
+    """
+
+    network: nnx.Module
+    clip: bool = flax.struct.field(pytree_node=False, default=True)
+    round_to_8_bits: bool = flax.struct.field(pytree_node=False, default=False)
+
+    random: ClassVar[bool] = False
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the result is not rounded."""
+        return not self.round_to_8_bits
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Enlarge one image, (H, W, 3) in [0, 1], to (scale H, scale W, 3)."""
+        enlarged = self.network(image[None])[0]  # type: ignore[operator]
+        if self.round_to_8_bits:
+            return images.round_to_8_bits(enlarged)
+        return jnp.clip(enlarged, 0, 1) if self.clip else enlarged
+
+
+@REGISTRY.register("super_resolution")
+def create_super_resolution(
+    network: nnx.Module | str, pretrained: bool = False, clip: bool = True, round_to_8_bits: bool = False
+) -> SuperResolution:
+    """Build `SuperResolution` from a network, or from the name of a model.
+
+    Parameters
+    ----------
+    network : nnx.Module or str
+        A name is looked up with `srdef.models.create(network, pretrained=pretrained)`.
+    pretrained : bool
+        Load the published weights; used with a name only.
+    clip, round_to_8_bits : bool
+        As in `SuperResolution`.
+    """
+    if isinstance(network, str):
+        network = _named_network(network, pretrained)
+    return SuperResolution(network, clip=clip, round_to_8_bits=round_to_8_bits)
+
+
+def _named_network(name: str, pretrained: bool) -> Any:
+    from srdef import models  # here, so that defenses without a network load no model code
+
+    return models.create(name, pretrained=pretrained)

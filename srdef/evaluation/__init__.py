@@ -1,0 +1,1 @@
+"""From attacked images to tables: the protocol, its store, metrics, tables and pictures."""

@@ -1,0 +1,424 @@
+"""The gray-box protocol of the paper: attack the classifier, defend the images, count.
+
+Images that the classifier gets right are attacked without knowledge of any defense; then every
+defense is applied to the same attacked images, and the classifier is asked again. Each step goes
+through a `BatchStore`, so a run continues where it was stopped and repeats nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import srdef
+from srdef import attacks, batching, datasets, defenses, images, models, victims
+from srdef.datasets import Dataset
+from srdef.errors import InputError
+from srdef.evaluation.store import BatchStore, code_digest, digest
+
+CLEAN = "clean"
+
+FIELDS = ("seed", "dataset", "classifier", "attacks", "defenses", "batch_size", "gallery")
+
+RECORDS = pa.schema(
+    [
+        ("image", pa.string()),
+        ("image_id", pa.int32()),
+        ("label", pa.int32()),
+        ("classifier", pa.string()),
+        ("attack", pa.string()),
+        ("defense", pa.string()),
+        ("prediction", pa.int32()),
+        ("confidence", pa.float32()),
+        ("correct", pa.bool_()),
+        ("clean_correct", pa.bool_()),
+        ("fooled", pa.bool_()),
+        ("linf", pa.float32()),
+        ("l2", pa.float32()),
+        ("storage", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration, resolved: everything that its names stand for has been made."""
+
+    config: dict[str, Any]
+    dataset: Dataset
+    classifier: nnx.Module
+    attacks: dict[str, attacks.Attack]
+    storage: dict[str, attacks.Storage]
+    defenses: dict[str, defenses.Defense]
+    batch_size: int
+    seed: int
+
+    @property
+    def classifier_name(self) -> str:
+        """The registered name, for records and tables."""
+        return self.config["classifier"]["name"]
+
+    @property
+    def attack_key(self) -> jax.Array:
+        """What the attacks draw from; apart from what the defenses draw from."""
+        return jax.random.fold_in(jax.random.key(self.seed), 0)
+
+    @property
+    def defense_key(self) -> jax.Array:
+        """What random defenses draw from."""
+        return jax.random.fold_in(jax.random.key(self.seed), 1)
+
+
+def _specification(config: dict[str, Any], field: str) -> dict[str, Any]:
+    """The options at `field`, split off their name."""
+    value = config[field]
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise InputError(f"config.{field} must be a dictionary with a `name`, not {value!r}")
+    return dict(value)
+
+
+def _named(config: dict[str, Any], field: str) -> dict[str, Any]:
+    value = config[field]
+    if not isinstance(value, dict) or not value:
+        raise InputError(f"config.{field} must be a dictionary of at least one entry, not {value!r}")
+    return value
+
+
+def make_defense(specification: Any) -> defenses.Defense:
+    """A defense from plain data: `{"name": ..., **options}`, or a list of such, one after another.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or option.
+    """
+    if isinstance(specification, (list, tuple)):
+        return defenses.Sequential([make_defense(step) for step in specification])
+    if not isinstance(specification, dict) or "name" not in specification:
+        raise InputError(
+            f"a defense must be a dictionary with a `name`, or a list of such, not {specification!r}"
+        )
+    options = dict(specification)
+    return defenses.create(options.pop("name"), **options)
+
+
+def resolve(config: dict[str, Any]) -> Experiment:
+    """Load and make everything that `config` names, so that bad input is found before work starts.
+
+    Parameters
+    ----------
+    config : dict
+        Plain data with the fields `FIELDS` (see `configs/quickstart.py`).
+
+    Raises
+    ------
+    InputError
+        For unknown or missing fields, names and options, or unreadable files.
+    """
+    for name in config:
+        if name not in FIELDS:
+            raise InputError(f"unknown config field {name!r}; choose from: {', '.join(FIELDS)}")
+    for name in FIELDS:
+        if name not in config:
+            raise InputError(f"config field {name!r} is missing")
+    seed, batch_size = config["seed"], config["batch_size"]
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"config.seed must be a whole number of at least 0, not {seed!r}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"config.batch_size must be a whole number of at least 1, not {batch_size!r}")
+
+    made: dict[str, attacks.Attack] = {}
+    storage: dict[str, attacks.Storage] = {}
+    for label in _named(config, "attacks"):
+        options = _specification(config["attacks"], label)
+        if label == CLEAN:
+            raise InputError(f"config.attacks: {CLEAN!r} is always there; choose another label")
+        storage[label] = options.pop("storage", "float32")
+        if storage[label] not in ("float32", "uint8"):
+            raise InputError(f"attack {label!r}: storage must be float32 or uint8, not {storage[label]!r}")
+        made[label] = attacks.create(options.pop("name"), **options)
+    standing = {label: make_defense(entry) for label, entry in _named(config, "defenses").items()}
+
+    options = _specification(config, "classifier")
+    classifier = models.create(options.pop("name"), **options)
+    if not hasattr(classifier, "num_classes"):
+        raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
+    options = _specification(config, "dataset")
+    dataset = datasets.load(options.pop("name"), **options)
+    outside = np.flatnonzero(dataset.labels >= classifier.num_classes)
+    if outside.size:
+        first = outside[0]
+        raise InputError(
+            f"label {dataset.labels[first]} of image {dataset.names[first]} is outside the "
+            f"{classifier.num_classes} classes of {config['classifier']['name']}"
+        )
+    return Experiment(
+        config, dataset, classifier, made, storage, standing, min(batch_size, len(dataset)), seed
+    )
+
+
+@jax.jit
+def _predict(
+    classifier: Callable[[jax.Array], jax.Array],
+    defense: defenses.Defense,
+    key: jax.Array,
+    batch: jax.Array,
+    ids: jax.Array,
+) -> dict[str, jax.Array]:
+    """What the classifier says of the defended images."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    logits = classifier(jax.vmap(defense)(batch, keys))
+    prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return {"prediction": prediction, "confidence": jax.nn.softmax(logits).max(axis=-1)}
+
+
+@dataclass
+class Reporter:
+    """Shows what runs: bars in a terminal, and one line for each finished step everywhere."""
+
+    console: Console
+    computed: int = field(default=0)
+
+    @contextmanager
+    def step(self, title: str, total: int, left: int) -> Iterator[Callable[[int], None]]:
+        """Show the progress of one step with `left` of `total` images still to do."""
+        self.computed += left
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        started = time.monotonic()
+        with Progress(*columns, console=self.console, transient=True, disable=not left) as progress:
+            task = progress.add_task(f"{title:<28}", total=total, completed=total - left)
+            yield lambda count: progress.advance(task, count)
+        if left:
+            self.console.print(
+                f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An experiment and the folder of what has been computed of it."""
+
+    experiment: Experiment
+    folder: Path
+    reporter: Reporter
+
+    def manifest(self, kind: str, dataset: Dataset, **specifications: Any) -> dict[str, Any]:
+        """All that a store of this experiment depends on, as plain data."""
+        experiment = self.experiment
+        return {
+            "kind": kind,
+            "srdef": srdef.__version__,
+            "dataset": dataset.digest(),
+            "classifier": experiment.config["classifier"],
+            "classifier_digest": digest(experiment.classifier),
+            "seed": experiment.seed,
+            **specifications,
+        }
+
+    def predictions(
+        self,
+        attack: str,
+        defense: str,
+        dataset: Dataset,
+        source: str,
+        read: Callable[[slice], np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """What the classifier says of the images `read(rows)`, defended by `defense`.
+
+        `source` identifies the images: the digest of the data, or the name of their store.
+        """
+        experiment = self.experiment
+        transformation = experiment.defenses[defense]
+        store = BatchStore(
+            self.folder / "predictions",
+            f"{attack}-{defense}",
+            self.manifest(
+                "predictions",
+                dataset,
+                source=source,
+                defense=experiment.config["defenses"][defense],
+                defense_digest=digest(transformation),
+                code=code_digest(experiment.classifier, transformation, images, batching),
+            ),
+            {"prediction": ((), np.int32), "confidence": ((), np.float32)},
+            len(dataset),
+            experiment.batch_size,
+        )
+        missing = store.missing()
+        left = sum(rows.stop - rows.start for rows in missing)
+        with self.reporter.step(f"{attack}: {defense}", len(dataset), left) as advance:
+            for rows in missing:
+                result = batching.map_batches(
+                    _predict,
+                    (experiment.classifier, transformation, experiment.defense_key),
+                    (read(rows), dataset.ids[rows].astype(np.uint32)),
+                    batch_size=experiment.batch_size,
+                )
+                store.write(rows, **result)
+                advance(rows.stop - rows.start)
+        return {name: store.read(name) for name in ("prediction", "confidence")}
+
+    def adversarial(self, label: str, dataset: Dataset) -> BatchStore:
+        """The images of `dataset` under the attack `label`."""
+        experiment = self.experiment
+        attack, storage = experiment.attacks[label], experiment.storage[label]
+        victim = victims.Undefended(experiment.classifier)
+        store = BatchStore(
+            self.folder / "adversarial",
+            label,
+            self.manifest(
+                "adversarial",
+                dataset,
+                attack=experiment.config["attacks"][label],
+                attack_digest=digest(attack),
+                storage=storage,
+                code=code_digest(victim, attack, attacks.base, batching),
+            ),
+            {
+                "images": (dataset.images.shape[1:], np.dtype(storage)),
+                "success": ((), bool),
+                "linf": ((), np.float32),
+                "l2": ((), np.float32),
+            },
+            len(dataset),
+            experiment.batch_size,
+        )
+        missing = store.missing()
+        left = sum(rows.stop - rows.start for rows in missing)
+        with self.reporter.step(f"attack {label}", len(dataset), left) as advance:
+            for rows in missing:
+                result = attacks.perturb(
+                    attack,
+                    victim,
+                    dataset.images[rows],
+                    dataset.labels[rows],
+                    key=experiment.attack_key,
+                    ids=dataset.ids[rows],
+                    batch_size=experiment.batch_size,
+                    storage=storage,
+                )
+                stored = images.to_uint8(result.images) if storage == "uint8" else result.images
+                store.write(rows, images=stored, success=result.success, linf=result.linf, l2=result.l2)
+                advance(rows.stop - rows.start)
+        return store
+
+
+def read_images(store: BatchStore, rows: slice) -> np.ndarray:
+    """Attacked images of one batch, as float32 in [0, 1]."""
+    stored = store.read_rows("images", rows)
+    return images.from_uint8(stored) if stored.dtype == np.uint8 else stored
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` leaves: the data set with its final labels, and where the attacked images are."""
+
+    records: pa.Table
+    dataset: Dataset
+    clean_correct: np.ndarray
+    adversarial: dict[str, BatchStore]
+
+
+def clean_predictions(evaluation: Evaluation) -> np.ndarray:
+    """The undefended classifier's predictions on the clean images."""
+    experiment = evaluation.experiment
+    plain = replace(experiment, defenses={"none": defenses.Identity()})
+    config = {**experiment.config, "defenses": {"none": {"name": "identity"}}}
+    undefended = replace(evaluation, experiment=replace(plain, config=config))
+    dataset = experiment.dataset
+    result = undefended.predictions(
+        CLEAN, "none", dataset, dataset.digest(), lambda rows: dataset.images[rows]
+    )
+    return result["prediction"]
+
+
+def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
+    """Attack, defend and classify; compute only what `folder` does not hold yet.
+
+    Returns
+    -------
+    Outcome
+        Its records have one row per (image, attack, defense): for the clean images all of them,
+        for each attack those that the undefended classifier has right when they are clean.
+
+    Raises
+    ------
+    InputError
+        If the classifier has no image right, or the folder cannot be written.
+    """
+    evaluation = Evaluation(experiment, folder, reporter)
+    dataset = experiment.dataset
+    predicted = clean_predictions(evaluation)
+    labels = np.where(dataset.labels < 0, predicted, dataset.labels).astype(np.int32)
+    dataset = replace(dataset, labels=labels)
+    clean_correct = predicted == labels
+    if not clean_correct.any():
+        raise InputError(
+            f"{experiment.classifier_name} has none of the {len(dataset)} images right: "
+            "are the labels those of its classes?"
+        )
+    correct = dataset.select(clean_correct)
+
+    tables = []
+    for defense in experiment.defenses:
+        result = evaluation.predictions(
+            CLEAN, defense, dataset, dataset.digest(), lambda rows: dataset.images[rows]
+        )
+        zeros = np.zeros(len(dataset), np.float32)
+        tables.append(
+            _records(experiment, dataset, clean_correct, CLEAN, defense, result, ~clean_correct, zeros, zeros)
+        )
+    adversarial = {}
+    for attack in experiment.attacks:
+        store = evaluation.adversarial(attack, correct)
+        adversarial[attack] = store
+        success, linf, l2 = (store.read(name) for name in ("success", "linf", "l2"))
+        everyone = np.ones(len(correct), bool)
+        for defense in experiment.defenses:
+            result = evaluation.predictions(
+                attack, defense, correct, store.path.name, lambda rows, store=store: read_images(store, rows)
+            )
+            tables.append(_records(experiment, correct, everyone, attack, defense, result, success, linf, l2))
+    return Outcome(pa.concat_tables(tables), dataset, clean_correct, adversarial)
+
+
+def _records(
+    experiment: Experiment,
+    dataset: Dataset,
+    clean_correct: np.ndarray,
+    attack: str,
+    defense: str,
+    result: dict[str, np.ndarray],
+    fooled: np.ndarray,
+    linf: np.ndarray,
+    l2: np.ndarray,
+) -> pa.Table:
+    """The rows of one (attack, defense)."""
+    count = len(dataset)
+    columns = {
+        "image": list(dataset.names),
+        "image_id": dataset.ids,
+        "label": dataset.labels,
+        "classifier": [experiment.classifier_name] * count,
+        "attack": [attack] * count,
+        "defense": [defense] * count,
+        "prediction": result["prediction"],
+        "confidence": result["confidence"],
+        "correct": result["prediction"] == dataset.labels,
+        "clean_correct": clean_correct,
+        "fooled": fooled,
+        "linf": linf,
+        "l2": l2,
+        "storage": [experiment.storage.get(attack, "uint8")] * count,
+    }
+    return pa.table(columns, schema=RECORDS)

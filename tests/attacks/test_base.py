@@ -1,0 +1,206 @@
+"""`perturb`: validation, keys, storage, devices, compilation."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import linear_victims
+import numpy as np
+import pytest
+from flax import struct
+
+from srdef import attacks
+from srdef.attacks import base
+from srdef.errors import InputError
+from srdef.victims import Undefended
+
+KEY = jax.random.key(0)
+
+
+@struct.dataclass
+class Noise:
+    """Uniform noise of size `epsilon`: an attack whose result is its key."""
+
+    epsilon: float
+    targeted: bool = struct.field(pytree_node=False, default=False)
+
+    def __call__(self, victim, image, label, key):
+        return image + jax.random.uniform(key, image.shape, minval=0, maxval=self.epsilon)
+
+    def round(self, victim, image, attacked, label, key):
+        return jnp.round(attacked * 255) / 255
+
+
+def perturb(attack=None, images=None, labels=None, **options):
+    images = linear_victims.images(4) if images is None else images
+    labels = np.arange(4) if labels is None else labels
+    options.setdefault("key", KEY)
+    victim = Undefended(linear_victims.linear(classes=5))
+    return attacks.perturb(attack or attacks.fgsm(0.05), victim, images, labels, **options)
+
+
+def changed(index, value):
+    images = linear_victims.images(4)
+    images[index, 1, 2, 0] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": (linear_victims.images(4) * 255).astype(np.uint8)}, "floats in .* not uint8; divide"),
+        ({"images": linear_victims.images(4)[0]}, r"shape \(N, height, width, 3\), not \(6, 5, 3\)"),
+        ({"images": linear_victims.images(4)[..., :1]}, r"not \(4, 6, 5, 1\)"),
+        ({"images": linear_victims.images(4)[:0]}, "there are no images"),
+        ({"images": changed(2, np.nan)}, "image 2 holds nan"),
+        ({"images": changed(3, np.inf)}, "image 3 holds inf"),
+        ({"images": changed(1, 1.1)}, "image 1 holds 1.1"),
+        ({"images": changed(1, -1e-5)}, "image 1 holds -"),
+        ({"labels": np.array([0, 1, 5, 9])}, "label 5 of image 2 is outside the classes 0 to 4"),
+        ({"labels": np.array([0, -1, 2, 3])}, "label -1 of image 1"),
+        ({"labels": np.arange(3)}, r"shape \(4,\), one per image, not \(3,\)"),
+        ({"labels": np.arange(4.0)}, "labels must be integers, not float64"),
+        ({"ids": np.arange(3)}, "ids must be 4 integers"),
+        ({"ids": np.array([0, 1, 2, -3])}, "ids must lie in"),
+        ({"key": 0}, r"key must be made with jax.random.key\(seed\), not int"),
+        ({"key": jax.random.PRNGKey(0)}, r"key must be made with jax.random.key"),
+        ({"key": jax.random.split(KEY)}, r"single key, not an array of shape \(2,\)"),
+        ({"storage": "png"}, "unknown storage 'png'; choose from: float32, uint8"),
+        ({"attack": attacks.fgsm(np.ones(3))}, r"one value per image \(4\), not \(3,\)"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(InputError, match=message):
+        perturb(**options)
+
+
+def test_rounding_errors_outside_the_range_are_clipped():
+    """-3e-8 and 1 + 1e-7 are what resizing leaves behind, not a mistake in units."""
+    images = changed(0, -3e-8)
+    images[1, 0, 0, 0] = 1 + 1.2e-7
+    result = perturb(attacks.fgsm(0.0), images)
+    np.testing.assert_array_equal(result.images, np.clip(images, 0, 1))
+
+
+def test_success_and_distances_are_those_of_the_returned_images():
+    for storage in ("float32", "uint8"):
+        images = linear_victims.images(40)
+        classifier = linear_victims.linear(classes=5)
+        labels = linear_victims.predictions(classifier, images)
+        result = perturb(attacks.fgsm(0.02), images, labels, storage=storage)
+        assert 0 < result.success.sum() < 40
+        np.testing.assert_array_equal(
+            result.success, linear_victims.predictions(classifier, result.images) != labels
+        )
+        difference = (result.images - images).reshape(40, -1).astype(np.float64)
+        np.testing.assert_allclose(result.linf, np.abs(difference).max(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(result.l2, np.linalg.norm(difference, axis=1), rtol=1e-5)
+
+
+def test_targeted_success_is_reaching_the_label():
+    classifier = linear_victims.linear(classes=5)
+    images = linear_victims.images(30)
+    labels = (linear_victims.predictions(classifier, images) + 1) % 5
+    result = perturb(attacks.fgsm(0.05, targeted=True), images, labels)
+    assert 0 < result.success.sum() < 30
+    np.testing.assert_array_equal(result.success, linear_victims.predictions(classifier, result.images) == labels)
+
+
+def test_the_key_of_an_image_is_its_id_folded_in():
+    images, labels, ids = linear_victims.images(5), np.arange(5), np.array([7, 0, 12, 3, 4])
+    result = perturb(Noise(0.1), images, labels, ids=ids)
+    for image, attacked, i in zip(images, result.images, ids, strict=True):
+        noise = jax.random.uniform(jax.random.fold_in(KEY, i), image.shape, minval=0, maxval=0.1)
+        np.testing.assert_allclose(attacked, image + noise, atol=1e-7)
+    order = np.array([3, 1, 4, 0, 2])
+    again = perturb(Noise(0.1), images[order], labels[order], ids=ids[order], batch_size=2)
+    np.testing.assert_array_equal(again.images, result.images[order])
+
+
+def test_uint8_storage_stays_on_the_grid_and_within_epsilon():
+    # 0.03 is 7.65 levels: rounding to the nearest level alone would go to 8.
+    images = np.round(linear_victims.images(4) * 255).astype(np.float32) / 255
+    result = perturb(attacks.fgsm(0.03), images, storage="uint8")
+    levels = result.images * 255
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    np.testing.assert_allclose(np.abs(result.images - images) * 255, 7, atol=1e-4)
+    # Whole levels survive as they are, at both ends of the range too.
+    images = np.where(images < 0.5, 0, 1).astype(np.float32)
+    result = perturb(attacks.fgsm(16 / 255), images, storage="uint8")
+    levels = np.abs(result.images - images) * 255
+    np.testing.assert_allclose(levels, np.where(levels < 8, 0, 16), atol=1e-4)
+
+
+def test_uint8_storage_off_the_grid():
+    """An original between two levels: the result is within ε where a level is, else the nearest."""
+    images = (np.floor(linear_victims.images(4) * 255).astype(np.float32) + np.float32(0.3)) / 255
+    wide = perturb(attacks.fgsm(2 / 255), images, storage="uint8")
+    moved = np.round((wide.images - images) * 255, 2)
+    assert set(np.unique(moved)) == {np.float32(-1.3), np.float32(1.7)}
+    narrow = perturb(attacks.fgsm(0.1 / 255), images, storage="uint8")
+    np.testing.assert_allclose(narrow.images * 255, np.round(images * 255), atol=1e-4)
+
+
+def test_sweeps_compile_once():
+    images = linear_victims.images(9)
+    labels = np.zeros(9, int)
+    before = base._perturb._cache_size()
+    for epsilon in np.linspace(0.01, 0.08, 8):
+        perturb(attacks.mifgsm(epsilon, steps=3), images, labels)
+    perturb(attacks.mifgsm(np.linspace(0.01, 0.09, 9), steps=3), images, labels)
+    perturb(attacks.mifgsm(0.02, steps=3), images, labels, ids=np.arange(9) + 5, key=jax.random.key(3))
+    assert base._perturb._cache_size() == before + 1
+
+
+def test_a_short_last_batch_compiles_nothing_new_and_progress_is_told():
+    images, labels, seen = linear_victims.images(11), np.arange(11) % 5, []
+    before = base._perturb._cache_size()
+    result = perturb(attacks.ifgsm(steps=2), images, labels, batch_size=4, progress=seen.append)
+    assert base._perturb._cache_size() == before + 1
+    assert seen == [4, 4, 3]
+    whole = perturb(attacks.ifgsm(steps=2), images, labels)
+    np.testing.assert_array_equal(result.images, whole.images)
+
+
+def test_one_epsilon_per_image():
+    epsilons = np.array([0.0, 0.01, 0.05, 0.1], np.float32)
+    result = perturb(attacks.ifgsm(epsilons))
+    np.testing.assert_allclose(result.linf, epsilons, atol=1e-6)
+    for i, epsilon in enumerate(epsilons):
+        alone = perturb(attacks.ifgsm(float(epsilon)), linear_victims.images(4)[i : i + 1], np.array([i]))
+        np.testing.assert_array_equal(alone.images[0], result.images[i])
+
+
+_EIGHT_DEVICES = """
+import sys
+import jax, numpy as np
+import linear_victims
+from srdef import attacks
+from srdef.batching import data_mesh
+from srdef.victims import Undefended
+assert jax.local_device_count() == 8
+images, labels = linear_victims.images(19), np.arange(19) % 5
+victim = Undefended(linear_victims.linear(classes=5))
+for name in attacks.list_names():
+    attack = attacks.create(name)
+    for batch_size in (None, 8):
+        eight = attacks.perturb(attack, victim, images, labels, key=jax.random.key(0), batch_size=batch_size)
+        one = attacks.perturb(
+            attack, victim, images, labels, key=jax.random.key(0), mesh=data_mesh(jax.local_devices()[:1])
+        )
+        jax.tree.map(np.testing.assert_array_equal, eight, one)
+print("identical", attacks.list_names())
+"""
+
+
+def test_eight_devices_give_the_result_of_one():
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    run = subprocess.run(
+        [sys.executable, "-c", _EIGHT_DEVICES], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert "identical" in run.stdout

@@ -1,0 +1,163 @@
+"""Images in a folder: where the labels come from, and what is wrong with them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from srdef import datasets
+from srdef.errors import InputError
+
+
+def paint(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 6), (level, level, level)).save(path)
+
+
+def levels_of(dataset):
+    return np.rint(dataset.images[:, 0, 0, 0] * 255).astype(int).tolist()
+
+
+def load(path, **options):
+    return datasets.load("folder", size=6, path=path, **options)
+
+
+def test_csv_labels(tmp_path):
+    paint(tmp_path / "b.png", 20)
+    paint(tmp_path / "sub/a.PNG", 30)
+    paint(tmp_path / "a.bmp", 10)
+    paint(tmp_path / "not_in_the_csv.png", 40)
+    (tmp_path / "labels.csv").write_text("label,file,who\n7,sub/a.PNG,x\n999,b.png,y\n0,a.bmp,z\n")
+    dataset = load(tmp_path)
+    assert dataset.names == ("a.bmp", "b.png", "sub/a.PNG")
+    assert dataset.labels.tolist() == [0, 999, 7]
+    assert levels_of(dataset) == [10, 20, 30]
+    assert dataset.num_classes == 1000
+
+
+def test_csv_written_by_a_spreadsheet(tmp_path):
+    paint(tmp_path / "a.png", 10)
+    (tmp_path / "mine.csv").write_bytes(b"\xef\xbb\xbffile,label\r\na.png,3\r\n")
+    assert load(tmp_path, labels="mine.csv").labels.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,label\na.png,1000\n", r"line 2 \(a\.png\): label 1000 is outside \[0, 999\]"),
+        ("file,label\na.png,-1\n", r"line 2 \(a\.png\): label -1 is outside"),
+        ("file,label\na.png,dog\n", r"line 2 \(a\.png\): label 'dog' is not an integer"),
+        ("file,label\na.png,1.5\n", r"label '1\.5' is not an integer"),
+        ("file,label\na.png,1\nmissing.png,1\n", r"line 3 \(missing\.png\): no such file"),
+        ("file,label\na.png,1\na.png,1\n", r"line 3 \(a\.png\): this file stands there twice"),
+        ("file,label\n../outside.png,1\n", r"outside\.png\): no such file"),
+        ("file,label\na.png\n", "line 2: label is missing"),
+        ("name,label\na.png,1\n", "no column 'file'; its columns are: name, label"),
+        ("file,label\n", "no rows below the header"),
+        ("", "no column 'file'; its columns are: none"),
+    ],
+)
+def test_bad_csv(tmp_path, content, message):
+    root = tmp_path / "root"
+    paint(root / "a.png", 10)
+    paint(tmp_path / "outside.png", 10)
+    (root / "labels.csv").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load(root)
+    assert "labels.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_that_is_no_text_or_not_there(tmp_path):
+    paint(tmp_path / "a.png", 10)
+    (tmp_path / "labels.csv").write_bytes(b"file,label\n\xff\xfe\n")
+    with pytest.raises(InputError, match=r"labels\.csv: not a CSV file in UTF-8"):
+        load(tmp_path)
+    with pytest.raises(InputError, match=r"other\.csv: no such file"):
+        load(tmp_path, labels="other.csv")
+
+
+def test_directories_in_sorted_order(tmp_path):
+    paint(tmp_path / "zebra/1.png", 10)
+    paint(tmp_path / "apple/2.png", 20)
+    paint(tmp_path / "apple/deep/1.png", 30)
+    (tmp_path / "mouse").mkdir()
+    paint(tmp_path / ".hidden/1.png", 40)
+    paint(tmp_path / "zebra/._1.png", 50)
+    dataset = load(tmp_path, num_classes=3)
+    assert dataset.names == ("apple/2.png", "apple/deep/1.png", "zebra/1.png")
+    assert dataset.labels.tolist() == [0, 0, 2]
+    assert dataset.class_names == ("apple", "mouse", "zebra")
+
+
+def test_directories_that_are_not_all_classes(tmp_path):
+    """Numbering 2 directories for a classifier of 1000 classes would silently be wrong."""
+    paint(tmp_path / "zebra/1.png", 10)
+    paint(tmp_path / "apple/2.png", 20)
+    with pytest.raises(InputError, match=r"2 class directories for 1000 classes.*num_classes=2"):
+        load(tmp_path)
+
+
+def test_directories_named_by_index(tmp_path):
+    paint(tmp_path / "10/a.png", 10)
+    paint(tmp_path / "9/a.png", 20)
+    dataset = load(tmp_path, num_classes=11)
+    assert dataset.names == ("10/a.png", "9/a.png")
+    assert dataset.labels.tolist() == [10, 9]
+    assert dataset.class_names[10] == "class 10"
+    with pytest.raises(InputError, match=r"10: label 10 is outside \[0, 9\]"):
+        load(tmp_path, num_classes=10)
+
+
+def test_directories_named_by_wordnet_id(tmp_path):
+    paint(tmp_path / "n02099601/a.png", 10)
+    paint(tmp_path / "n01440764/b.png", 20)
+    dataset = load(tmp_path)
+    assert [dataset.class_names[label] for label in dataset.labels] == ["tench", "golden retriever"]
+    paint(tmp_path / "n00000001/b.png", 20)
+    with pytest.raises(InputError, match="n00000001: not one of the 1000 ImageNet classes"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="need num_classes=1000"):
+        load(tmp_path, num_classes=3)
+
+
+def test_image_outside_all_class_directories(tmp_path):
+    paint(tmp_path / "0/a.png", 10)
+    paint(tmp_path / "loose.png", 10)
+    with pytest.raises(InputError, match=r"loose\.png lies in no class directory"):
+        load(tmp_path)
+
+
+def test_predicted_labels_are_left_open(tmp_path):
+    paint(tmp_path / "b.png", 20)
+    paint(tmp_path / "sub/a.png", 10)
+    (tmp_path / "notes.txt").write_text("not an image")
+    dataset = load(tmp_path, labels="predicted")
+    assert dataset.names == ("b.png", "sub/a.png")
+    assert dataset.labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("labels", [None, "predicted", "directories"])
+def test_empty_folder(tmp_path, labels):
+    with pytest.raises(InputError, match=f"folder {tmp_path} has no images"):
+        load(tmp_path, labels=labels)
+
+
+def test_wrong_folder_or_option(tmp_path):
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a folder"):
+        load(tmp_path / "file")
+    with pytest.raises(InputError, match="unknown labels 'dirs'; choose from: directories, predicted"):
+        load(tmp_path, labels="dirs")
+    with pytest.raises(InputError, match="num_classes must be at least 1"):
+        load(tmp_path, num_classes=0)
+
+
+def test_damaged_image_among_good_ones(tmp_path):
+    for name in "abcd":
+        paint(tmp_path / f"{name}.png", 10)
+    (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes()[:50])
+    with pytest.raises(InputError, match=r"image .*c\.png"):
+        load(tmp_path, labels="predicted")
+    assert len(load(tmp_path, labels="predicted", limit=2)) == 2

@@ -1,0 +1,47 @@
+"""TensorFlow Datasets without TensorFlow, through tfds' own mock of a prepared data set."""
+
+import numpy as np
+import pytest
+
+from srdef import datasets
+from srdef.errors import InputError
+
+tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+
+
+def test_imagenet2012():
+    with tensorflow_datasets.testing.mock_data(num_examples=4):
+        dataset = datasets.load("tfds", size=24, offset=1, limit=2)
+        again = datasets.load("tfds", size=24, offset=1, limit=2)
+    assert dataset.images.shape == (2, 24, 24, 3)
+    assert dataset.ids.tolist() == [1, 2]
+    assert dataset.names == ("validation/1", "validation/2")
+    assert ((dataset.labels >= 0) & (dataset.labels < 1000)).all()
+    assert dataset.class_names == datasets.imagenet_class_names()
+    assert dataset.images.std() > 0
+    np.testing.assert_array_equal(dataset.images, again.images)
+
+
+def test_grey_images_and_other_classes():
+    with tensorflow_datasets.testing.mock_data(num_examples=2):
+        dataset = datasets.load("tfds", dataset="mnist", split="test", size=28, crop="none")
+    np.testing.assert_array_equal(dataset.images[..., 0], dataset.images[..., 2])
+    assert dataset.class_names == tuple("0123456789")
+
+
+def test_not_prepared(tmp_path):
+    with pytest.raises(InputError, match=r"imagenet2012: not prepared as array_record.*download_and_prepare"):
+        datasets.load("tfds", size=8, data_dir=tmp_path)
+
+
+def test_no_such_data_set(tmp_path):
+    with pytest.raises(InputError, match="imagenut: TensorFlow Datasets has no data set of this name"):
+        datasets.load("tfds", size=8, dataset="imagenut", data_dir=tmp_path)
+
+
+def test_data_set_without_classes():
+    with (
+        tensorflow_datasets.testing.mock_data(num_examples=2),
+        pytest.raises(InputError, match="needs the features image and label"),
+    ):
+        datasets.load("tfds", size=8, dataset="div2k", split="train")
