@@ -1,8 +1,19 @@
 """Networks: image classifiers and super-resolution networks, as `flax.nnx` modules."""
 
-from srdef.models import edsr, efficientnet_lite
-from srdef.models.registry import REGISTRY, create, list_names
+from srdef.models import edsr, efficientnet_lite, inception_resnet_v2, inception_v3, resnet
+from srdef.models.registry import REGISTRY, convert, create, list_names
 
 list = list_names
 
-__all__ = ["REGISTRY", "create", "edsr", "efficientnet_lite", "list", "list_names"]
+__all__ = [
+    "REGISTRY",
+    "convert",
+    "create",
+    "edsr",
+    "efficientnet_lite",
+    "inception_resnet_v2",
+    "inception_v3",
+    "list",
+    "list_names",
+    "resnet",
+]

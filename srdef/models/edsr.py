@@ -10,6 +10,7 @@ from flax import nnx
 
 from srdef.errors import InputError
 from srdef.models.registry import REGISTRY
+from srdef.weights.loading import Rule, conv_kernel
 
 # Mean RGB of DIV2K on [0, 1], as in the official code.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -44,6 +45,11 @@ class ResidualBlock(nnx.Module):
         return x + self.residual_scale * self.conv2(nnx.relu(self.conv1(x)))
 
 
+def _rules(published: str, name: str) -> tuple[Rule, Rule]:
+    """The two tensors of a convolution."""
+    return Rule(rf"{published}\.weight", f"{name}.kernel", conv_kernel), Rule(rf"{published}\.bias", f"{name}.bias")
+
+
 class EDSR(nnx.Module):
     """Super-resolution by `scale`: `(N, H, W, 3)` in [0, 1] to `(N, scale·H, scale·W, 3)`.
 
@@ -61,6 +67,18 @@ class EDSR(nnx.Module):
         The network sees `(image - mean) · rgb_range`. The official weights use 255. Dividing every
         bias by 255 is the same as using 1.
     """
+
+    published_rules = (
+        *_rules(r"head\.0", "head"),
+        *_rules(r"body\.(\d+)\.body\.0", r"blocks.\1.conv1"),
+        *_rules(r"body\.(\d+)\.body\.2", r"blocks.\1.conv2"),
+        *_rules(r"body\.\d+", "body_end"),
+        *_rules(r"tail\.0\.0", "upsample.0"),
+        *_rules(r"tail\.0\.2", "upsample.1"),
+        *_rules(r"tail\.1", "tail"),
+        # The mean as a 1x1 convolution; here it is `mean`.
+        Rule(r"(sub|add)_mean\.(weight|bias)", None),
+    )
 
     def __init__(
         self,

@@ -4,13 +4,17 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 
 from srdef.errors import InputError
 from srdef.registry import Registry
-from srdef.weights import catalog, loading, readers
+from srdef.weights import catalog, download, loading, readers
 
 REGISTRY = Registry("model")
+
+# Drawing random weights runs once: optimising that program takes far longer than it saves.
+_QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 def create(
@@ -29,10 +33,11 @@ def create(
         One of `list_names()`.
     pretrained : bool
         Load the weights that `srdef.weights.catalog` has under this name.
-    weights : path, optional
-        Load this file instead: `.safetensors` or `.npz` in srdef's own layout (as
-        `srdef.weights.loading.save_safetensors` writes it), or `.pth`/`.pt` in the layout in which
-        the network's authors published theirs.
+    weights : str or path, optional
+        A variant that the catalog has for this network (`official` for EDSR's authors' own), which is
+        downloaded once. Or a file: `.safetensors` or `.npz` in srdef's own layout (as
+        `srdef.weights.loading.save_safetensors` writes it), `.pth`/`.pt` in the layout in which the
+        network's authors published theirs, `.h5` in that of `keras.applications`.
     seed : int
         Of the random weights, when none are loaded.
     **options
@@ -46,8 +51,8 @@ def create(
     Raises
     ------
     InputError
-        For an unknown name or option, a network without trained weights, or a weights file that
-        is missing, damaged, or does not fit the network tensor by tensor.
+        For an unknown name or option, a network without trained weights, a download that fails, or
+        a weights file that is missing, damaged, or does not fit the network tensor by tensor.
     """
     builder = REGISTRY.builder(name)
     valid = [parameter for parameter in inspect.signature(builder).parameters if parameter != "rngs"]
@@ -62,19 +67,59 @@ def create(
     def build() -> nnx.Module:
         return builder(rngs=nnx.Rngs(seed), **options)
 
-    if pretrained:
-        entry = catalog.entry(name)
-        file, sha256 = catalog.locate(entry), entry.sha256
-    elif weights is not None:
-        file, sha256 = Path(weights), None
-    else:
-        return nnx.jit(build)()
-    tensors = readers.read(file, sha256=sha256)
+    if not pretrained and weights is None:
+        return jax.jit(build, compiler_options=_QUICK_COMPILATION)()
     module = nnx.eval_shape(build)
+    entry = catalog.entry(name) if pretrained else catalog.variants(name).get(str(weights))
+    if isinstance(entry, catalog.Download):
+        _load_file(module, _converted(entry))
+    elif entry is not None:
+        _load_file(module, catalog.locate(entry), entry.sha256)
+    else:
+        _load_file(module, Path(str(weights)))
+    return module
+
+
+def convert(name: str, file: str | Path, output: str | Path) -> None:
+    """Read published weights of the network `name` and write them in srdef's own layout.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_names()`; the network is built with its default options.
+    file : path
+        As for `create`.
+    output : path
+        A `.safetensors` file; it appears whole or not at all.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, or a file that cannot be read or written or does not fit.
+    """
+    builder = REGISTRY.builder(name)
+    module = nnx.eval_shape(lambda: builder(rngs=nnx.Rngs(0)))
+    _load_file(module, Path(file))
+    loading.save_safetensors(module, output)
+
+
+def _converted(entry: catalog.Download) -> Path:
+    """A published file in srdef's layout, fetched and converted the first time."""
+    path = download.converted_path(entry)
+    if not path.is_file():
+        convert(entry.name, download.fetch(entry), path)
+    return path
+
+
+def _load_file(module: nnx.Module, file: Path, sha256: str | None = None) -> None:
+    tensors = readers.read(file, sha256=sha256)
     if file.suffix in readers.TORCH_SUFFIXES:
         tensors = loading.convert_published(module, tensors, str(file))
+    elif file.suffix in readers.KERAS_SUFFIXES:
+        tensors = loading.convert_keras(module, tensors, str(file))
+    if getattr(module, "classifier", True) is None:  # built without the last layer
+        tensors = {name: array for name, array in tensors.items() if not name.startswith("classifier.")}
     loading.load(module, tensors, str(file))
-    return module
 
 
 def list_names() -> list[str]:

@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from srdef import models
+from srdef.errors import InputError
+from srdef.models.edsr import EDSR, pixel_shuffle
+from srdef.training import super_resolution
+from srdef.weights import loading
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle_equals_torch(factor):
+    x = RNG.random((2, 5, 4, 3 * factor**2), np.float32)
+    expected = torch.nn.functional.pixel_shuffle(torch.tensor(x).permute(0, 3, 1, 2), factor)
+    np.testing.assert_array_equal(pixel_shuffle(jnp.asarray(x), factor), expected.permute(0, 2, 3, 1).numpy())
+
+
+class TorchEDSR(torch.nn.Module):
+    """The layers of the official `src/model/edsr.py` in the order of its forward pass, on 0 to 255."""
+
+    def __init__(self, network: EDSR, residual_scale: float):
+        super().__init__()
+        self.network, self.residual_scale = network, residual_scale
+
+    def conv(self, layer: nnx.Conv, x: torch.Tensor) -> torch.Tensor:
+        kernel = torch.tensor(np.asarray(layer.kernel[...]).transpose(3, 2, 0, 1))
+        return torch.nn.functional.conv2d(x, kernel, torch.tensor(np.asarray(layer.bias[...])), padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = 255 * torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1)
+        head = self.conv(self.network.head, x - mean)
+        body = head
+        for block in self.network.blocks:
+            inner = self.conv(block.conv2, torch.relu(self.conv(block.conv1, body)))
+            body = body + inner * self.residual_scale
+        x = self.conv(self.network.body_end, body) + head
+        for layer, factor in zip(self.network.upsample, self.network.stages, strict=True):
+            x = torch.nn.functional.pixel_shuffle(self.conv(layer, x), factor)
+        return self.conv(self.network.tail, x) + mean
+
+
+@pytest.mark.parametrize(("scale", "residual_scale"), [(2, 1.0), (3, 0.1), (4, 0.1)])
+def test_edsr_equals_torch(scale, residual_scale):
+    network = models.create("edsr", blocks=3, features=8, scale=scale, residual_scale=residual_scale, seed=1)
+    # Biases start at zero; give them values so that they are tested too.
+    for layer in (network.head, network.blocks[1].conv1, *network.upsample, network.tail):
+        layer.bias[...] = jnp.asarray(RNG.normal(size=layer.bias.shape), jnp.float32)
+    x = RNG.random((2, 9, 6, 3), np.float32)
+    with torch.no_grad():
+        expected = TorchEDSR(network, residual_scale)(255 * torch.tensor(x).permute(0, 3, 1, 2)) / 255
+    actual = jax.jit(lambda network, x: network(x))(network, x)
+    assert actual.shape == (2, 9 * scale, 6 * scale, 3)
+    np.testing.assert_allclose(actual, expected.permute(0, 2, 3, 1).numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # Of the official models (their table of pre-trained models gives 1.37 M, 1.55 M, 1.52 M, 40.7 M, ...).
+    [
+        ("edsr_baseline_x2", 1_369_859),
+        ("edsr_baseline_x3", 1_554_499),
+        ("edsr_baseline_x4", 1_517_571),
+        ("edsr_x2", 40_729_603),
+        ("edsr_x3", 43_680_003),
+        ("edsr_x4", 43_089_923),
+    ],
+)
+def test_named_configurations_have_the_official_size(name, parameters):
+    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == parameters
+    assert network.scale == int(name[-1])
+
+
+@pytest.mark.parametrize("options", [{"scale": 5}, {"blocks": 0}])
+def test_impossible_sizes(options):
+    with pytest.raises(InputError, match=next(iter(options)).rstrip("s")):
+        models.create("edsr", **options)
+
+
+def load_published(path) -> EDSR:
+    """The 8-block network of krasserm/super-resolution: block-major shuffle, `(x - mean) · 2`."""
+    with np.load(path) as file:
+        tensors = dict(file)
+    order = np.arange(256).reshape(2, 2, 64).transpose(2, 0, 1).ravel()
+    for part in ("kernel", "bias"):
+        tensors[f"upsample.0.{part}"] = tensors.pop(f"upsample.{part}")[..., order]
+    network = models.create("edsr", blocks=8, features=64, rgb_range=2.0)
+    loading.load(network, tensors, str(path))
+    return network
+
+
+@pytest.mark.slow
+def test_a_published_network_reaches_its_published_psnr(sr_weights, sr_test):
+    """Set5 at scale 2: 37.81 dB (Y, border 2, 8-bit low resolution); bicubic 33.68."""
+    photographs = super_resolution.read_folder(sr_test / "set5")
+    assert super_resolution.evaluate_psnr(load_published(sr_weights), photographs) == pytest.approx(
+        37.81, abs=0.02
+    )
+
+
+def test_bicubic_reaches_its_known_psnr(sr_test):
+    """Set5 at scale 2 in the literature's table: 33.66 to 33.68 dB."""
+    photographs = super_resolution.read_folder(sr_test / "set5")
+    assert super_resolution.bicubic_psnr(photographs, 2) == pytest.approx(33.68, abs=0.02)

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from srdef.models.layers import DepthwiseConv, depthwise_conv, same_padding
+
+RNG = np.random.default_rng(0)
+CHANNELS = 4
+SIZES = [(8, 8), (7, 9), (10, 5), (1, 2)]
+
+# Sums of at most 25 (gradients of the kernel: 300) products of numbers near 1, in float32.
+TOLERANCE = {"rtol": 1e-5, "atol": 3e-5}
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def grouped(x, kernel, stride):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision="highest",
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_conv_equals_the_grouped_convolution(size, kernel_size, stride):
+    """The values, the gradient of the input and the gradient of the kernel."""
+    x, kernel = normal(3, *size, CHANNELS), normal(kernel_size, kernel_size, 1, CHANNELS)
+    g = normal(3, *(-(-side // stride) for side in size), CHANNELS)
+
+    def values(convolve):
+        y, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
+        return y, *pullback(g)
+
+    ours = jax.jit(lambda: values(depthwise_conv))()
+    for actual, expected in zip(ours, jax.jit(lambda: values(grouped))(), strict=True):
+        np.testing.assert_allclose(actual, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 2), (5, 1)])
+def test_depthwise_conv_under_jit_and_vmap(kernel_size, stride):
+    """One image at a time under `vmap`, as the attacks use it; the kernel's gradient is per image."""
+    x, kernel = normal(3, 9, 8, CHANNELS), normal(kernel_size, kernel_size, 1, CHANNELS)
+
+    def gradients(convolve):
+        def loss(image, kernel):
+            return jnp.sum(jnp.sin(convolve(image[None], kernel, stride)))
+
+        return jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1)), (0, None)))(x, kernel)
+
+    for ours, theirs in zip(
+        jax.tree.leaves(gradients(depthwise_conv)), jax.tree.leaves(gradients(grouped)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, **TOLERANCE)
+
+
+def test_the_grouped_convolution_is_used_elsewhere_than_on_a_cpu():
+    x, kernel = normal(1, 8, 8, CHANNELS), normal(3, 3, 1, CHANNELS)
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(depthwise_conv(x, kernel, 2)))
+
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel)
+    convolutions = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    # Forward, gradient of the input, gradient of the kernel.
+    assert convolutions == {"cpu": 0, "cuda": 3, "tpu": 3}
+
+
+def test_same_padding_puts_the_odd_zero_last():
+    assert same_padding(224, 225, 3, 2) == ((0, 1), (1, 1))
+    assert same_padding(14, 7, 5, 2) == ((1, 2), (2, 2))
+    assert same_padding(6, 7, 5, 1) == ((2, 2), (2, 2))
+
+
+def test_the_layer_has_an_axis_order_that_the_grouped_convolution_reads():
+    layer = DepthwiseConv(CHANNELS, 5, 2, rngs=nnx.Rngs(0))
+    x = normal(2, 6, 7, CHANNELS)
+    np.testing.assert_allclose(layer(x), grouped(x, layer.kernel[...], 2), **TOLERANCE)

@@ -1,0 +1,109 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from srdef import models
+from srdef.errors import InputError
+from srdef.weights import catalog, loading
+
+SMALL = {"blocks": 1, "features": 4}
+
+
+def test_names():
+    assert models.list() == models.list_names()
+    assert {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"} <= set(models.list())
+    assert "edsr_baseline_x2" in models.list()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.create("vgg"), "unknown model 'vgg'; choose from: .*efficientnet_lite0"),
+        (
+            lambda: models.create("efficientnet_lite0", classes=10),
+            "model 'efficientnet_lite0' has no option 'classes'; its options are: num_classes$",
+        ),
+        (
+            lambda: models.create("efficientnet_lite0", rngs=nnx.Rngs(0)),
+            "has no option 'rngs'; its options are: num_classes$",
+        ),
+        (lambda: models.create("edsr_x2", scale=3), "has no option 'scale'; its options are: none$"),
+        (lambda: models.create("edsr", pretrained=True), "'edsr' has no trained weights; those that have:"),
+        (
+            lambda: models.create("efficientnet_lite0", pretrained=True, weights="a.npz"),
+            "either pretrained=True or weights",
+        ),
+        (
+            lambda: models.create("efficientnet_lite0", pretrained=True, num_classes=10),
+            r"classifier\.kernel has shape \(1280, 1000\), expected \(1280, 10\)",
+        ),
+        (lambda: models.create("edsr", weights="none.npz"), r"none\.npz: cannot be read"),
+    ],
+)
+def test_bad_requests(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_random_weights_follow_the_seed():
+    first, same, other = (loading.flatten(models.create("edsr", seed=seed, **SMALL)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first["head.kernel"], same["head.kernel"])
+    assert np.abs(first["head.kernel"] - other["head.kernel"]).max() > 0.01
+    assert len({first[f"{name}.kernel"].ravel()[0].item() for name in ("head", "body_end", "tail")}) == 3
+
+
+def test_random_weights_keep_the_size_of_signals():
+    """Of variance 2 / fan-out, with batch normalisation that does nothing yet, logits stay finite."""
+    network = models.create("efficientnet_lite0", num_classes=10)
+    logits = jax.jit(lambda network, x: network(x))(network, np.ones((2, 33, 47, 3), np.float32))
+    assert logits.shape == (2, 10)
+    assert network.num_classes == 10
+    assert np.all(np.isfinite(logits))
+    assert np.abs(logits).max() < 100
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_weights_in_our_own_layout(tmp_path, suffix):
+    network = models.create("edsr", seed=3, **SMALL)
+    path = tmp_path / f"edsr.{suffix}"
+    if suffix == "npz":
+        np.savez(path, **loading.flatten(network))
+    else:
+        loading.save_safetensors(network, path)
+    loaded = models.create("edsr", weights=str(path), **SMALL)
+    for name, array in loading.flatten(network).items():
+        np.testing.assert_array_equal(loading.flatten(loaded)[name], array)
+    assert jax.tree.structure(loaded) == jax.tree.structure(network)
+
+
+def test_weights_in_the_published_layout(tmp_path):
+    """The same file as `pretrained=True`, given by its path."""
+    path = catalog.locate(catalog.entry("efficientnet_lite0"))
+    by_path = loading.flatten(models.create("efficientnet_lite0", weights=path))
+    by_name = loading.flatten(models.create("efficientnet_lite0", pretrained=True))
+    published = torch.load(path, weights_only=True)
+    assert len(by_path) == sum(not name.endswith("num_batches_tracked") for name in published)
+    np.testing.assert_array_equal(by_path["classifier.kernel"], published["_fc.weight"].numpy().T)
+    for name, array in by_name.items():
+        np.testing.assert_array_equal(by_path[name], array)
+
+
+def test_a_wrong_hash(monkeypatch):
+    entry = dataclasses.replace(catalog.entry("efficientnet_lite0"), sha256="0" * 64)
+    monkeypatch.setitem(catalog.CATALOG, "efficientnet_lite0", entry)
+    with pytest.raises(
+        InputError, match=r"efficientnet-lite0-57934424\.pth: SHA-256 is 5793\w+, expected 000"
+    ):
+        models.create("efficientnet_lite0", pretrained=True)
+
+
+def test_weights_of_another_network():
+    path = catalog.locate(catalog.entry("efficientnet_lite1"))
+    with pytest.raises(
+        InputError, match=r"lite1-77cc7160\.pth does not fit EfficientNetLite: unknown blocks"
+    ):
+        models.create("efficientnet_lite0", weights=path)
