@@ -4,10 +4,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from srdef.errors import InputError
@@ -20,41 +20,52 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run co
 console = Console()
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def parse(arguments: list[str]) -> list[str]:
     """absl's flag parsing, with one line instead of a traceback for a bad flag or configuration."""
-    for flag in ("config", "workdir"):
-        flags.mark_flag_as_required(flag)
     try:
-        rest = flags.FLAGS(arguments)
+        return flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         fail(str(error))
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; options are written --name=value")
-    return rest
 
 
-def run(main: Callable[[Any, Path], None]) -> None:
-    """Parse `--config` and `--workdir`, and call `main(config, workdir)`.
+def guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """`main` with bad input (InputError) as one line and exit code 2, and Ctrl-C as 130."""
 
-    Bad input (InputError) ends in one line on standard error and exit code 2; Ctrl-C in 130.
-    """
-
-    def guarded(_: list[str]) -> None:
+    def wrapped(arguments: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # JAX tells at INFO which back ends it looked for
         try:
-            main(CONFIG.value, Path(WORKDIR.value))
+            main(arguments)
         except InputError as error:
             fail(str(error))
         except KeyboardInterrupt:
             print("stopped; the same command continues from here", file=sys.stderr)
             sys.exit(130)
 
-    app.run(guarded, flags_parser=_parse)
+    return wrapped
+
+
+def run(main: Callable[[Any, Path], None]) -> None:
+    """Parse `--config` and `--workdir`, which are required, and call `main(config, workdir)`."""
+    for flag in ("config", "workdir"):
+        flags.mark_flag_as_required(flag)
+
+    def with_flags(arguments: list[str]) -> None:
+        if len(arguments) > 1:
+            raise InputError(f"unexpected argument {arguments[1]!r}; options are written --name=value")
+        if not isinstance(CONFIG.value, ConfigDict):
+            try:
+                CONFIG.value.to_dict()  # a stand-in that raises what went wrong
+            except OSError as error:
+                raise InputError(str(error)) from None
+        main(CONFIG.value, Path(str(WORKDIR.value)))
+
+    app.run(guarded(with_flags), flags_parser=parse)
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from srdef.evaluation import outputs, protocol, store
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Resolve the configuration, run what is missing, write and print the results."""
+    cli.console.print("Loading data and networks")
+    experiment = protocol.resolve(cli.plain(config))
+    outputs.check_gallery(experiment)
     with store.exclusive(workdir):
-        cli.console.print(f"Loading data and networks for [bold]{workdir}[/bold]")
-        experiment = protocol.resolve(cli.plain(config))
-        outputs.check_gallery(experiment)
         outcome = protocol.run(experiment, workdir / "store", protocol.Reporter(cli.console))
         table = outputs.write(workdir, experiment, outcome)
     cli.console.print(table.to_rich())

@@ -20,6 +20,7 @@ from srdef.images import to_uint8
 _RIGHT, _WRONG, _GREY = "#00704f", "#c23b00", "#333333"
 _FONT = "DejaVu Sans"  # comes with matplotlib, and has the marks
 _PANEL = 1.75  # inches
+_AMPLIFICATION = 10
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,11 @@ def save_gallery(
     defenses: Sequence[str],
     class_names: Sequence[str],
     title: str,
-    amplification: float = 10,
 ) -> None:
     """Write a PNG with one row an image: clean, attacked, perturbation, and one column a defense.
 
     Under each image stands the predicted class, green with a tick if it is right and red with a
-    cross if not; at the left the true class. The perturbation is shown `amplification` times
+    cross if not; at the left the true class. The perturbation is shown ten times
     larger around mid-grey, with its largest value under it, in levels of 255. The resolution falls
     with the number of rows, so that the file stays below 4 MB; six to eight rows read best.
 
@@ -73,8 +73,6 @@ def save_gallery(
         By class index.
     title : str
         What the picture shows: classifier, attack, seed.
-    amplification : float
-        Of the perturbation.
 
     Raises
     ------
@@ -90,7 +88,7 @@ def save_gallery(
                 f"predictions, not {len(row.defended)} and {len(row.predictions)}"
             )
 
-    columns = ["clean", "attacked", f"perturbation ×{amplification:g}", *defenses]
+    columns = ["clean", "attacked", f"perturbation ×{_AMPLIFICATION}", *defenses]
     left, bottom, gap, below = 0.42, 0.1, 0.08, 0.36  # inches: margins, between panels, for the names
     width = left + len(columns) * (_PANEL + gap) + 0.04
     title = textwrap.fill(title, int(width / 0.11))
@@ -103,7 +101,7 @@ def save_gallery(
     FigureCanvasAgg(figure)
 
     def text(x: float, y: float, words: str, size: float = 9, **style: Any) -> Text:
-        style = {"ha": "center", "family": _FONT, **style}
+        style = {"ha": "center", "family": _FONT, "parse_math": False, **style}
         return figure.text(x / width, 1 - y / height, words, size=size, **style)
 
     text(width / 2, 0.12, title, size=11, va="top", weight="bold")
@@ -116,7 +114,7 @@ def save_gallery(
         name = text(left / 2, y + _PANEL / 2, class_names[row.label], va="center", rotation=90, weight="bold")
         _shorten(name, _PANEL * dpi)
         change = np.asarray(row.attacked, np.float32) - np.asarray(row.clean, np.float32)
-        panels = [row.clean, row.attacked, 0.5 + amplification * change, *row.defended]
+        panels = [row.clean, row.attacked, 0.5 + _AMPLIFICATION * change, *row.defended]
         predictions: list[int | None] = [*row.predictions[:2], None, *row.predictions[2:]]
         for j, (panel, prediction) in enumerate(zip(panels, predictions, strict=True)):
             x = left + j * (_PANEL + gap)
@@ -138,7 +136,7 @@ def save_gallery(
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
     try:
-        figure.savefig(unfinished, format="png", metadata={"Software": None})
+        figure.savefig(unfinished, format="png", dpi=dpi, metadata={"Software": None})
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

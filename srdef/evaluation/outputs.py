@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 import srdef
 from srdef import batching, defenses
@@ -80,20 +81,19 @@ def save_gallery(
         defenses.apply(defense, attacked, key=experiment.defense_key, ids=correct.ids)
         for defense in named.values()
     ]
-    records = outcome.records.filter(pa.compute.equal(outcome.records["attack"], attack)).to_pylist()
+    attacked_as = protocol.classify(experiment, defenses.Identity(), attacked, correct.ids)["prediction"]
+    records = outcome.records.filter(pc.equal(outcome.records["attack"], attack)).to_pylist()
     predicted = {(row["defense"], row["image_id"]): row["prediction"] for row in records}
-    undefended = {row["image_id"]: row["label"] for row in records}
     rows = []
     for index, image_id in enumerate(correct.ids):
-        label = undefended[image_id]
-        fooled = [predicted.get((name, image_id)) for name in experiment.defenses if name not in named]
+        label = int(correct.labels[index])
         rows.append(
             gallery.GalleryRow(
                 label=label,
                 clean=correct.images[index],
                 attacked=attacked[index],
                 defended=[images[index] for images in defended],
-                predictions=[label, *fooled[:1], *(predicted[name, image_id] for name in named)],
+                predictions=[label, attacked_as[index], *(predicted[name, image_id] for name in named)],
             )
         )
     gallery.save_gallery(
@@ -112,7 +112,7 @@ def write(workdir: Path, experiment: protocol.Experiment, outcome: protocol.Outc
     """
     table = build_table(experiment, outcome.records)
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(outcome.records, sink, compression="zstd")
+    pq.write_table(outcome.records, sink, compression="zstd")
     records = sink.getvalue().to_pybytes()
     config = canonical_json(experiment.config) + "\n"
     done = {"records.parquet": records, "config.json": config.encode()}

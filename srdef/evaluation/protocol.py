@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import srdef
 from srdef import attacks, batching, datasets, defenses, images, models, victims
+from srdef.attacks.base import Attack
+from srdef.attacks.batch import Storage
 from srdef.datasets import Dataset
+from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.store import BatchStore, code_digest, digest
+from srdef.models.protocols import Classifier
 
 CLEAN = "clean"
 
@@ -56,10 +60,10 @@ class Experiment:
 
     config: dict[str, Any]
     dataset: Dataset
-    classifier: nnx.Module
-    attacks: dict[str, attacks.Attack]
-    storage: dict[str, attacks.Storage]
-    defenses: dict[str, defenses.Defense]
+    classifier: Classifier
+    attacks: dict[str, Attack]
+    storage: dict[str, Storage]
+    defenses: dict[str, Defense]
     batch_size: int
     seed: int
 
@@ -94,7 +98,7 @@ def _named(config: dict[str, Any], field: str) -> dict[str, Any]:
     return value
 
 
-def make_defense(specification: Any) -> defenses.Defense:
+def make_defense(specification: Any) -> Defense:
     """A defense from plain data: `{"name": ..., **options}`, or a list of such, one after another.
 
     Raises
@@ -103,7 +107,7 @@ def make_defense(specification: Any) -> defenses.Defense:
         For an unknown name or option.
     """
     if isinstance(specification, (list, tuple)):
-        return defenses.Sequential([make_defense(step) for step in specification])
+        return defenses.Sequential(tuple(make_defense(step) for step in specification))
     if not isinstance(specification, dict) or "name" not in specification:
         raise InputError(
             f"a defense must be a dictionary with a `name`, or a list of such, not {specification!r}"
@@ -137,8 +141,8 @@ def resolve(config: dict[str, Any]) -> Experiment:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"config.batch_size must be a whole number of at least 1, not {batch_size!r}")
 
-    made: dict[str, attacks.Attack] = {}
-    storage: dict[str, attacks.Storage] = {}
+    made: dict[str, Attack] = {}
+    storage: dict[str, Storage] = {}
     for label in _named(config, "attacks"):
         options = _specification(config["attacks"], label)
         if label == CLEAN:
@@ -155,12 +159,10 @@ def resolve(config: dict[str, Any]) -> Experiment:
         raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
     options = _specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)
-    outside = np.flatnonzero(dataset.labels >= classifier.num_classes)
-    if outside.size:
-        first = outside[0]
+    if dataset.num_classes != classifier.num_classes:
         raise InputError(
-            f"label {dataset.labels[first]} of image {dataset.names[first]} is outside the "
-            f"{classifier.num_classes} classes of {config['classifier']['name']}"
+            f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
+            f"{config['classifier']['name']!r} has {classifier.num_classes}"
         )
     return Experiment(
         config, dataset, classifier, made, storage, standing, min(batch_size, len(dataset)), seed
@@ -169,8 +171,8 @@ def resolve(config: dict[str, Any]) -> Experiment:
 
 @jax.jit
 def _predict(
-    classifier: Callable[[jax.Array], jax.Array],
-    defense: defenses.Defense,
+    classifier: Classifier,
+    defense: Defense,
     key: jax.Array,
     batch: jax.Array,
     ids: jax.Array,
@@ -180,6 +182,22 @@ def _predict(
     logits = classifier(jax.vmap(defense)(batch, keys))
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return {"prediction": prediction, "confidence": jax.nn.softmax(logits).max(axis=-1)}
+
+
+def classify(
+    experiment: Experiment,
+    defense: Defense,
+    batch: np.ndarray,
+    ids: np.ndarray,
+    batch_size: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Prediction and confidence of the classifier on images defended by `defense`."""
+    return batching.map_batches(
+        _predict,
+        (experiment.classifier, defense, experiment.defense_key),
+        (batch, ids.astype(np.uint32)),
+        batch_size=batch_size,
+    )
 
 
 @dataclass
@@ -195,7 +213,8 @@ class Reporter:
         self.computed += left
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         started = time.monotonic()
-        with Progress(*columns, console=self.console, transient=True, disable=not left) as progress:
+        hidden = not (left and self.console.is_terminal)
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
             task = progress.add_task(f"{title:<28}", total=total, completed=total - left)
             yield lambda count: progress.advance(task, count)
         if left:
@@ -258,11 +277,8 @@ class Evaluation:
         left = sum(rows.stop - rows.start for rows in missing)
         with self.reporter.step(f"{attack}: {defense}", len(dataset), left) as advance:
             for rows in missing:
-                result = batching.map_batches(
-                    _predict,
-                    (experiment.classifier, transformation, experiment.defense_key),
-                    (read(rows), dataset.ids[rows].astype(np.uint32)),
-                    batch_size=experiment.batch_size,
+                result = classify(
+                    experiment, transformation, read(rows), dataset.ids[rows], experiment.batch_size
                 )
                 store.write(rows, **result)
                 advance(rows.stop - rows.start)
@@ -282,11 +298,11 @@ class Evaluation:
                 attack=experiment.config["attacks"][label],
                 attack_digest=digest(attack),
                 storage=storage,
-                code=code_digest(victim, attack, attacks.base, batching),
+                code=code_digest(victim, attack, attacks.batch, batching),
             ),
             {
                 "images": (dataset.images.shape[1:], np.dtype(storage)),
-                "success": ((), bool),
+                "success": ((), np.uint8),
                 "linf": ((), np.float32),
                 "l2": ((), np.float32),
             },
@@ -308,7 +324,13 @@ class Evaluation:
                     storage=storage,
                 )
                 stored = images.to_uint8(result.images) if storage == "uint8" else result.images
-                store.write(rows, images=stored, success=result.success, linf=result.linf, l2=result.l2)
+                store.write(
+                    rows,
+                    images=stored,
+                    success=result.success.astype(np.uint8),
+                    linf=result.linf,
+                    l2=result.l2,
+                )
                 advance(rows.stop - rows.start)
         return store
 
@@ -336,9 +358,7 @@ def clean_predictions(evaluation: Evaluation) -> np.ndarray:
     config = {**experiment.config, "defenses": {"none": {"name": "identity"}}}
     undefended = replace(evaluation, experiment=replace(plain, config=config))
     dataset = experiment.dataset
-    result = undefended.predictions(
-        CLEAN, "none", dataset, dataset.digest(), lambda rows: dataset.images[rows]
-    )
+    result = undefended.predictions(CLEAN, "none", dataset, dataset.digest(), dataset.images.__getitem__)
     return result["prediction"]
 
 
@@ -371,9 +391,7 @@ def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
 
     tables = []
     for defense in experiment.defenses:
-        result = evaluation.predictions(
-            CLEAN, defense, dataset, dataset.digest(), lambda rows: dataset.images[rows]
-        )
+        result = evaluation.predictions(CLEAN, defense, dataset, dataset.digest(), dataset.images.__getitem__)
         zeros = np.zeros(len(dataset), np.float32)
         tables.append(
             _records(experiment, dataset, clean_correct, CLEAN, defense, result, ~clean_correct, zeros, zeros)
@@ -382,11 +400,12 @@ def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
     for attack in experiment.attacks:
         store = evaluation.adversarial(attack, correct)
         adversarial[attack] = store
-        success, linf, l2 = (store.read(name) for name in ("success", "linf", "l2"))
+        success = store.read("success").astype(bool)
+        linf, l2 = store.read("linf"), store.read("l2")
         everyone = np.ones(len(correct), bool)
         for defense in experiment.defenses:
             result = evaluation.predictions(
-                attack, defense, correct, store.path.name, lambda rows, store=store: read_images(store, rows)
+                attack, defense, correct, store.path.name, partial(read_images, store)
             )
             tables.append(_records(experiment, correct, everyone, attack, defense, result, success, linf, l2))
     return Outcome(pa.concat_tables(tables), dataset, clean_correct, adversarial)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -67,7 +68,7 @@ def _without_addresses(value: Any) -> str:
 
 
 def code_digest(*objects: Any) -> str:
-    """A hash of the source files that define the classes of `objects` and of everything in them.
+    """A hash of the source files of `objects`: of modules, and of the classes of all there is in values.
 
     So that an attack which is edited between two runs is computed again.
     """
@@ -78,7 +79,9 @@ def code_digest(*objects: Any) -> str:
         if id(value) in seen:
             return
         seen.add(id(value))
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, ModuleType):
+            files.add(str(value.__file__))
+        elif isinstance(value, (list, tuple)):
             for item in value:
                 visit(item)
         elif hasattr(value, "__dict__"):
@@ -200,7 +203,7 @@ class BatchStore:
     def missing(self) -> list[slice]:
         """The rows of the batches that are not there yet."""
         done = self._done.read().result()
-        return [self._rows(batch) for batch in np.flatnonzero(done == 0)]
+        return [self._rows(int(batch)) for batch in np.flatnonzero(done == 0)]
 
     def write(self, rows: slice, **arrays: np.ndarray) -> None:
         """Write one batch; it counts as done only when all of it is on the disk."""

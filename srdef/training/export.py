@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from matplotlib.figure import Figure
 
+from srdef.models.protocols import SuperResolutionNetwork
 from srdef.training import super_resolution
 
 
@@ -34,12 +35,12 @@ def save_curve(metrics: Path, path: Path, title: str) -> None:
     unfinished.replace(path)
 
 
-def parameter_count(network: nnx.Module) -> int:
+def parameter_count(network: SuperResolutionNetwork) -> int:
     """Number of trained parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
 
-def card(network: nnx.Module, config: dict[str, Any], weights: Path) -> str:
+def card(network: SuperResolutionNetwork, config: dict[str, Any], weights: Path) -> str:
     """A Markdown card for `weights`: what it is, how it was made, how good it is.
 
     The validation PSNR is measured here, on the exported weights.

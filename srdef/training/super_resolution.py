@@ -8,7 +8,7 @@ alone, so a run that was killed continues as if it had not been.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from PIL import Image
 from srdef import batching, images
 from srdef.errors import InputError
 from srdef.evaluation import metrics
+from srdef.models.protocols import SuperResolutionNetwork
 
 SUFFIXES = {".png", ".webp", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 
@@ -95,7 +96,7 @@ class PatchSource:
         # Corners on the low-resolution grid, as if the whole image had been made small.
         top = self.scale * rng.integers((image.shape[0] - side) // self.scale + 1)
         left = self.scale * rng.integers((image.shape[1] - side) // self.scale + 1)
-        patch = np.rot90(image[top : top + side, left : left + side], rng.integers(4))
+        patch = np.rot90(image[top : top + side, left : left + side], int(rng.integers(4)))
         return patch[:, ::-1] if rng.integers(2) else patch
 
 
@@ -106,26 +107,43 @@ def batches(source: PatchSource, batch_size: int, first_step: int, steps: int) -
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)))
 
 
-def make_low_resolution(high: jax.Array, scale: int) -> jax.Array:
+def make_low_resolution(high: jax.Array | np.ndarray, scale: int) -> jax.Array:
     """`(..., scale·H, scale·W, 3)` to `(..., H, W, 3)`: MATLAB's bicubic `imresize`, 8-bit rounding."""
     height, width = high.shape[-3] // scale, high.shape[-2] // scale
     return images.round_to_8_bits(images.resize(high, height, width, border="symmetric"))
 
 
 @jax.jit
-def _predict(network: nnx.Module, low: jax.Array) -> jax.Array:
-    return network(low)  # type: ignore[operator]
+def _predict(network: SuperResolutionNetwork, low: jax.Array) -> jax.Array:
+    return network(low)
 
 
-def evaluate_psnr(network: nnx.Module, photographs: list[np.ndarray]) -> float:
-    """Mean PSNR in dB on Y, border of `scale` pixels cut off, output rounded to 8 bits."""
-    scale = network.scale
+def _psnr(high: np.ndarray, recovered: jax.Array, scale: int) -> float:
+    recovered = np.asarray(images.round_to_8_bits(recovered))
+    return float(metrics.psnr(recovered, high, border=scale, luma=True))
+
+
+def evaluate_psnr(network: SuperResolutionNetwork, photographs: Iterable[np.ndarray]) -> float:
+    """Mean PSNR in dB of `network` on uint8 photographs, as the literature measures it.
+
+    On Y of YCbCr, without a border of `scale` pixels, the output rounded to 8 bits.
+    """
     values = []
     for photograph in photographs:
-        high = jnp.asarray(images.from_uint8(cut_to_multiple(photograph, scale)))
+        high = images.from_uint8(cut_to_multiple(photograph, network.scale))
+        low = make_low_resolution(high, network.scale)
+        values.append(_psnr(high, _predict(network, low[None])[0], network.scale))
+    return float(np.mean(values))
+
+
+def bicubic_psnr(photographs: Iterable[np.ndarray], scale: int) -> float:
+    """What `evaluate_psnr` gives for bicubic interpolation."""
+    values = []
+    for photograph in photographs:
+        high = images.from_uint8(cut_to_multiple(photograph, scale))
         low = make_low_resolution(high, scale)
-        recovered = images.round_to_8_bits(_predict(network, low[None])[0])
-        values.append(float(metrics.psnr(recovered, high, border=scale, luma=True)))
+        enlarged = images.resize(low, high.shape[0], high.shape[1], border="symmetric")
+        values.append(_psnr(high, enlarged, scale))
     return float(np.mean(values))
 
 
@@ -166,7 +184,7 @@ class Trainer:
         target = target[:, cut, cut]
 
         def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
-            network = nnx.merge(self.graph, parameters, state["statistics"])
+            network = nnx.merge(self.graph, parameters, state["statistics"], copy=True)
             loss = jnp.abs(network(low) - target).mean()
             return loss, nnx.state(network, nnx.Not(nnx.Param))
 
@@ -184,14 +202,16 @@ class Trainer:
         }
         return new_state, loss
 
-    def averaged(self, state: dict[str, Any]) -> nnx.Module:
+    def averaged(self, state: dict[str, Any]) -> SuperResolutionNetwork:
         """The network with the averaged weights: what is evaluated and shipped."""
         return nnx.merge(self.graph, state["average"], state["statistics"])
 
 
-def create_trainer(network: nnx.Module, config: ml_collections.ConfigDict) -> tuple[Trainer, dict[str, Any]]:
+def create_trainer(
+    network: SuperResolutionNetwork, config: ml_collections.ConfigDict
+) -> tuple[Trainer, dict[str, Any]]:
     """The trainer of `network` and its initial state."""
-    graph, parameters, statistics = nnx.split(network, nnx.Param, ...)
+    graph, parameters, statistics = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adam(learning_rate(config), b1=0.9, b2=config.adam_b2),
@@ -220,17 +240,17 @@ def _keep_until(path: Path, step: int) -> None:
 
 
 def train(
-    network: nnx.Module,
+    network: SuperResolutionNetwork,
     config: ml_collections.ConfigDict,
     workdir: Path,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> nnx.Module:
+) -> SuperResolutionNetwork:
     """Train `network` as `config` says; returns it with the averaged weights.
 
     Parameters
     ----------
-    network : nnx.Module
-        With an attribute `scale`; initialised.
+    network : SuperResolutionNetwork
+        Initialised.
     config : ConfigDict
         As in `configs/train_edsr.py`.
     workdir : Path

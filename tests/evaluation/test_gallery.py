@@ -11,7 +11,7 @@ from PIL import Image
 from srdef.errors import InputError
 from srdef.evaluation.gallery import GalleryRow, save_gallery
 
-NAMES = ("tench", "a name that is much too long to stand under one panel", "crane (bird)")
+NAMES = ("tench", "a name that is much too long to stand under one panel", "$a$ (bird)")
 
 
 def a_row(clean=0.25, change=0.0, defended=(0.75,), predictions=(0, 1, 0)):
@@ -20,17 +20,17 @@ def a_row(clean=0.25, change=0.0, defended=(0.75,), predictions=(0, 1, 0)):
     return GalleryRow(0, grey, grey + np.float32(change), panels, predictions)
 
 
-def save(path, rows, defenses=("WD+SR",), **options):
-    save_gallery(path, rows, defenses=defenses, class_names=NAMES, title="A title", **options)
+def save(path, rows, defenses=("WD+SR",)):
+    save_gallery(path, rows, defenses=defenses, class_names=NAMES, title="A title")
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def drawn(monkeypatch, path, *args, **options):
+def drawn(monkeypatch, path, *args):
     """The figure that `save_gallery` writes."""
     figures = []
     write = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), write(self, *a, **k)))
-    save(path, *args, **options)
+    save(path, *args)
     return figures[0]
 
 

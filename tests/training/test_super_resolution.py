@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from configs.train_edsr import get_config
+from srdef import models
+from srdef.errors import InputError
+from srdef.evaluation.store import digest
+from srdef.images import from_uint8
+from srdef.training import super_resolution
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two smooth images: blurred noise, which a network can learn to sharpen."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for i, size in enumerate([(70, 90), (64, 64)]):
+        noise = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), np.uint8))
+        noise.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def tiny(folder, **changes):
+    config = get_config("small_x2")
+    config.update(
+        {
+            "train_folder": str(folder),
+            "validation_folder": str(folder),
+            "patch": 12,
+            "batch_size": 4,
+            "steps": 30,
+            "warmup_steps": 2,
+            "log_every": 10,
+            "evaluate_every": 10,
+            "checkpoint_every": 10,
+            **changes,
+        }
+    )
+    return config
+
+
+def network():
+    return models.create("edsr", blocks=1, features=8, rgb_range=2.0, seed=0)
+
+
+def test_training_improves_and_is_logged(folder, tmp_path):
+    config = tiny(folder, steps=200, evaluate_every=100, log_every=100)
+    before = super_resolution.evaluate_psnr(network(), super_resolution.read_folder(folder))
+    trained = super_resolution.train(network(), config, tmp_path)
+    after = super_resolution.evaluate_psnr(trained, super_resolution.read_folder(folder))
+    assert after > before + 6
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [100, 200]
+    assert records[-1]["psnr"] == pytest.approx(after, abs=1e-3)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
+    config = tiny(folder)
+    whole = super_resolution.train(network(), config, tmp_path / "whole")
+
+    def kill(record):
+        if record["step"] == 15:
+            raise Killed
+
+    with pytest.raises(Killed):
+        super_resolution.train(network(), tiny(folder, log_every=5), tmp_path / "killed", kill)
+    steps = []
+    continued = super_resolution.train(
+        network(), config, tmp_path / "killed", lambda record: steps.append(record["step"])
+    )
+    assert steps == [20, 30]  # it did start from the checkpoint of step 10
+    assert digest(continued) == digest(whole)
+    logs = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "killed")]
+    last = [json.loads(log[-1]) for log in logs]
+    assert last[0]["loss"] == last[1]["loss"]
+    # The record of step 15, after the last checkpoint, is not there twice nor left over.
+    assert [json.loads(line)["step"] for line in logs[1]] == [5, 10, 20, 30]
+
+
+def test_patches_depend_on_their_index_alone(folder):
+    source = super_resolution.PatchSource.create(super_resolution.read_folder(folder), 12, 2, seed=3)
+    first = [source(index) for index in range(8)]
+    again = [source(index) for index in reversed(range(8))][::-1]
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert first[0].shape == (2 * (12 + 2 * super_resolution.MARGIN),) * 2 + (3,)
+    assert len({patch.tobytes() for patch in first}) == 8
+    batches = np.concatenate(list(super_resolution.batches(source, 4, first_step=1, steps=2)))
+    np.testing.assert_array_equal(batches, first[4:])
+
+
+def test_patches_are_cut_from_the_low_resolution_of_the_whole_image(folder):
+    """Inside the margin, the low resolution of a patch is a patch of the image's low resolution."""
+    image = super_resolution.read_folder(folder)[0]
+    source = super_resolution.PatchSource.create([image], 12, 2, seed=0)
+    whole = np.asarray(super_resolution.make_low_resolution(from_uint8(image), 2))
+    margin = super_resolution.MARGIN
+    for index in range(6):
+        low = np.asarray(super_resolution.make_low_resolution(from_uint8(source(index)), 2))
+        low = low[margin:-margin, margin:-margin]
+        # Any of the 8 orientations; found by looking everywhere.
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (12, 12), axis=(0, 1))
+        found = [
+            np.abs(windows - np.rot90(flipped, turn).transpose(2, 0, 1)).max(axis=(-3, -2, -1)).min()
+            for flipped in (low, low[:, ::-1])
+            for turn in range(4)
+        ]
+        # One level: 8-bit rounding may fall the other way where the float sums differ in the last bit.
+        assert min(found) <= 1.01 / 255
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_folder": "/nowhere"}, "no such folder of images: /nowhere"),
+        ({"patch": 100}, "both sides of at least 200 pixels"),
+        ({"schedule": "linear"}, "choose from: cosine, halve"),
+    ],
+)
+def test_bad_input(folder, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        super_resolution.train(network(), tiny(folder, **changes), tmp_path)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InputError, match=r"cannot read image .*broken\.png"):
+        super_resolution.read_folder(tmp_path)
+
+
+def test_statistics_of_batch_normalisation_are_trained(folder, tmp_path):
+    """Networks with BatchNorm (SRResNet) keep their running statistics through the jitted step."""
+
+    class Normalised(nnx.Module):
+        scale = 2
+
+        def __init__(self, rngs):
+            self.inner = models.create("edsr", blocks=1, features=4, rgb_range=2.0)
+            self.norm = nnx.BatchNorm(3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(self.inner(x))
+
+    trained = super_resolution.train(Normalised(nnx.Rngs(0)), tiny(folder, validation_folder=""), tmp_path)
+    assert np.abs(np.asarray(trained.norm.mean[...])).max() > 1e-3
