@@ -42,7 +42,7 @@ class SuperResolution:
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Enlarge one image, (H, W, 3) in [0, 1], to (scale H, scale W, 3)."""
-        enlarged = self.network(image[None])[0]  # type: ignore[operator]
+        enlarged = self.network(image[None])[0]
         if self.round_to_8_bits:
             return images.round_to_8_bits(enlarged)
         return jnp.clip(enlarged, 0, 1) if self.clip else enlarged
@@ -50,7 +50,7 @@ class SuperResolution:
 
 @REGISTRY.register("super_resolution")
 def create_super_resolution(
-    network: nnx.Module | str, pretrained: bool = False, clip: bool = True, round_to_8_bits: bool = False
+    network: nnx.Module | str, pretrained: bool = True, clip: bool = True, round_to_8_bits: bool = False
 ) -> SuperResolution:
     """Build `SuperResolution` from a network, or from the name of a model.
 
@@ -59,16 +59,13 @@ def create_super_resolution(
     network : nnx.Module or str
         A name is looked up with `srdef.models.create(network, pretrained=pretrained)`.
     pretrained : bool
-        Load the published weights; used with a name only.
+        Load the trained weights; used with a name only.
     clip, round_to_8_bits : bool
         As in `SuperResolution`.
     """
+    module: Any = network
     if isinstance(network, str):
-        network = _named_network(network, pretrained)
-    return SuperResolution(network, clip=clip, round_to_8_bits=round_to_8_bits)
+        from srdef import models  # here, so that defenses without a network load no model code
 
-
-def _named_network(name: str, pretrained: bool) -> Any:
-    from srdef import models  # here, so that defenses without a network load no model code
-
-    return models.create(name, pretrained=pretrained)
+        module = models.create(network, pretrained=pretrained)
+    return SuperResolution(module, clip=clip, round_to_8_bits=round_to_8_bits)

@@ -33,10 +33,16 @@ _QUARTILE = 0.6744897501960817
 _ZERO = 1e-6
 
 
-def _ycbcr_noise_gain() -> jax.Array:
-    """Deviation of Y, Cb and Cr where R, G and B have independent noise of deviation one."""
-    matrix = images.rgb_to_ycbcr(jnp.eye(3)) - images.rgb_to_ycbcr(jnp.zeros(3))
-    return jnp.linalg.norm(matrix, axis=0)
+def _ycbcr_matrix() -> np.ndarray:
+    """The (3, 3) matrix of `images.rgb_to_ycbcr`, without its offset (which denoising ignores)."""
+    with jax.ensure_compile_time_eval():
+        matrix = images.rgb_to_ycbcr(jnp.eye(3)) - images.rgb_to_ycbcr(jnp.zeros(3))
+    return np.asarray(matrix, np.float64).T
+
+
+def _mix(matrix: np.ndarray, channels: jax.Array) -> jax.Array:
+    """The matrix times the channels (3, H, W): sums, as XLA's CPU matrix product of this shape is slow."""
+    return jnp.stack([sum(float(w) * c for w, c in zip(row, channels, strict=True)) for row in matrix])
 
 
 def _estimate_sigma(diagonal: jax.Array) -> jax.Array:
@@ -130,27 +136,29 @@ class Wavelet:
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Denoise one image, (H, W, 3) in [0, 1]."""
+        # Channels first: the transform's inner loop then runs over a long axis.
+        channels = jnp.moveaxis(image, -1, 0)
+        sigma = None if self.sigma is None else jnp.broadcast_to(jnp.asarray(self.sigma, image.dtype), (3,))
         if self.color == "rgb":
-            # Channels first: the transform's inner loop then runs over a long axis.
-            channels = jnp.moveaxis(image, -1, 0)
-            sigma = None if self.sigma is None else jnp.broadcast_to(self.sigma, (3,)).astype(image.dtype)
-            return jnp.clip(jnp.moveaxis(self._denoise(channels, sigma), 0, -1), 0, 1)
+            denoised = self._denoise(channels, sigma)
+        else:
+            matrix = _ycbcr_matrix()
+            denoised = _mix(np.linalg.inv(matrix), self._denoise_scaled(_mix(matrix, channels), sigma))
+        return jnp.clip(jnp.moveaxis(denoised, 0, -1), 0, 1)
 
-        channels = jnp.moveaxis(images.rgb_to_ycbcr(image), -1, 0)
+    def _denoise_scaled(self, channels: jax.Array, sigma: jax.Array | None) -> jax.Array:
+        """Denoise Y, Cb and Cr, each scaled to [0, 1] by its own minimum and maximum."""
         low = channels.min(axis=(1, 2), keepdims=True)
         span = channels.max(axis=(1, 2), keepdims=True) - low
         # A constant channel has nothing to denoise, and must not divide by zero.
         constant = span == 0
         span = jnp.where(constant, 1, span)
-        if self.sigma is None:
-            sigma = None
-        elif self.sigma_scaling == "channel":
-            sigma = jnp.broadcast_to(self.sigma, (3,)).astype(image.dtype)
-        else:
-            sigma = self.sigma * _ycbcr_noise_gain() / span[:, 0, 0]
+        if sigma is not None and self.sigma_scaling == "rescaled":
+            # The deviation of a weighted sum of R, G and B with independent noise of deviation sigma.
+            gain = np.linalg.norm(_ycbcr_matrix(), axis=1).astype(np.float32)
+            sigma = sigma * gain / span[:, 0, 0]
         denoised = self._denoise((channels - low) / span, sigma) * span + low
-        channels = jnp.where(constant, channels, denoised)
-        return jnp.clip(images.ycbcr_to_rgb(jnp.moveaxis(channels, 0, -1)), 0, 1)
+        return jnp.where(constant, channels, denoised)
 
     def _denoise(self, channels: jax.Array, sigma: jax.Array | None) -> jax.Array:
         """Denoise (3, H, W) with sigma (3,)."""

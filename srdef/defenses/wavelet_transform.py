@@ -6,7 +6,7 @@ Images are extended by half-sample symmetric reflection (PyWavelets' mode "symme
 Equal to `pywt.wavedec2` and `pywt.waverec2` up to rounding.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -25,13 +25,13 @@ class Level(NamedTuple):
     diagonal: jax.Array
 
 
-@lru_cache(maxsize=1)
+@cache
 def orthogonal_wavelets() -> tuple[str, ...]:
     """The names of PyWavelets' orthogonal wavelets (Haar, Daubechies, symlets, coiflets, Meyer)."""
     return tuple(name for name in pywt.wavelist(kind="discrete") if pywt.Wavelet(name).orthogonal)
 
 
-@lru_cache(maxsize=None)
+@cache
 def filters(wavelet: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Decomposition low- and high-pass, reconstruction low- and high-pass filter.
 
@@ -74,11 +74,13 @@ def _synthesise(low: jax.Array, high: jax.Array, axis: int, wavelet: str) -> jax
     lows = [_take(low, axis, half - 1 - q, count) for q in range(half)]
     highs = [_take(high, axis, half - 1 - q, count) for q in range(half)]
     phases = [
-        sum(float(low_taps[2 * q + p]) * lows[q] + float(high_taps[2 * q + p]) * highs[q] for q in range(half))
+        sum(
+            float(low_taps[2 * q + p]) * lows[q] + float(high_taps[2 * q + p]) * highs[q] for q in range(half)
+        )
         for p in (0, 1)
     ]
     axis = axis % low.ndim
-    pairs = jnp.stack(phases, axis=axis + 1)  # type: ignore[arg-type]
+    pairs = jnp.stack(phases, axis=axis + 1)
     return pairs.reshape(*pairs.shape[:axis], 2 * count, *pairs.shape[axis + 2 :])
 
 

@@ -1,0 +1,114 @@
+"""Total variation minimisation (Guo et al. 2018, "Countering adversarial images")."""
+
+from typing import ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from srdef.defenses.base import REGISTRY
+from srdef.errors import InputError
+
+
+def _differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Forward differences downwards and to the right, zero at the end."""
+    down = jnp.concatenate([image[1:] - image[:-1], jnp.zeros_like(image[:1])], axis=0)
+    right = jnp.concatenate([image[:, 1:] - image[:, :-1], jnp.zeros_like(image[:, :1])], axis=1)
+    return down, right
+
+
+def _adjoint(down: jax.Array, right: jax.Array) -> jax.Array:
+    """The adjoint of `_differences` (minus the divergence)."""
+    down, right = down[:-1], right[:, :-1]
+    rows = jnp.pad(down, ((1, 0), (0, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0), (0, 0)))
+    return rows + jnp.pad(right, ((0, 0), (1, 0), (0, 0))) - jnp.pad(right, ((0, 0), (0, 1), (0, 0)))
+
+
+def _filled(image: jax.Array, kept: jax.Array) -> jax.Array:
+    """The image with each dropped value replaced by the mean of the kept ones in its 5x5 window."""
+
+    def window_sum(x: jax.Array) -> jax.Array:
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (5, 5, 1), (1, 1, 1), "SAME")
+
+    count = window_sum(kept)
+    overall = jnp.sum(kept * image) / jnp.maximum(jnp.sum(kept), 1)
+    mean = jnp.where(count > 0, window_sum(kept * image) / jnp.maximum(count, 1), overall)
+    return kept * image + (1 - kept) * mean
+
+
+@REGISTRY.register("total_variation")
+@flax.struct.dataclass
+class TotalVariation:
+    """Drop random values and fit an image of small total variation to the others.
+
+    Minimises, for each channel,
+
+        E(u) = 1/2 sum_i kept_i (u_i - x_i)^2 + weight sum_i |grad u|_i
+
+    with |grad u| the Euclidean norm of the two forward differences, by the primal-dual method of
+    Chambolle and Pock (2011). With the defaults E is within 0.1 % of its minimum. Equal to the
+    original's split Bregman iteration (facebookresearch/adversarial_image_defenses, weight 1/0.03)
+    up to its tolerance; values are dropped for each pixel and channel independently, as there.
+
+    Random (through what is dropped), same size. Differentiable, at the cost of four stored images
+    for each iteration; the cheap surrogate is the identity.
+
+    Parameters
+    ----------
+    weight : float
+        Leaf.
+    drop_rate : float
+        Probability that a value is dropped. Leaf.
+    iterations : int
+
+    Raises
+    ------
+    InputError
+        If the weight is not positive, drop_rate not in [0, 1) or iterations below 1.
+    """
+
+    weight: float | jax.Array = 0.03
+    drop_rate: float | jax.Array = 0.5
+    iterations: int = flax.struct.field(pytree_node=False, default=60)
+
+    random: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, int | float) and not self.weight > 0:
+            raise InputError(f"total_variation: weight must be positive, not {self.weight:g}")
+        if isinstance(self.drop_rate, int | float) and not 0 <= self.drop_rate < 1:
+            raise InputError(f"total_variation: drop_rate must lie in [0, 1), not {self.drop_rate:g}")
+        if self.iterations < 1:
+            raise InputError(f"total_variation: iterations must be at least 1, not {self.iterations}")
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Smooth one image, (H, W, 3) in [0, 1]."""
+        kept = jax.random.bernoulli(key, 1 - self.drop_rate, image.shape).astype(image.dtype)
+        return jnp.clip(minimise(image, kept, self.weight, self.iterations), 0, 1)
+
+
+def minimise(image: jax.Array, kept: jax.Array, weight: float | jax.Array, iterations: int) -> jax.Array:
+    """The minimiser of `TotalVariation`'s E for an image and a mask, both (H, W, C)."""
+    # The product of the steps may be 1/8, the inverse of the squared norm of the differences.
+    # This ratio converges fastest on photographs at the default weight.
+    primal_step = 0.3
+    dual_step = 1 / (8 * primal_step)
+    weight = jnp.asarray(weight, image.dtype)
+
+    @jax.checkpoint
+    def step(state: tuple, _: None) -> tuple[tuple, None]:
+        u, ahead, down, right = state
+        down_slope, right_slope = _differences(ahead)
+        down, right = down + dual_step * down_slope, right + dual_step * right_slope
+        # Project onto discs of radius `weight`; the maximum keeps the root away from zero.
+        shrink = weight * jax.lax.rsqrt(jnp.maximum(down**2 + right**2, weight**2))
+        down, right = down * shrink, right * shrink
+        moved = u - primal_step * _adjoint(down, right)
+        new = (moved + primal_step * kept * image) / (1 + primal_step * kept)
+        return (new, 2 * new - u, down, right), None
+
+    start = _filled(image, kept)
+    zero = jnp.zeros_like(image)
+    (u, *_), _ = jax.lax.scan(step, (start, start, zero, zero), None, length=iterations)
+    return u

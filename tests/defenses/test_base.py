@@ -1,0 +1,134 @@
+"""Registry, Sequential and apply."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from sample_photographs import photograph
+
+from srdef import defenses
+from srdef.errors import InputError
+
+KEY = jax.random.key(7)
+
+
+@flax.struct.dataclass
+class AddNoise:
+    """A random defense."""
+
+    amount: float = 0.1
+    random = True
+    differentiable = True
+
+    def __call__(self, image, key):
+        return image + self.amount * jax.random.normal(key, image.shape)
+
+
+class Double(nnx.Module):
+    """A stand-in for a network: nearest enlargement and a learned gain."""
+
+    scale = 2
+
+    def __init__(self, gain):
+        self.gain = nnx.Param(jnp.float32(gain))
+
+    def __call__(self, images):
+        return self.gain * images.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def test_sequential_gives_each_defense_its_own_key():
+    image = jnp.asarray(photograph(0, 8, 6))
+    both = defenses.Sequential([AddNoise(), defenses.Identity(), AddNoise(0.2)])
+    first = AddNoise()(image, jax.random.fold_in(KEY, 0))
+    expected = AddNoise(0.2)(first, jax.random.fold_in(KEY, 2))
+    np.testing.assert_array_equal(both(image, KEY), expected)
+
+
+def test_sequential_declares_what_its_defenses_are():
+    deterministic = defenses.Sequential([defenses.Identity(), defenses.Wavelet()])
+    assert (deterministic.random, deterministic.differentiable) == (False, True)
+    assert defenses.Sequential((AddNoise(), defenses.Identity())).random
+    assert not defenses.Sequential([defenses.SuperResolution(Double(1), round_to_8_bits=True)]).differentiable
+
+
+def test_empty_sequential_is_the_identity():
+    image = photograph(0, 8, 6)
+    np.testing.assert_array_equal(defenses.Sequential([])(image, KEY), image)
+
+
+def test_everything_is_a_defense():
+    for defense in (defenses.Identity(), defenses.Wavelet(), defenses.Sequential([])):
+        assert isinstance(defense, defenses.Defense)
+
+
+def test_apply_uses_the_key_of_each_id():
+    images = np.stack([photograph(i, 8, 6) for i in range(5)])
+    everything = defenses.apply(AddNoise(), images, key=KEY)
+    assert everything.dtype == np.float32
+    expected = AddNoise()(jnp.asarray(images[3]), jax.random.fold_in(KEY, 3))
+    np.testing.assert_allclose(everything[3], expected, atol=1e-6)  # fused or not
+    order = np.array([4, 0, 2])
+    np.testing.assert_array_equal(
+        defenses.apply(AddNoise(), images[order], key=KEY, ids=order, batch_size=2), everything[order]
+    )
+
+
+def test_apply_accepts_rounding_errors_at_the_ends_of_the_range():
+    images = np.array([-3e-8, 1 + 1e-7, 0.5], np.float32).reshape(1, 1, 1, 3)
+    np.testing.assert_array_equal(defenses.apply(defenses.Identity(), images, key=KEY), images)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((8, 6, 3), np.float32), "shape"),
+        (np.zeros((2, 8, 6, 4), np.float32), "shape"),
+        (np.zeros((2, 8, 6, 3), np.uint8), "uint8"),
+        (np.full((2, 8, 6, 3), 200.0), r"\[0, 1\]"),
+        (np.full((2, 8, 6, 3), np.nan), r"\[0, 1\]"),
+        (np.zeros((0, 8, 6, 3), np.float32), "no images"),
+    ],
+)
+def test_apply_refuses_bad_images(images, words):
+    with pytest.raises(InputError, match=words):
+        defenses.apply(defenses.Identity(), images, key=KEY)
+
+
+@pytest.mark.parametrize("ids", [np.arange(3), np.array([0.0, 1.0])])
+def test_apply_refuses_bad_ids(ids):
+    with pytest.raises(InputError):
+        defenses.apply(defenses.Identity(), np.zeros((2, 8, 6, 3), np.float32), key=KEY, ids=ids)
+
+
+def test_create_by_name():
+    assert defenses.create("wavelet", sigma=0.02) == defenses.Wavelet(sigma=0.02)
+    with pytest.raises(InputError, match=r"wavelett.*identity, .*wavelet"):
+        defenses.create("wavelett")
+    with pytest.raises(InputError, match=r"sigmaa.*sigma"):
+        defenses.create("wavelet", sigmaa=0.02)
+
+
+def test_super_resolution_clips_rounds_and_enlarges():
+    image = jnp.asarray(photograph(0, 8, 6))
+    network = Double(1.5)
+    expected = 1.5 * np.asarray(image).repeat(2, axis=0).repeat(2, axis=1)
+    assert expected.max() > 1
+    clipped = defenses.create("super_resolution", network=network)
+    np.testing.assert_array_equal(clipped(image, KEY), np.clip(expected, 0, 1))
+    free = defenses.create("super_resolution", network=network, clip=False)
+    np.testing.assert_array_equal(free(image, KEY), expected)
+    rounded = defenses.create("super_resolution", network=network, round_to_8_bits=True)
+    levels = 255 * np.asarray(rounded(image, KEY))
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
+    # Ties between two levels may go either way.
+    np.testing.assert_allclose(levels, 255 * np.clip(expected, 0, 1), atol=0.5001)
+
+
+def test_the_weights_of_a_network_are_arguments_of_the_program():
+    images = np.stack([photograph(0, 8, 6)])
+    dark, light = (
+        defenses.apply(defenses.SuperResolution(Double(gain)), images, key=KEY) for gain in (0.25, 0.5)
+    )
+    np.testing.assert_allclose(2 * dark, light, atol=1e-6)

@@ -1,0 +1,142 @@
+"""What every registered defense must do: range, types, keys, batches, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from sample_photographs import photograph
+
+from srdef import defenses, images
+
+KEY = jax.random.key(3)
+
+
+class Enlarge(nnx.Module):
+    """A stand-in for a super-resolution network that overshoots [0, 1]."""
+
+    scale = 2
+
+    def __init__(self):
+        self.gain = nnx.Param(jnp.float32(1.3))
+
+    def __call__(self, images):
+        return self.gain * images.repeat(2, axis=1).repeat(2, axis=2) - 0.1
+
+
+BANK = defenses.build_bank([images.to_uint8(photograph(index, 40, 40)) for index in range(3)], 300)
+
+# One or more settings of every registered defense, small enough for a test.
+CASES = {
+    "identity": [{}],
+    "super_resolution": [{"network": Enlarge()}, {"network": Enlarge(), "round_to_8_bits": True}],
+    "wavelet": [{}, {"sigma": None, "wavelet": "db2"}, {"method": "VisuShrink", "color": "rgb"}],
+    "bit_depth": [{}, {"gradient": "straight_through"}],
+    "interpolation": [{}, {"order": "up_down"}, {"order": "down_up", "method": "nearest"}],
+    "jpeg": [{}, {"gradient": "straight_through"}, {"gradient": "soft", "chroma": "4:4:4"}],
+    "shield": [{}],
+    "median": [{}],
+    "non_local_means": [{"patch_distance": 2}],
+    "resize_pad": [{}, {"method": "bilinear", "low": 1.0}],
+    "total_variation": [{"iterations": 10}],
+    "pixel_deflection": [{}],
+    "quilting": [{"bank": BANK}, {"bank": BANK, "neighbours": 5}],
+    "quilting_tvm": [{"bank": BANK}],
+    "paper_released": [{"network": Enlarge()}],
+}
+SETTINGS = [
+    pytest.param(name, options, id=f"{name}{number or ''}")
+    for name, settings in CASES.items()
+    for number, options in enumerate(settings)
+]
+each_defense = pytest.mark.parametrize(("name", "options"), SETTINGS)
+
+
+def test_every_defense_is_tested():
+    assert set(CASES) == set(defenses.list())
+
+
+@jax.jit
+def defend(defense, image, key):
+    return defense(image, key)
+
+
+@jax.jit
+def gradient(defense, image, key):
+    """Of a sum with varied weights, so that nothing cancels."""
+
+    def loss(image):
+        result = defense(image, key)
+        weights = jnp.sin(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape)
+        return jnp.sum(weights * result)
+
+    return jax.grad(loss)(image)
+
+
+def check_range(image):
+    assert image.dtype == jnp.float32
+    assert image.ndim == 3
+    assert image.shape[-1] == 3
+    assert bool(jnp.isfinite(image).all())
+    assert float(image.min()) >= 0
+    assert float(image.max()) <= 1
+
+
+@each_defense
+@pytest.mark.parametrize("size", [(24, 24), (17, 30), (1, 13), (9, 1)])
+def test_range_and_size(name, options, size):
+    check_range(defend(defenses.create(name, **options), photograph(0, *size), KEY))
+
+
+@each_defense
+def test_jit_changes_nothing(name, options):
+    defense = defenses.create(name, **options)
+    image = jnp.asarray(photograph(0, 24, 20))
+    # Rounding differs with fusion.
+    np.testing.assert_allclose(defend(defense, image, KEY), defense(image, KEY), atol=2e-5)
+
+
+@each_defense
+def test_batch_and_order_change_nothing(name, options):
+    defense = defenses.create(name, **options)
+    images = np.stack([photograph(i, 24, 20) for i in range(5)])
+    together = defenses.apply(defense, images, key=KEY)
+    order = np.array([3, 1, 4])
+    apart = defenses.apply(defense, images[order], key=KEY, ids=order, batch_size=2)
+    np.testing.assert_allclose(apart, together[order], atol=1e-6)
+
+
+@each_defense
+def test_random_as_declared(name, options):
+    defense = defenses.create(name, **options)
+    image = photograph(0, 24, 20)
+    first = defend(defense, image, KEY)
+    np.testing.assert_array_equal(defend(defense, image, KEY), first)
+    differs = any(
+        not np.array_equal(defend(defense, image, jax.random.key(seed)), first) for seed in (10, 11, 12)
+    )
+    assert differs == defense.random
+
+
+@each_defense
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_constant_images(name, options, value):
+    defense = defenses.create(name, **options)
+    image = jnp.full((16, 19, 3), value)
+    check_range(defend(defense, image, KEY))
+    assert bool(jnp.isfinite(gradient(defense, image, KEY)).all())
+
+
+@each_defense
+def test_gradient_as_declared(name, options):
+    defense = defenses.create(name, **options)
+    slope = gradient(defense, jnp.asarray(photograph(0, 24, 20)), KEY)
+    assert bool(jnp.isfinite(slope).all())
+    assert bool((slope != 0).any()) or not defense.differentiable
+
+
+@pytest.mark.parametrize("name", ["identity", "bit_depth"])
+def test_idempotent(name):
+    defense = defenses.create(name)
+    once = defend(defense, photograph(0, 24, 20), KEY)
+    np.testing.assert_array_equal(defend(defense, once, KEY), once)
