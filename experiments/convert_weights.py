@@ -10,7 +10,6 @@ Without `--output` the file must be the published one; `pretrained=True` finds i
 from pathlib import Path
 
 from absl import app, flags
-from rich.table import Table
 
 from experiments import cli
 from srdef import models
@@ -19,7 +18,9 @@ from srdef.weights import catalog, download
 
 OUTPUT = flags.DEFINE_string("output", None, "Write here, whatever the file is, instead of into the cache.")
 VARIANT = flags.DEFINE_string("variant", None, "Which of a network's published weights the file is.")
-LIST = flags.DEFINE_bool("list", False, "List the published weights: network, variant, hash, licence, address.")
+LIST = flags.DEFINE_bool(
+    "list", False, "List the published weights: network, variant, hash, licence, address."
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -56,11 +57,9 @@ def find(name: str, variant: str | None) -> catalog.Download:
 
 
 def show() -> None:
-    """One line for each published file."""
-    table = Table("network", "variant", "hash", "licence", "address", box=None)
+    """The published files, two lines each."""
     for entry in catalog.DOWNLOADS:
-        table.add_row(entry.name, entry.variant, entry.digest, entry.licence, entry.url)
-    cli.console.print(table, soft_wrap=True)
+        print(f"{entry.name}  {entry.variant}  {entry.digest}  {entry.licence}\n    {entry.url}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def create(
     weights: str | Path | None = None,
     seed: int = 0,
     **options: Any,
-) -> nnx.Module:
+) -> Any:
     """Build the network `name`.
 
     Parameters

@@ -119,8 +119,8 @@ def _predict(network: SuperResolutionNetwork, low: jax.Array) -> jax.Array:
 
 
 def _psnr(high: np.ndarray, recovered: jax.Array, scale: int) -> float:
-    recovered = np.asarray(images.round_to_8_bits(recovered))
-    return float(metrics.psnr(recovered, high, border=scale, luma=True))
+    rounded = np.asarray(images.round_to_8_bits(recovered))
+    return float(metrics.psnr(rounded, high, border=scale, luma=True))
 
 
 def evaluate_psnr(network: SuperResolutionNetwork, photographs: Iterable[np.ndarray]) -> float:
@@ -202,7 +202,7 @@ class Trainer:
         }
         return new_state, loss
 
-    def averaged(self, state: dict[str, Any]) -> SuperResolutionNetwork:
+    def averaged(self, state: dict[str, Any]) -> Any:
         """The network with the averaged weights: what is evaluated and shipped."""
         return nnx.merge(self.graph, state["average"], state["statistics"])
 
@@ -244,7 +244,7 @@ def train(
     config: ml_collections.ConfigDict,
     workdir: Path,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> SuperResolutionNetwork:
+) -> Any:
     """Train `network` as `config` says; returns it with the averaged weights.
 
     Parameters

@@ -1,0 +1,160 @@
+"""The protocol on a small classifier, in this process."""
+
+import collections
+import logging
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from srdef import attacks, defenses
+from srdef.datasets import Dataset
+from srdef.errors import InputError
+from srdef.evaluation import outputs, protocol
+
+CLASSES = 4
+
+
+class Pooled(nnx.Module):
+    """A linear classifier of the mean colours of the four quarters of an image."""
+
+    num_classes = CLASSES
+    image_size = 8
+
+    def __init__(self):
+        weights = np.random.default_rng(1).normal(size=(12, CLASSES))
+        self.weights = nnx.Param(jnp.asarray(40 * weights, jnp.float32))
+
+    def features(self, images):
+        n, height, width, _ = images.shape
+        quarters = images.reshape(n, 2, height // 2, 2, width // 2, 3).mean(axis=(2, 4))
+        return quarters - 0.5
+
+    def __call__(self, images):
+        return self.features(images).reshape(len(images), -1) @ self.weights[...]
+
+
+def make_dataset(classifier, count=7, wrong=(2,)):
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3)).astype(np.float32) / 255
+    labels = np.array(classifier(images).argmax(-1), np.int32)
+    for index in wrong:
+        labels[index] = (labels[index] + 1) % CLASSES
+    names = tuple(f"{i}.png" for i in range(count))
+    return Dataset(images, labels, names, np.arange(count, dtype=np.int32) + 10, tuple("abcd"))
+
+
+def make_experiment(**changes):
+    classifier = Pooled()
+    config = {
+        "classifier": {"name": "pooled"},
+        "attacks": {"FGSM-2": {"name": "fgsm"}, "FGSM-9": {"name": "fgsm"}, "I-FGSM": {"name": "ifgsm"}},
+        "defenses": {"none": {"name": "identity"}, "WD": {"name": "wavelet"}},
+        "gallery": {"attack": "FGSM-9", "images": 2},
+    }
+    experiment = protocol.Experiment(
+        config=config,
+        dataset=make_dataset(classifier),
+        classifier=classifier,
+        attacks={
+            "FGSM-2": attacks.fgsm(2 / 255),
+            "FGSM-9": attacks.fgsm(9 / 255),
+            "I-FGSM": attacks.ifgsm(9 / 255, steps=3),
+        },
+        storage={"FGSM-2": "uint8", "FGSM-9": "uint8", "I-FGSM": "float32"},
+        defenses={"none": defenses.Identity(), "WD": defenses.Wavelet()},
+        batch_size=3,
+        seed=0,
+    )
+    return replace(experiment, **changes)
+
+
+@pytest.fixture
+def reporter():
+    return protocol.Reporter(Console(quiet=True))
+
+
+def test_records_and_their_counts(tmp_path, reporter):
+    experiment = make_experiment()
+    outcome = protocol.run(experiment, tmp_path, reporter)
+    rows = outcome.records.to_pylist()
+    assert len(rows) == 7 * 2 + 6 * 2 * 3
+    assert {row["image_id"] for row in rows if not row["clean_correct"]} == {12}
+    assert {row["attack"] for row in rows if row["image_id"] == 12} == {"clean"}
+    table = outputs.build_table(experiment, outcome.records)
+    assert table.cells["none", "clean"].successes == table.clean.successes == 6
+    assert table.cells["none", "FGSM-9"].total == 6
+    # The attack works here, and what it returned is what was classified.
+    assert table.cells["none", "FGSM-9"].successes < 6
+    attacked = [row for row in rows if row["attack"] == "FGSM-9" and row["defense"] == "none"]
+    assert all(row["fooled"] != row["correct"] for row in attacked)
+
+
+def test_a_finished_run_computes_nothing(tmp_path, reporter):
+    first = protocol.run(make_experiment(), tmp_path, reporter)
+    again = protocol.Reporter(Console(quiet=True))
+    second = protocol.run(make_experiment(), tmp_path, again)
+    assert reporter.computed > 0
+    assert again.computed == 0
+    assert second.records.equals(first.records)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
+    expected = protocol.run(make_experiment(), tmp_path / "a", reporter).records
+    records = protocol.run(make_experiment(batch_size=batch_size), tmp_path / "b", reporter).records
+    exact = [name for name in records.column_names if name not in ("confidence", "linf", "l2")]
+    assert records.select(exact).equals(expected.select(exact))
+    for name in ("confidence", "linf", "l2"):
+        # Sums over another batch shape may differ in the last bit.
+        np.testing.assert_allclose(records[name].to_numpy(), expected[name].to_numpy(), atol=1e-6)
+
+
+def test_every_program_is_compiled_once(tmp_path, reporter, caplog):
+    """Three batches, the last of them padded; two attacks that differ in ε alone share a program."""
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        protocol.run(make_experiment(), tmp_path, reporter)
+    compiled = collections.Counter(
+        match[1]
+        for record in caplog.records
+        if (match := re.match(r"Compiling jit\((\w+)\)", record.getMessage()))
+    )
+    assert compiled["_predict"] == 2  # one for each defense; clean and attacked images share them
+    assert compiled["_step"] == compiled["_init"] == 1 + (make_experiment().attacks["I-FGSM"].max_steps > 1)
+
+
+def test_the_predicted_class_can_be_the_label(tmp_path, reporter):
+    experiment = make_experiment()
+    unlabelled = replace(experiment.dataset, labels=np.full(7, -1, np.int32))
+    outcome = protocol.run(replace(experiment, dataset=unlabelled), tmp_path, reporter)
+    assert outcome.clean_correct.all()
+    predictions = np.asarray(experiment.classifier(unlabelled.images).argmax(-1))
+    np.testing.assert_array_equal(outcome.dataset.labels, predictions)
+
+
+def test_no_image_right(tmp_path, reporter):
+    experiment = make_experiment(dataset=make_dataset(Pooled(), wrong=range(7)))
+    with pytest.raises(InputError, match="pooled has none of the 7 images right"):
+        protocol.run(experiment, tmp_path, reporter)
+
+
+def test_other_weights_are_another_experiment(tmp_path, reporter):
+    protocol.run(make_experiment(), tmp_path, reporter)
+    experiment = make_experiment()
+    experiment.classifier.weights[...] = 1.01 * experiment.classifier.weights[...]
+    again = protocol.Reporter(Console(quiet=True))
+    protocol.run(experiment, tmp_path, again)
+    assert again.computed == reporter.computed
+
+
+def test_random_defenses_and_attacks_follow_the_seed(tmp_path, reporter):
+    folders = [path.name for path in (tmp_path / "a", tmp_path / "b")]
+    for folder, seed in zip(folders, (0, 1), strict=True):
+        protocol.run(make_experiment(seed=seed), tmp_path / folder, reporter)
+    names = [{path.name for path in (tmp_path / folder / "adversarial").iterdir()} for folder in folders]
+    assert not names[0] & names[1]
