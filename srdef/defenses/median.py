@@ -10,6 +10,16 @@ from srdef.defenses.base import REGISTRY
 from srdef.errors import InputError
 
 
+def _sorted(values: list[jax.Array]) -> list[jax.Array]:
+    """Sort arrays elementwise by odd-even transposition, which a CPU does far faster than jnp.sort."""
+    values = list(values)
+    for turn in range(len(values)):
+        for i in range(turn % 2, len(values) - 1, 2):
+            low, high = values[i], values[i + 1]
+            values[i], values[i + 1] = jnp.minimum(low, high), jnp.maximum(low, high)
+    return values
+
+
 @REGISTRY.register("median")
 @flax.struct.dataclass
 class Median:
@@ -45,4 +55,4 @@ class Median:
         before, after = self.size // 2, (self.size - 1) // 2
         padded = jnp.pad(image, ((before, after), (before, after), (0, 0)), mode="symmetric")
         window = [padded[y : y + height, x : x + width] for y in range(self.size) for x in range(self.size)]
-        return jnp.sort(jnp.stack(window), axis=0)[self.size**2 // 2]
+        return _sorted(window)[self.size**2 // 2]

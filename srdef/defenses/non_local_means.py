@@ -28,10 +28,10 @@ class NonLocalMeans:
 
     out(p) = sum_q w(p, q) x(q) / sum_q w(p, q), w = exp(-max(d(p, q) - 2 sigma^2, 0) / strength^2),
     where d is the mean squared difference of the patches around p and q, over all channels and with
-    Gaussian weights of deviation (patch_size - 1) / 4, and weights below exp(-5) are zero.
+    Gaussian weights of deviation (patch_size - 1) / 4.
 
     Deterministic, differentiable, same size. A sensible surrogate is the identity. As scikit-image's
-    `denoise_nl_means(fast_mode=False)`.
+    `denoise_nl_means(fast_mode=False)`, which approximates the exponential.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class NonLocalMeans:
             exponent = jnp.maximum(distance - 2 * self.sigma**2, 0) / self.strength**2
             y, x = rows + offset[0], columns + offset[1]
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            weight = jnp.where(inside & (exponent <= 5), jnp.exp(-exponent), 0)
+            weight = jnp.where(inside, jnp.exp(-exponent), 0)
             values = moved[half : half + height, half : half + width]
             return (total + weight[..., None] * values, weights + weight), None
 

@@ -114,7 +114,7 @@ class PixelDeflection:
     Raises
     ------
     InputError
-        If deflections or window is below 1, or the classifier has no class activation map.
+        If deflections or window is below 1.
     """
 
     classifier: Any = None
@@ -144,7 +144,13 @@ class PixelDeflection:
 def create_pixel_deflection(
     classifier: Any = None, sigma: float | None = 0.04, deflections: int = 200, window: int = 10
 ) -> PixelDeflection:
-    """Build `PixelDeflection` with BayesShrink of this sigma (None: no denoising)."""
+    """Build `PixelDeflection` with BayesShrink of this sigma (None: no denoising).
+
+    Raises
+    ------
+    InputError
+        As `PixelDeflection`, and if the classifier has no `features` or no `classifier`.
+    """
     if classifier is not None and not (hasattr(classifier, "features") and hasattr(classifier, "classifier")):
         raise InputError("pixel_deflection: the classifier needs `features` and a dense layer `classifier`")
     denoiser = None if sigma is None else Wavelet(sigma=sigma)

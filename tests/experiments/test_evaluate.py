@@ -180,10 +180,13 @@ def test_eight_devices_give_the_results_of_one(finished, config, environment, tm
     process = evaluate(config, tmp_path, {**environment, "XLA_FLAGS": flags})
     assert process.returncode == 0, process.stderr
     assert len(json.loads((tmp_path / "environment.json").read_text())["devices"]) == 8
-    same = ("records.parquet", "table.json")
-    assert {name: contents(tmp_path)[name] for name in same} == {
-        name: contents(finished[0])[name] for name in same
-    }
+    assert contents(tmp_path)["table.json"] == contents(finished[0])["table.json"]
+    records, expected = (pq.read_table(folder / "records.parquet") for folder in (tmp_path, finished[0]))
+    others = [name for name in records.column_names if name != "confidence"]
+    assert records.select(others).equals(expected.select(others))
+    # One image on each device instead of two: XLA adds up in another order, last bits differ.
+    confidence = [table["confidence"].to_numpy() for table in (records, expected)]
+    assert abs(confidence[0] - confidence[1]).max() < 1e-5
 
 
 def test_a_second_run_at_once_is_refused(config, environment, tmp_path):
