@@ -18,9 +18,7 @@ from srdef.weights import catalog, download
 
 OUTPUT = flags.DEFINE_string("output", None, "Write here, whatever the file is, instead of into the cache.")
 VARIANT = flags.DEFINE_string("variant", None, "Which of a network's published weights the file is.")
-LIST = flags.DEFINE_bool(
-    "list", False, "List the published weights: network, variant, hash, licence, address."
-)
+LIST = flags.DEFINE_bool("list", False, "List the published weights and where they are.")
 
 
 def main(arguments: list[str]) -> None:

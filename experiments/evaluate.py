@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments import cli
-from srdef.evaluation import outputs, protocol, store
+from srdef.evaluation import outputs, protocol, store, strength
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -21,6 +21,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     with store.exclusive(workdir):
         outcome = protocol.run(experiment, workdir / "store", protocol.Reporter(cli.console))
         table = outputs.write(workdir, experiment, outcome)
+    cli.console.print(strength.to_rich(outcome.strengths))
     cli.console.print(table.to_rich())
     cli.console.print(f"Records, table and gallery: {workdir}")
 

@@ -1,31 +1,31 @@
 """Attacks: functions of one victim and one image, and `perturb`, which runs them over batches."""
 
-from typing import Any
-
-from srdef.attacks.base import REGISTRY, Attack, AttackResult, perturb
-from srdef.attacks.gradient_sign import GradientSign, fgsm, ifgsm, mifgsm
-
-__all__ = [
-    "Attack",
-    "AttackResult",
-    "GradientSign",
-    "create",
-    "fgsm",
-    "ifgsm",
-    "list_names",
-    "mifgsm",
-    "perturb",
-]
-
-
-def create(name: str, **options: Any) -> Attack:
-    """Make the attack `name` from plain data; InputError lists the names or the options."""
-    return REGISTRY.create(name, **options)
-
-
-def list_names() -> list[str]:
-    """The names that `create` knows."""
-    return REGISTRY.names()
-
+from srdef.attacks.base import REGISTRY, Attack, AttackResult, create, list_names
+from srdef.attacks.batch import perturb, round_result
+from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
+from srdef.attacks.deepfool import DeepFool, deepfool
+from srdef.attacks.gradient_sign import GradientSign, di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
 
 list = list_names
+
+__all__ = [
+    "REGISTRY",
+    "Attack",
+    "AttackResult",
+    "CarliniWagner",
+    "DeepFool",
+    "GradientSign",
+    "carlini_wagner",
+    "create",
+    "deepfool",
+    "di2fgsm",
+    "fgsm",
+    "ifgsm",
+    "list",
+    "list_names",
+    "mdi2fgsm",
+    "mifgsm",
+    "perturb",
+    "pgd",
+    "round_result",
+]

@@ -1,19 +1,24 @@
-"""The gradient-sign family: FGSM, I-FGSM and MI-FGSM as one attack with different numbers.
+"""The gradient-sign family: one attack, whose numbers make it FGSM, I-FGSM, MI-FGSM, DI²-FGSM,
+MDI²-FGSM or PGD.
 
-Equations (2) to (5) of Mustafa et al., "Image Super-Resolution as a Defense Against Adversarial
-Attacks" (IEEE TIP 2020, arXiv:1901.01677), whose own sources are Goodfellow et al. 2015
-(arXiv:1412.6572), Kurakin et al. 2017 (arXiv:1607.02533) and Dong et al. 2018 (arXiv:1710.06081).
+Equations (2) to (5), (8) and (9) of Mustafa et al., "Image Super-Resolution as a Defense Against
+Adversarial Attacks" (IEEE TIP 2020, arXiv:1901.01677). Its own sources are Goodfellow et al. 2015
+(arXiv:1412.6572), Kurakin et al. 2017 (arXiv:1607.02533), Dong et al. 2018 (arXiv:1710.06081) and
+Xie et al. 2019 (arXiv:1803.06978); PGD is Madry et al. 2018 (arXiv:1706.06083).
 """
+
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Scalar
-from srdef.errors import InputError
-from srdef.victims import Victim
+from srdef.attacks.base import REGISTRY, Iterative, Scalar, largest_other
+from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.victims import DiverseInputs, Victim
+
+Norm = Literal["linf", "l2"]
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -27,18 +32,32 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     return jax.nn.softplus(jax.nn.logsumexp(others) - logits[label])
 
 
+class State(struct.PyTreeNode):
+    """The loop's state of one image."""
+
+    image: jax.Array
+    label: jax.Array
+    key: jax.Array
+    turn: jax.Array  # counts steps over all restarts
+    x: jax.Array
+    g: jax.Array
+    best: jax.Array
+    best_margin: jax.Array
+
+
 @struct.dataclass
-class GradientSign:
-    """Steps along the sign of the (accumulated) loss gradient, projected onto an L∞ ball.
+class GradientSign(Iterative):
+    """Steps along the sign of the (accumulated) loss gradient, projected onto a ball.
 
     Starting from g_0 = 0 and x_0 = the image, for m = 0 ... steps - 1:
 
         g_{m+1} = momentum * g_m + ∇L(x_m) / ||∇L(x_m)||_1
         x_{m+1} = clip_ε(x_m + step_size * sign(g_{m+1}))
 
-    with the cross-entropy L and clip_ε the projection onto the L∞ ball of radius ε around the
-    image and onto [0, 1]. With one step of size ε this is FGSM; with momentum 0 it is I-FGSM, as
-    the sign does not see the scale of the gradient. Targeted attacks descend instead of ascend.
+    with the cross-entropy L and clip_ε the projection onto the ball of radius ε around the image
+    and onto [0, 1]. With one step of size ε this is FGSM; with momentum 0 it is I-FGSM, as the sign
+    does not see the scale of the gradient. In L2, sign(g) becomes g / ||g||_2. Targeted attacks
+    descend instead of ascend.
 
     Parameters
     ----------
@@ -48,59 +67,111 @@ class GradientSign:
         α, in the same unit.
     momentum : float
         The decay factor μ.
+    diversity : float
+        Probability p that a step sees a resized image (used with `diverse_inputs`).
     steps : int
-        Number of gradients.
+        Number of gradients (of each restart).
+    norm : "linf" or "l2"
+    random_start : bool
+        Whether x_0 is drawn uniformly from the ball.
+    restarts : int
+        Number of runs. The result is the final image of the run with the largest margin of a wrong
+        class (of the target); an image that is adversarial after one run needs no other. Judging
+        the runs takes one more gradient for each.
+    diverse_inputs : bool
+        Whether the gradients are taken through `victims.DiverseInputs`.
     targeted : bool
         Whether labels are the classes to reach.
-    unroll : int
-        How many steps are unrolled into one turn of the loop.
     """
 
     epsilon: Scalar
     step_size: Scalar
     momentum: Scalar = 0.0
+    diversity: Scalar = 0.0
     steps: int = struct.field(pytree_node=False, default=10)
+    norm: Norm = struct.field(pytree_node=False, default="linf")
+    random_start: bool = struct.field(pytree_node=False, default=False)
+    restarts: int = struct.field(pytree_node=False, default=1)
+    diverse_inputs: bool = struct.field(pytree_node=False, default=False)
     targeted: bool = struct.field(pytree_node=False, default=False)
-    unroll: int = struct.field(pytree_node=False, default=1)
 
-    def __call__(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
-        def loss(x: jax.Array, key: jax.Array) -> jax.Array:
-            value = cross_entropy(victim(x, key), label)
-            return -value if self.targeted else value
+    @property
+    def max_steps(self) -> int:
+        return self.steps if self.restarts == 1 else self.restarts * (self.steps + 1)
 
-        low = jnp.maximum(image - self.epsilon, 0)
-        high = jnp.minimum(image + self.epsilon, 1)
+    @property
+    def stops_early(self) -> bool:
+        return self.restarts > 1
 
-        def step(carry: tuple[jax.Array, jax.Array], m: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
-            x, momentum = carry
-            gradient = jax.grad(loss)(x, jax.random.fold_in(key, m))
-            momentum = self.momentum * momentum + normalize_l1(gradient)
-            x = jnp.clip(x + self.step_size * jnp.sign(momentum), low, high)
-            return (x, momentum), None
+    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
+        start = self._start(image, jax.random.fold_in(key, 0))
+        none = jnp.float32(-jnp.inf)
+        return State(image, label, key, jnp.int32(0), start, jnp.zeros_like(image), image, none)
 
-        start = (image, jnp.zeros_like(image))
-        (x, _), _ = jax.lax.scan(step, start, jnp.arange(self.steps), unroll=self.unroll)
-        return x
+    def step(self, victim: Victim, state: State) -> State:
+        # Key 0 belongs to the first start.
+        key = jax.random.fold_in(state.key, state.turn + 1)
+        if self.diverse_inputs:
+            victim = DiverseInputs(victim, self.diversity)
+
+        def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = victim(x, key)
+            value = cross_entropy(logits, state.label)
+            return -value if self.targeted else value, logits
+
+        gradient, logits = jax.grad(loss, has_aux=True)(state.x)
+        g = self.momentum * state.g + _divided(gradient, jnp.abs(gradient).sum())
+        direction = jnp.sign(g) if self.norm == "linf" else _divided(g, jnp.linalg.norm(g.ravel()))
+        x = self._project(state.image, state.x + self.step_size * direction)
+        state = state.replace(turn=state.turn + 1)
+        if self.restarts == 1:
+            return state.replace(x=x, g=g)
+
+        # Each run has one turn more than steps: its last one judges where the steps have led.
+        judging = state.turn % (self.steps + 1) == 0
+        margin = largest_other(logits, state.label) - logits[state.label]
+        margin = -margin if self.targeted else margin
+        better = judging & (margin > state.best_margin)
+        start = self._start(state.image, key)
+        return state.replace(
+            x=jnp.where(judging, start, x),
+            g=jnp.where(judging, 0, g),
+            best=jnp.where(better, state.x, state.best),
+            best_margin=jnp.where(better, margin, state.best_margin),
+        )
+
+    def finished(self, state: State) -> jax.Array:
+        return (state.turn >= self.max_steps) | (state.best_margin > 0)
+
+    def result(self, state: State) -> jax.Array:
+        return state.x if self.restarts == 1 else state.best
 
     def round(
         self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
     ) -> jax.Array:
-        return rounding.within_linf(image, attacked, self.epsilon)
+        within = rounding.within_linf if self.norm == "linf" else rounding.within_l2
+        return within(image, attacked, self.epsilon)
+
+    def _start(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        if not self.random_start:
+            return image
+        if self.norm == "linf":
+            noise = jax.random.uniform(key, image.shape, minval=-1, maxval=1)
+        else:
+            noise = jax.random.ball(key, image.size).reshape(image.shape)
+        return self._project(image, image + self.epsilon * noise)
+
+    def _project(self, image: jax.Array, x: jax.Array) -> jax.Array:
+        if self.norm == "linf":
+            return jnp.clip(x, jnp.maximum(image - self.epsilon, 0), jnp.minimum(image + self.epsilon, 1))
+        difference = x - image
+        norm = jnp.linalg.norm(difference.ravel())
+        return jnp.clip(image + difference * jnp.minimum(1, _divided(self.epsilon, norm)), 0, 1)
 
 
-def normalize_l1(gradient: jax.Array) -> jax.Array:
-    """The gradient divided by its L1 norm; a zero gradient stays zero."""
-    norm = jnp.abs(gradient).sum()
-    return gradient / jnp.maximum(norm, jnp.finfo(gradient.dtype).tiny)
-
-
-def _check(steps: int, **numbers: Scalar) -> None:
-    """InputError if `steps` is not a positive integer or one of `numbers` is negative or NaN."""
-    if not isinstance(steps, int | np.integer) or steps < 1:
-        raise InputError(f"steps must be an integer of at least 1, not {steps!r}")
-    for name, value in numbers.items():
-        if not (np.asarray(value) >= 0).all():
-            raise InputError(f"{name} must not be negative or NaN, but is {value}")
+def _divided(array: Any, norm: jax.Array) -> Any:
+    """`array / norm`, and zero for a zero gradient, whose norm is zero too."""
+    return array / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)
 
 
 @REGISTRY.register("fgsm")
@@ -109,7 +180,7 @@ def fgsm(epsilon: Scalar = 10 / 255, *, targeted: bool = False) -> GradientSign:
 
     The paper uses ε of 2, 5 and 10 levels of 255.
     """
-    _check(1, epsilon=epsilon)
+    check_numbers(epsilon=epsilon)
     return GradientSign(epsilon, step_size=epsilon, steps=1, targeted=targeted)
 
 
@@ -120,13 +191,9 @@ def ifgsm(
     step_size: Scalar | None = None,
     steps: int = 10,
     targeted: bool = False,
-    unroll: int = 1,
 ) -> GradientSign:
     """I-FGSM, equation (3); the default step is ε / steps, as in the transfer-attack literature."""
-    _check(steps, epsilon=epsilon)
-    step_size = epsilon / steps if step_size is None else step_size
-    _check(steps, step_size=step_size)
-    return GradientSign(epsilon, step_size, steps=steps, targeted=targeted, unroll=unroll)
+    return mifgsm(epsilon, step_size=step_size, momentum=0.0, steps=steps, targeted=targeted)
 
 
 @REGISTRY.register("mifgsm")
@@ -137,14 +204,83 @@ def mifgsm(
     momentum: Scalar = 1.0,
     steps: int = 10,
     targeted: bool = False,
-    unroll: int = 1,
 ) -> GradientSign:
     """MI-FGSM, equations (4) and (5); ε 16/255, 10 steps of ε/10 and μ 1 as its authors' code.
 
     The *gradient* is accumulated, divided by its L1 norm. (Some libraries accumulate its sign,
     which is another attack.)
     """
-    _check(steps, epsilon=epsilon, momentum=momentum)
+    check_count("steps", steps)
+    check_numbers(epsilon=epsilon, momentum=momentum)
     step_size = epsilon / steps if step_size is None else step_size
-    _check(steps, step_size=step_size)
-    return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted, unroll=unroll)
+    check_numbers(step_size=step_size)
+    return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted)
+
+
+@REGISTRY.register("di2fgsm")
+def di2fgsm(
+    epsilon: Scalar = 16 / 255,
+    *,
+    step_size: Scalar = 1 / 255,
+    steps: int = 20,
+    diversity: Scalar = 0.5,
+    targeted: bool = False,
+) -> GradientSign:
+    """DI²-FGSM, equation (8); ε 16/255, 20 steps of 1/255 and p 0.5 as its authors' code.
+
+    (They take int(min(ε + 4, 1.25 ε)) steps, with ε in levels: 20 for ε = 16.)
+    """
+    return mdi2fgsm(
+        epsilon, step_size=step_size, momentum=0.0, steps=steps, diversity=diversity, targeted=targeted
+    )
+
+
+@REGISTRY.register("mdi2fgsm")
+def mdi2fgsm(
+    epsilon: Scalar = 16 / 255,
+    *,
+    step_size: Scalar = 1 / 255,
+    momentum: Scalar = 1.0,
+    steps: int = 20,
+    diversity: Scalar = 0.5,
+    targeted: bool = False,
+) -> GradientSign:
+    """MDI²-FGSM, equation (9): DI²-FGSM with the momentum of MI-FGSM."""
+    check_count("steps", steps)
+    check_numbers(epsilon=epsilon, step_size=step_size, momentum=momentum, diversity=diversity)
+    return GradientSign(
+        epsilon, step_size, momentum, diversity, steps=steps, diverse_inputs=True, targeted=targeted
+    )
+
+
+@REGISTRY.register("pgd")
+def pgd(
+    epsilon: Scalar = 8 / 255,
+    *,
+    step_size: Scalar | None = None,
+    steps: int = 40,
+    norm: Norm = "linf",
+    random_start: bool = True,
+    restarts: int = 1,
+    targeted: bool = False,
+) -> GradientSign:
+    """PGD (Madry et al. 2018): I-FGSM from a random start, in L∞ or L2, with restarts.
+
+    The default step is 2.5 ε / steps, as the authors advise: enough to reach the border of the ball
+    from any start and to move along it.
+    """
+    check_count("steps", steps)
+    check_count("restarts", restarts)
+    check_choice("norm", norm, ("linf", "l2"))
+    check_numbers(epsilon=epsilon)
+    step_size = 2.5 * epsilon / steps if step_size is None else step_size
+    check_numbers(step_size=step_size)
+    return GradientSign(
+        epsilon,
+        step_size,
+        steps=steps,
+        norm=norm,
+        random_start=random_start,
+        restarts=restarts,
+        targeted=targeted,
+    )

@@ -31,7 +31,7 @@ def create_quilting_tvm(
 
 @REGISTRY.register("paper_released")
 def create_paper_released(
-    network: Any = None, pretrained: bool = False, sigma: float = 0.04, quality: int = 95
+    network: Any = None, pretrained: bool = True, sigma: float = 0.04, quality: int = 95
 ) -> Sequential:
     """The defense as the authors' released files have it, which is not quite as the paper says.
 

@@ -14,7 +14,7 @@ import srdef
 from srdef import batching, defenses
 from srdef.datasets import Dataset
 from srdef.errors import InputError
-from srdef.evaluation import gallery, protocol, tables
+from srdef.evaluation import gallery, protocol, strength, tables
 from srdef.evaluation.store import canonical_json, write_atomically
 
 
@@ -122,7 +122,10 @@ def write(workdir: Path, experiment: protocol.Experiment, outcome: protocol.Outc
     (workdir / "config.json").unlink(missing_ok=True)
     write_atomically(workdir / "records.parquet", records)
     write_atomically(workdir / "table.json", table.to_json())
-    write_atomically(workdir / "table.md", table.to_markdown())
+    write_atomically(
+        workdir / "table.md", table.to_markdown() + "\n" + strength.to_markdown(outcome.strengths)
+    )
+    write_atomically(workdir / "attacks.json", strength.to_json(outcome.strengths))
     write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
     picture = experiment.config["gallery"]
     if picture["images"]:

@@ -28,6 +28,7 @@ from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.store import BatchStore, code_digest, digest
+from srdef.evaluation.strength import Strength
 from srdef.models.protocols import Classifier
 
 CLEAN = "clean"
@@ -334,6 +335,41 @@ class Evaluation:
                 advance(rows.stop - rows.start)
         return store
 
+    def rounded(self, label: str, dataset: Dataset, attacked: BatchStore) -> BatchStore:
+        """Success and distances of the float32 images in `attacked`, had they been saved in 8 bits.
+
+        Minimal-norm attacks lie far below one level, so that rounding alone would undo them: see
+        `attacks.round_result`.
+        """
+        experiment = self.experiment
+        attack = experiment.attacks[label]
+        victim = victims.Undefended(experiment.classifier)
+        store = BatchStore(
+            self.folder / "rounded",
+            label,
+            {"kind": "rounded", "source": attacked.path.name},
+            {"success": ((), np.uint8), "linf": ((), np.float32), "l2": ((), np.float32)},
+            len(dataset),
+            experiment.batch_size,
+        )
+        missing = store.missing()
+        left = sum(rows.stop - rows.start for rows in missing)
+        with self.reporter.step(f"round {label}", len(dataset), left) as advance:
+            for rows in missing:
+                result = attacks.round_result(
+                    attack,
+                    victim,
+                    dataset.images[rows],
+                    read_images(attacked, rows),
+                    dataset.labels[rows],
+                    key=experiment.attack_key,
+                    ids=dataset.ids[rows],
+                    batch_size=experiment.batch_size,
+                )
+                store.write(rows, success=result.success.astype(np.uint8), linf=result.linf, l2=result.l2)
+                advance(rows.stop - rows.start)
+        return store
+
 
 def read_images(store: BatchStore, rows: slice) -> np.ndarray:
     """Attacked images of one batch, as float32 in [0, 1]."""
@@ -343,12 +379,26 @@ def read_images(store: BatchStore, rows: slice) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` leaves: the data set with its final labels, and where the attacked images are."""
+    """What `run` leaves.
+
+    Attributes
+    ----------
+    records : pyarrow.Table
+        One row per (image, attack, defense), with the columns of `RECORDS`.
+    dataset : Dataset
+        With the labels that were used.
+    clean_correct : (N,) bool
+    adversarial : dict
+        Where the attacked images are, by attack.
+    strengths : list of Strength
+        Success and distances of each attack, as stored; in 8 bits too if stored as float32.
+    """
 
     records: pa.Table
     dataset: Dataset
     clean_correct: np.ndarray
     adversarial: dict[str, BatchStore]
+    strengths: list[Strength]
 
 
 def clean_predictions(evaluation: Evaluation) -> np.ndarray:
@@ -397,18 +447,24 @@ def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
             _records(experiment, dataset, clean_correct, CLEAN, defense, result, ~clean_correct, zeros, zeros)
         )
     adversarial = {}
+    strengths = []
     for attack in experiment.attacks:
         store = evaluation.adversarial(attack, correct)
         adversarial[attack] = store
         success = store.read("success").astype(bool)
         linf, l2 = store.read("linf"), store.read("l2")
+        strengths.append(Strength.of(attack, experiment.storage[attack], success, linf, l2))
+        if experiment.storage[attack] == "float32":
+            saved = evaluation.rounded(attack, correct, store)
+            measured = saved.read("success").astype(bool), saved.read("linf"), saved.read("l2")
+            strengths.append(Strength.of(attack, "uint8", *measured))
         everyone = np.ones(len(correct), bool)
         for defense in experiment.defenses:
             result = evaluation.predictions(
                 attack, defense, correct, store.path.name, partial(read_images, store)
             )
             tables.append(_records(experiment, correct, everyone, attack, defense, result, success, linf, l2))
-    return Outcome(pa.concat_tables(tables), dataset, clean_correct, adversarial)
+    return Outcome(pa.concat_tables(tables), dataset, clean_correct, adversarial, strengths)
 
 
 def _records(

@@ -1,6 +1,14 @@
 """Networks: image classifiers and super-resolution networks, as `flax.nnx` modules."""
 
-from srdef.models import edsr, efficientnet_lite, inception_resnet_v2, inception_v3, resnet
+from srdef.models import (
+    edsr,
+    efficientnet_lite,
+    inception_resnet_v2,
+    inception_v3,
+    resnet,
+    squeezenet,
+    srresnet,
+)
 from srdef.models.registry import REGISTRY, convert, create, list_names
 
 list = list_names
@@ -16,4 +24,6 @@ __all__ = [
     "list",
     "list_names",
     "resnet",
+    "squeezenet",
+    "srresnet",
 ]

@@ -47,7 +47,8 @@ class ResidualBlock(nnx.Module):
 
 def _rules(published: str, name: str) -> tuple[Rule, Rule]:
     """The two tensors of a convolution."""
-    return Rule(rf"{published}\.weight", f"{name}.kernel", conv_kernel), Rule(rf"{published}\.bias", f"{name}.bias")
+    kernel = Rule(rf"{published}\.weight", f"{name}.kernel", conv_kernel)
+    return kernel, Rule(rf"{published}\.bias", f"{name}.bias")
 
 
 class EDSR(nnx.Module):

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from srdef.errors import InputError
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -176,6 +178,13 @@ class DepthwiseConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return depthwise_conv(x, self.kernel[...], self.stride)
+
+
+def require_size(images: jax.Array, smallest: int) -> None:
+    """InputError if a side of `images` `(N, H, W, 3)` is shorter than `smallest`."""
+    height, width = images.shape[1:3]
+    if min(height, width) < smallest:
+        raise InputError(f"images of {height}x{width} are too small: at least {smallest}x{smallest}")
 
 
 def classify(classifier: nnx.Linear | None, features: jax.Array) -> jax.Array:

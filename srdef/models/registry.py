@@ -113,7 +113,7 @@ def _converted(entry: catalog.Download) -> Path:
 
 def _load_file(module: nnx.Module, file: Path, sha256: str | None = None) -> None:
     tensors = readers.read(file, sha256=sha256)
-    if file.suffix in readers.TORCH_SUFFIXES:
+    if file.suffix in (*readers.TORCH_SUFFIXES, ".pkl"):
         tensors = loading.convert_published(module, tensors, str(file))
     elif file.suffix in readers.KERAS_SUFFIXES:
         tensors = loading.convert_keras(module, tensors, str(file))

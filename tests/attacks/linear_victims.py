@@ -9,7 +9,10 @@ SHAPE = (6, 5, 3)
 
 
 class Linear(nnx.Module):
-    """Logits that are linear in the image: boundaries and gradients have closed forms."""
+    """Logits that are linear in the image: boundaries and gradients have closed forms.
+
+    Images of another size are brought to `SHAPE` first, which is linear too.
+    """
 
     def __init__(self, weights: np.ndarray, bias: np.ndarray) -> None:
         self.weights = nnx.Param(jnp.asarray(weights, jnp.float32))  # (pixels, classes)
@@ -17,6 +20,7 @@ class Linear(nnx.Module):
         self.num_classes = weights.shape[1]
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        images = jax.image.resize(images, (len(images), *SHAPE), "linear", antialias=False)
         flat = images.reshape(len(images), -1)
         return jnp.matmul(flat, self.weights[...], precision="highest") + self.bias[...]
 

@@ -92,6 +92,14 @@ def test_records_and_their_counts(tmp_path, reporter):
     assert table.cells["none", "FGSM-9"].successes < 6
     attacked = [row for row in rows if row["attack"] == "FGSM-9" and row["defense"] == "none"]
     assert all(row["fooled"] != row["correct"] for row in attacked)
+    assert [(strength.attack, strength.storage) for strength in outcome.strengths] == [
+        ("FGSM-2", "uint8"),
+        ("FGSM-9", "uint8"),
+        ("I-FGSM", "float32"),
+        ("I-FGSM", "uint8"),
+    ]
+    assert outcome.strengths[1].success.successes == sum(row["fooled"] for row in attacked)
+    assert outcome.strengths[3].linf == pytest.approx(9 / 255, abs=1e-6)
 
 
 def test_a_finished_run_computes_nothing(tmp_path, reporter):

@@ -59,6 +59,72 @@ def test_edsr_equals_torch(scale, residual_scale):
     np.testing.assert_allclose(actual, expected.permute(0, 2, 3, 1).numpy(), atol=2e-6)
 
 
+def convolution(inputs, outputs):
+    return torch.nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class OfficialMean(torch.nn.Conv2d):
+    """The mean of DIV2K taken off or put on again, as a 1x1 convolution."""
+
+    def __init__(self, sign):
+        super().__init__(3, 3, 1)
+        self.weight.data = torch.eye(3).reshape(3, 3, 1, 1)
+        self.bias.data = sign * 255 * torch.tensor([0.4488, 0.4371, 0.4040])
+
+
+class OfficialBlock(torch.nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            convolution(features, features), torch.nn.ReLU(), convolution(features, features)
+        )
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class OfficialEDSR(torch.nn.Module):
+    """The baseline with the modules, and so the names of tensors, of the official code."""
+
+    def __init__(self, scale, blocks=16, features=64):
+        super().__init__()
+        self.sub_mean, self.add_mean = OfficialMean(-1), OfficialMean(1)
+        self.head = torch.nn.Sequential(convolution(3, features))
+        body = [*(OfficialBlock(features) for _ in range(blocks)), convolution(features, features)]
+        self.body = torch.nn.Sequential(*body)
+        stages = []
+        for r in (2, 2) if scale == 4 else (scale,):
+            stages += [convolution(features, features * r * r), torch.nn.PixelShuffle(r)]
+        self.tail = torch.nn.Sequential(torch.nn.Sequential(*stages), convolution(features, 3))
+
+    def forward(self, x):
+        x = self.head(self.sub_mean(x))
+        return self.add_mean(self.tail(self.body(x) + x))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_an_official_file(tmp_path, scale, legacy):
+    """The published files are of 2018: the format before PyTorch 1.6."""
+    torch.manual_seed(scale)
+    reference = OfficialEDSR(scale)
+    path = tmp_path / f"edsr_baseline_x{scale}.pt"
+    torch.save(reference.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    network = models.create(f"edsr_baseline_x{scale}", weights=path)
+    x = RNG.random((1, 12, 9, 3), np.float32)
+    with torch.no_grad():
+        expected = reference(255 * torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1) / 255
+    actual = jax.jit(lambda network, x: network(x))(network, x)
+    assert actual.shape == (1, 12 * scale, 9 * scale, 3)
+    np.testing.assert_allclose(actual, expected.numpy(), atol=2e-6)
+
+
+def test_a_file_of_another_scale(tmp_path):
+    torch.save(OfficialEDSR(4).state_dict(), tmp_path / "x4.pt")
+    with pytest.raises(InputError, match=r"x4\.pt does not fit EDSR: unknown upsample\.1"):
+        models.create("edsr_baseline_x2", weights=tmp_path / "x4.pt")
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     # Of the official models (their table of pre-trained models gives 1.37 M, 1.55 M, 1.52 M, 40.7 M, ...).

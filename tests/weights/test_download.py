@@ -1,17 +1,15 @@
 import dataclasses
 import hashlib
 import http.server
-import os
+import inspect
 import re
 import socket
 import threading
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 from srdef import models
 from srdef.errors import InputError
@@ -122,7 +120,9 @@ def test_continues_where_it_broke_off(server, entry):
 
 def test_a_later_run_continues(server, entry, cache):
     server.break_off_after = [100] * download.ATTEMPTS
-    with pytest.raises(InputError, match=r"broke off after 300 of \d+ bytes; the same command continues there"):
+    with pytest.raises(
+        InputError, match=r"broke off after 300 of \d+ bytes; the same command continues there"
+    ):
         download.fetch(entry)
     assert files(cache) == [".weights.h5.part"]
     path = download.fetch(entry)
@@ -160,7 +160,7 @@ def test_a_server_error(server, entry, cache, status, reason):
     with pytest.raises(InputError) as error:
         download.fetch(entry)
     assert str(error.value) == (
-        f"{entry.url}: the server answered {status} {reason}; "
+        f"weights of inception_v3: the server answered {status} {reason}; "
         f"or fetch {entry.url} by hand and put it at {cache / 'weights.h5'}"
     )
     assert files(cache) == []
@@ -236,7 +236,12 @@ def published(server, tmp_path, monkeypatch):
 
 def official_names(network):
     """The tensors under the names and with the axes of the official PyTorch code."""
-    names = {"head": "head.0", "body_end": f"body.{len(network.blocks)}", "upsample.0": "tail.0.0", "tail": "tail.1"}
+    names = {
+        "head": "head.0",
+        "body_end": f"body.{len(network.blocks)}",
+        "upsample.0": "tail.0.0",
+        "tail": "tail.1",
+    }
     for i in range(len(network.blocks)):
         names |= {f"blocks.{i}.conv1": f"body.{i}.body.0", f"blocks.{i}.conv2": f"body.{i}.body.2"}
     tensors = {}
@@ -265,7 +270,9 @@ def test_create_downloads_and_converts_once(server, published, cache):
 def test_create_names_the_address_when_there_is_no_network(cache, monkeypatch):
     """What a user of a machine without network sees, with the real catalogue's file name."""
     entry = catalog.entry("inception_v3")
-    monkeypatch.setattr(catalog, "DOWNLOADS", (dataclasses.replace(entry, url=f"http://127.0.0.1:9/{entry.file}"),))
+    monkeypatch.setattr(
+        catalog, "DOWNLOADS", (dataclasses.replace(entry, url=f"http://127.0.0.1:9/{entry.file}"),)
+    )
     with pytest.raises(InputError, match="by hand and put it at") as error:
         models.create("inception_v3", pretrained=True)
     assert str(cache / "inception_v3_weights_tf_dim_ordering_tf_kernels.h5") in str(error.value)
@@ -284,80 +291,6 @@ def test_every_download_names_a_network_and_a_hash():
         assert Path(entry.file).suffix in readers.TORCH_SUFFIXES + readers.KERAS_SUFFIXES
         assert entry.licence
         assert entry.origin
-        network = nnx.eval_shape(lambda name=entry.name: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+        network = inspect.signature(models.REGISTRY.builder(entry.name)).return_annotation
         converts = "keras_names" if Path(entry.file).suffix == ".h5" else "published_rules"
         assert hasattr(network, converts)
-
-
-def write_h5(path, write):
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = ["conv"]
-        group = file.create_group("conv")
-        group.attrs["weight_names"] = ["conv/kernel:0"]
-        write(group)
-
-
-def test_h5_reads_arrays_and_long_lists_of_names(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        root = file.create_group("model_weights")
-        root.attrs["layer_names0"] = np.asarray([b"b"])
-        root.attrs["layer_names1"] = np.asarray([b"a", b"pool"])
-        for layer, names in (("b", [b"b/kernel:0", b"b/bias:0"]), ("a", [b"a/kernel:0"]), ("pool", [])):
-            group = root.create_group(layer)
-            group.attrs["weight_names"] = names
-            for i, name in enumerate(names):
-                group[name.decode()] = np.full(2, i, np.float32)
-    tensors = readers.read(tmp_path / "a.h5")
-    assert list(tensors) == ["b/b/kernel:0", "b/b/bias:0", "a/a/kernel:0"]
-    np.testing.assert_array_equal(tensors["b/b/bias:0"], [1, 1])
-
-
-def external_link(group):
-    group["conv/kernel:0"] = h5py.ExternalLink("other.h5", "/secret")
-
-
-def external_storage(group):
-    group.create_dataset("conv/kernel:0", (2,), "f4", external=[("other.bin", 0, 8)])
-
-
-def virtual(group):
-    layout = h5py.VirtualLayout((2,), "f4")
-    layout[:] = h5py.VirtualSource("other.h5", "secret", (2,))
-    group.create_virtual_dataset("conv/kernel:0", layout)
-
-
-@pytest.mark.parametrize("write", [external_link, external_storage, virtual])
-def test_h5_refuses_what_leads_to_other_files(tmp_path, monkeypatch, write):
-    monkeypatch.chdir(tmp_path)
-    with h5py.File("other.h5", "w") as file:
-        file["secret"] = np.ones(2, np.float32)
-    np.ones(2, np.float32).tofile("other.bin")
-    write_h5(tmp_path / "a.h5", write)
-    with pytest.raises(InputError, match=r"a\.h5: refused: conv/kernel:0 is"):
-        readers.read(tmp_path / "a.h5")
-
-
-def strings(group):
-    group["conv/kernel:0"] = ["text"]
-
-
-def nothing(group):
-    pass
-
-
-@pytest.mark.parametrize(("write", "message"), [(strings, "only numbers are read"), (nothing, "lacks conv/kernel:0")])
-def test_h5_of_another_content(tmp_path, write, message):
-    write_h5(tmp_path / "a.h5", write)
-    with pytest.raises(InputError, match=message):
-        readers.read(tmp_path / "a.h5")
-
-
-def test_h5_of_another_layout_or_damaged(tmp_path):
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        file["layers"] = np.ones(2)
-    with pytest.raises(InputError, match="not a weights file in Keras's legacy layout"):
-        readers.read(path)
-    path.write_bytes(path.read_bytes()[: os.path.getsize(path) // 2])
-    with pytest.raises(InputError, match=r"a\.h5: damaged"):
-        readers.read(path)

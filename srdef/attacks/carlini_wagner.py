@@ -1,0 +1,213 @@
+"""The L2 attack of Carlini and Wagner.
+
+Carlini and Wagner 2017 (arXiv:1608.04644), equations (6) and (7) of the paper; search and stopping
+as in the authors' code (carlini/nn_robust_attacks, `l2_attack.py`), but for each image alone.
+"""
+
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from srdef.attacks import rounding
+from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
+from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.victims import Victim
+
+Preset = Literal["paper", "original"]
+
+# Keeps arctanh finite at black and white.
+_INSIDE = 0.999999
+
+_ADAM = optax.scale_by_adam()
+
+
+class State(struct.PyTreeNode):
+    """The loop's state of one image."""
+
+    image: jax.Array
+    label: jax.Array
+    key: jax.Array
+    change: jax.Array  # of the image in tanh space, what Adam moves
+    adam: Any
+    constant: jax.Array
+    low: jax.Array
+    high: jax.Array
+    search: jax.Array  # the number of values of c that are done
+    turn: jax.Array  # steps with this c
+    last_loss: jax.Array  # at the last look for progress
+    found: jax.Array  # whether this c has given an adversarial image
+    best: jax.Array
+    best_l2: jax.Array
+
+
+@struct.dataclass
+class CarliniWagner(Iterative):
+    """The smallest L2 perturbation by Adam in tanh space, with a search over the constant c.
+
+    For x(ω) = (tanh(ω) + 1) / 2 minimise
+
+        ||x(ω) - image||_2² + c * max(Z_label - max_{k != label} Z_k + confidence, 0)
+
+    (targeted: the difference the other way round). c starts at `constant`, is multiplied by 10
+    until an adversarial image is found, and then bisected. The nearest adversarial image of all
+    steps is kept. An image leaves a value of c when its loss has not fallen by a 10000th within a
+    tenth of the steps, and does all of this alone, so that a result does not depend on the batch.
+    An image that is misclassified already stays as it is, and so does one for which nothing is
+    found.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of Adam.
+    constant : float
+        The first c.
+    confidence : float
+        κ, by how much a wrong class must lead.
+    search_steps : int
+        Number of values of c.
+    steps : int
+        Most steps for each of them.
+    abort_early : bool
+        Whether an image leaves a c that makes no progress.
+    targeted : bool
+        Whether labels are the classes to reach.
+    """
+
+    learning_rate: Scalar = 5e-3
+    constant: Scalar = 1e-2
+    confidence: Scalar = 0.0
+    search_steps: int = struct.field(pytree_node=False, default=5)
+    steps: int = struct.field(pytree_node=False, default=1000)
+    abort_early: bool = struct.field(pytree_node=False, default=True)
+    targeted: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def max_steps(self) -> int:
+        return self.search_steps * self.steps
+
+    @property
+    def stops_early(self) -> bool:
+        return True
+
+    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
+        zeros = jnp.zeros_like(image)
+        already = fulfilled(self, victim(image, jax.random.fold_in(key, 0)), label)
+        return State(
+            image,
+            label,
+            key,
+            change=zeros,
+            adam=_ADAM.init(zeros),
+            constant=jnp.float32(self.constant),
+            low=jnp.float32(0),
+            high=jnp.float32(jnp.inf),
+            search=jnp.where(already, self.search_steps, 0),
+            turn=jnp.int32(0),
+            last_loss=jnp.float32(jnp.inf),
+            found=jnp.bool_(False),
+            best=image,
+            best_l2=jnp.float32(jnp.inf),
+        )
+
+    def step(self, victim: Victim, state: State) -> State:
+        key = jax.random.fold_in(state.key, 1 + state.search * self.steps + state.turn)
+        start = jnp.arctanh((2 * state.image - 1) * _INSIDE)
+
+        def loss(change: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+            x = (jnp.tanh(start + change) + 1) / 2
+            logits = victim(x, key)
+            lead = logits[state.label] - largest_other(logits, state.label)
+            lead = -lead if self.targeted else lead
+            l2 = jnp.sum((x - state.image) ** 2)
+            value = l2 + state.constant * jnp.maximum(lead + self.confidence, 0)
+            success = fulfilled(self, logits, state.label) & (lead <= -self.confidence)
+            return value, (x, l2, success)
+
+        (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.change)
+        update, adam = _ADAM.update(gradient, state.adam)
+        better = success & (l2 < state.best_l2)
+        state = state.replace(
+            change=state.change - self.learning_rate * update,
+            adam=adam,
+            turn=state.turn + 1,
+            found=state.found | success,
+            best=jnp.where(better, x, state.best),
+            best_l2=jnp.where(better, l2, state.best_l2),
+        )
+
+        over = state.turn >= self.steps
+        if self.abort_early:
+            look = (state.turn - 1) % max(self.steps // 10, 1) == 0
+            over |= look & (value > 0.9999 * state.last_loss)
+            state = state.replace(last_loss=jnp.where(look, value, state.last_loss))
+        fresh = self._next_constant(state)
+        return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)
+
+    def _next_constant(self, state: State) -> State:
+        """The state with which the next value of c starts."""
+        low = jnp.where(state.found, state.low, jnp.maximum(state.low, state.constant))
+        high = jnp.where(state.found, jnp.minimum(state.high, state.constant), state.high)
+        zeros = jnp.zeros_like(state.change)
+        return state.replace(
+            change=zeros,
+            adam=_ADAM.init(zeros),
+            constant=jnp.where(jnp.isfinite(high), (low + high) / 2, 10 * state.constant),
+            low=low,
+            high=high,
+            search=state.search + 1,
+            turn=jnp.int32(0),
+            last_loss=jnp.float32(jnp.inf),
+            found=jnp.bool_(False),
+        )
+
+    def finished(self, state: State) -> jax.Array:
+        return state.search >= self.search_steps
+
+    def result(self, state: State) -> jax.Array:
+        return state.best
+
+    def round(
+        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        return rounding.smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
+
+
+_PRESETS: dict[str, dict[str, float]] = {
+    "paper": {"learning_rate": 5e-3, "constant": 1e-2, "search_steps": 5, "steps": 1000},
+    "original": {"learning_rate": 1e-2, "constant": 1e-3, "search_steps": 9, "steps": 10000},
+}
+
+
+@REGISTRY.register("carlini_wagner")
+def carlini_wagner(
+    preset: Preset = "paper",
+    *,
+    learning_rate: Scalar | None = None,
+    constant: Scalar | None = None,
+    confidence: Scalar = 0.0,
+    search_steps: int | None = None,
+    steps: int | None = None,
+    abort_early: bool = True,
+    targeted: bool = False,
+) -> CarliniWagner:
+    """C&W L2 with the numbers of a preset, any of which may be given instead.
+
+    "paper": 5 values of c from 1e-2, 1000 steps of 5e-3, the defaults of the libraries of 2018 that
+    the paper used (cleverhans, Foolbox 1.8). "original": 9 values of c from 1e-3, 10000 steps of
+    1e-2, as Carlini's code.
+    """
+    check_choice("preset", preset, get_args(Preset))
+    given: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "constant": constant,
+        "search_steps": search_steps,
+        "steps": steps,
+    }
+    options: dict[str, Any] = _PRESETS[preset] | {k: v for k, v in given.items() if v is not None}
+    check_count("search_steps", options["search_steps"])
+    check_count("steps", options["steps"])
+    check_numbers(learning_rate=options["learning_rate"], constant=options["constant"], confidence=confidence)
+    return CarliniWagner(confidence=confidence, abort_early=abort_early, targeted=targeted, **options)

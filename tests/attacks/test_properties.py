@@ -1,0 +1,234 @@
+"""What every registered attack promises, on victims with known boundaries and on a real network."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import linear_victims
+import numpy as np
+import pytest
+
+from srdef import attacks, datasets, models
+from srdef.images import from_uint8, to_uint8
+from srdef.victims import Undefended
+
+KEY = jax.random.key(0)
+EPSILON = 0.03
+
+# Budgets that keep the tests short and change no promise.
+SHORT = {"carlini_wagner": {"steps": 60}, "pgd": {"steps": 10, "restarts": 2}}
+
+
+def has(name, option):
+    return option in inspect.signature(attacks.REGISTRY.builder(name)).parameters
+
+
+NAMES = attacks.list_names()
+WITH_EPSILON = [name for name in NAMES if has(name, "epsilon")]
+WITHOUT_EPSILON = [name for name in NAMES if not has(name, "epsilon")]
+ONE_OF_EACH_KIND = ["mifgsm", "mdi2fgsm", "pgd", "deepfool", "carlini_wagner"]
+
+
+def make(name, **options):
+    if name in WITH_EPSILON:
+        options.setdefault("epsilon", EPSILON)
+    return attacks.create(name, **(SHORT.get(name, {}) | options))
+
+
+def generous(name):
+    """Options with which every attack succeeds on the linear victims."""
+    options = {"epsilon": 0.2} if name in WITH_EPSILON else {}
+    return options | ({"step_size": 0.02} if has(name, "step_size") else {})
+
+
+def run(attack, classifier, images, labels, **options):
+    return attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY, **options)
+
+
+@functools.cache
+def linear(classes=5):
+    """A linear classifier, and images on the 8-bit grid that it gets right, with their labels."""
+    classifier = linear_victims.linear(classes)
+    images = from_uint8(to_uint8(linear_victims.images(12)))
+    return classifier, images, linear_victims.predictions(classifier, images)
+
+
+@functools.cache
+def on_linear(name):
+    return run(make(name), *linear())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_range_type_and_budget(name):
+    _, images, _ = linear()
+    result = on_linear(name)
+    assert result.images.dtype == result.linf.dtype == result.l2.dtype == np.float32
+    assert result.success.dtype == bool
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    if name in WITH_EPSILON:
+        assert result.linf.max() <= EPSILON + 1e-6
+        assert result.linf.min() > 0.5 * EPSILON  # and the budget is used
+    # Black and white images are where an attack would leave the range.
+    classifier = linear()[0]
+    images = images.round()
+    result = run(make(name), classifier, images, linear_victims.predictions(classifier, images))
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_in_8_bits(name):
+    classifier, images, labels = linear()
+    plain = on_linear(name)
+    stored = run(make(name), classifier, images, labels, storage="uint8")
+    np.testing.assert_array_equal(from_uint8(to_uint8(stored.images)), stored.images)
+    np.testing.assert_array_equal(
+        stored.success, linear_victims.predictions(classifier, stored.images) != labels
+    )
+    again = attacks.round_result(
+        make(name), Undefended(classifier), images, plain.images, labels, key=KEY, batch_size=12
+    )
+    jax.tree.map(np.testing.assert_array_equal, again, stored)
+    if name in WITH_EPSILON:
+        assert stored.linf.max() <= EPSILON + 1e-6
+    else:
+        # Rounding alone would undo these attacks; scaled up they survive, and cost little more.
+        np.testing.assert_array_equal(stored.success, plain.success)
+        assert stored.success.all()
+
+
+@pytest.mark.parametrize("name", WITH_EPSILON)
+def test_epsilon_zero_returns_the_image_bit_for_bit(name):
+    classifier, images, labels = linear()
+    result = run(make(name, epsilon=0.0), classifier, images, labels)
+    assert result.images.tobytes() == images.tobytes()
+    assert (result.linf == 0).all()
+    assert not result.success.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alone_in_a_batch_and_in_another_order(name):
+    classifier, images, labels = linear()
+    whole = on_linear(name)
+    order = np.random.default_rng(1).permutation(12)
+    shuffled = run(make(name), classifier, images[order], labels[order], ids=order)
+    np.testing.assert_array_equal(shuffled.images, whole.images[order])
+    alone = run(make(name), classifier, images[5:6], labels[5:6], ids=np.array([5]))
+    # A matrix product of one row may be summed in another order than one of twelve.
+    np.testing.assert_allclose(alone.images[0], whole.images[5], atol=1e-5)
+    assert alone.success[0] == whole.success[5]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+def test_perturb_is_the_attack_itself(name):
+    """The loop on the host gives what the attack gives as a function of one image."""
+    classifier, images, labels = linear()
+    alone = jax.jit(lambda *arguments: arguments[0](*arguments[1:]))(
+        make(name), Undefended(classifier), images[1], labels[1], jax.random.fold_in(KEY, 1)
+    )
+    np.testing.assert_allclose(alone, on_linear(name).images[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+def test_a_zero_gradient_gives_no_nan(name, targeted):
+    classifier = linear_victims.Constant([1.0, 2.0, 0.0])
+    images = linear_victims.images(3)
+    result = run(make(name, targeted=targeted), classifier, images, np.array([1, 0, 2]), storage="uint8")
+    assert np.isfinite(result.images).all()
+    np.testing.assert_array_equal(result.success, np.array([0, 1, 1]) != targeted)
+
+
+@pytest.mark.parametrize("name", WITHOUT_EPSILON)
+def test_minimal_attacks_leave_misclassified_images_alone(name):
+    classifier, images, labels = linear()
+    wrong = labels.copy()
+    wrong[::2] = (wrong[::2] + 1) % 5
+    result = run(make(name), classifier, images, wrong)
+    np.testing.assert_array_equal(result.images[::2], images[::2])
+    assert (result.l2[::2] == 0).all()
+    assert result.success.all()
+    # The others are attacked as if these were not there.
+    np.testing.assert_allclose(result.images[1::2], on_linear(name).images[1::2], atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+def test_two_classes_a_thousand_and_the_last_one(name, classes):
+    classifier, images, labels = linear(classes)
+    assert run(make(name, **generous(name)), classifier, images, labels).success.all()
+    # With another bias the last class becomes the prediction everywhere.
+    logits = classifier(jnp.asarray(images))
+    bias = classifier.bias[...].at[-1].add((logits.max(axis=1) - logits[:, -1]).max() + 0.1)
+    classifier = linear_victims.Linear(np.asarray(classifier.weights[...]), np.asarray(bias))
+    labels = linear_victims.predictions(classifier, images)
+    assert (labels == classes - 1).all()
+    assert run(make(name, **generous(name)), classifier, images, labels).success.all()
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+def test_targeted_reaches_the_target(name):
+    classifier, images, labels = linear()
+    targets = (labels + 1) % 5
+    result = run(make(name, targeted=True, **generous(name)), classifier, images, targets)
+    np.testing.assert_array_equal(
+        result.success, linear_victims.predictions(classifier, result.images) == targets
+    )
+    assert result.success.all()
+
+
+@pytest.mark.parametrize("name", WITH_EPSILON)
+def test_doubling_epsilon_does_not_lower_success(name):
+    classifier, images, labels = linear()
+    rates = [
+        run(make(name, epsilon=epsilon), classifier, images, labels).success.mean()
+        for epsilon in (0.001, 0.002, 0.004, 0.008, 0.016)
+    ]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("mifgsm", (1, 2, 4)), ("deepfool", (1, 2, 4)), ("carlini_wagner", (15, 30, 60))]
+)
+def test_doubling_the_steps_does_not_lower_success(name, steps):
+    classifier, images, labels = linear()
+    rates = [run(make(name, steps=n), classifier, images, labels).success.mean() for n in steps]
+    assert rates == sorted(rates)
+    assert rates[-1] > 0
+
+
+@functools.cache
+def efficientnet(count=4, size=96):
+    """EfficientNet-Lite0 and photographs that it gets right, small to be quick."""
+    classifier = models.create("efficientnet_lite0", pretrained=True)
+    photographs = datasets.load("imagenet_samples", size=size)
+    images = from_uint8(to_uint8(photographs.images))
+    predictions = np.asarray(jax.jit(lambda c, x: c(x).argmax(axis=-1))(classifier, images))
+    right = np.flatnonzero(predictions == photographs.labels)[:count]
+    assert len(right) == count
+    return classifier, images[right], photographs.labels[right]
+
+
+REAL = {"epsilon": 8 / 255}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "mifgsm" else pytest.mark.slow) for name in NAMES],
+)
+def test_on_a_real_network(name):
+    classifier, images, labels = efficientnet()
+    attack = make(name, **(REAL if name in WITH_EPSILON else {}))
+    whole = run(attack, classifier, images, labels, storage="uint8")
+    assert whole.success.sum() >= 3
+    np.testing.assert_array_equal(from_uint8(to_uint8(whole.images)), whole.images)
+    if name in WITH_EPSILON:
+        assert whole.linf.max() <= REAL["epsilon"] + 1e-6
+        nothing = run(make(name, epsilon=0.0), classifier, images, labels, storage="uint8")
+        assert nothing.images.tobytes() == images.tobytes()
+    order = np.array([2, 0, 3, 1])
+    shuffled = run(attack, classifier, images[order], labels[order], ids=order, storage="uint8")
+    np.testing.assert_array_equal(shuffled.images, whole.images[order])
