@@ -22,7 +22,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
         outcome = protocol.run(experiment, workdir / "store", protocol.Reporter(cli.console))
         table = outputs.write(workdir, experiment, outcome)
     cli.console.print(strength.to_rich(outcome.strengths))
-    cli.console.print(table.to_rich())
+    cli.console.print(table.to_rich(cli.console.width))
     cli.console.print(f"Records, table and gallery: {workdir}")
 
 

@@ -206,9 +206,9 @@ class Shield:
     """Stochastic local quantisation (Das et al. 2018, "SHIELD"): JPEG of a random quality in each block.
 
     Random, same size. The image is compressed once at each quality, and each block of 8x8 pixels
-    is taken from one of the results, drawn uniformly. For a prediction averaged over several
-    passes wrap the defended classifier in `victims.ExpectationOverTransformation`. Differentiable,
-    and with which surrogate, as `Jpeg`.
+    is taken from one of the results, drawn uniformly. An evaluation averages the
+    probabilities of several passes with `"passes": n` in its configuration. Differentiable, and
+    with which surrogate, as `Jpeg`.
 
     Parameters
     ----------

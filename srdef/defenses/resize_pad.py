@@ -19,8 +19,7 @@ class ResizePad:
 
     Random, differentiable. The result is `canvas` times the size, rounded. There is no sensible
     surrogate; what an adaptive attack needs is the expectation over the draws. The original
-    averages the predictions of 30 passes: wrap the defended classifier in
-    `victims.ExpectationOverTransformation` with 30 draws.
+    averages the predictions of 30 passes: `"passes": 30` in an evaluation's configuration.
 
     The sizes are those of the NIPS 2017 entry (cihangxie/NIPS2017_adv_challenge_defense,
     `defense.py`), relative to its 299 pixels. Resizing is TensorFlow 1's, without aligned corners:

@@ -5,6 +5,7 @@ defense is applied to the same attacked images, and the classifier is asked agai
 through a `BatchStore`, so a run continues where it was stopped and repeats nothing.
 """
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ class Experiment:
     attacks: dict[str, Attack]
     storage: dict[str, Storage]
     defenses: dict[str, Defense]
+    passes: dict[str, int]
     batch_size: int
     seed: int
 
@@ -99,8 +101,10 @@ def _named(config: dict[str, Any], field: str) -> dict[str, Any]:
     return value
 
 
-def make_defense(specification: Any) -> Defense:
+def make_defense(specification: Any, classifier: Classifier | None = None) -> Defense:
     """A defense from plain data: `{"name": ..., **options}`, or a list of such, one after another.
+
+    A defense that looks at the classifier (pixel deflection's activation map) gets `classifier`.
 
     Raises
     ------
@@ -108,13 +112,27 @@ def make_defense(specification: Any) -> Defense:
         For an unknown name or option.
     """
     if isinstance(specification, (list, tuple)):
-        return defenses.Sequential(tuple(make_defense(step) for step in specification))
+        return defenses.Sequential(tuple(make_defense(step, classifier) for step in specification))
     if not isinstance(specification, dict) or "name" not in specification:
         raise InputError(
             f"a defense must be a dictionary with a `name`, or a list of such, not {specification!r}"
         )
     options = dict(specification)
-    return defenses.create(options.pop("name"), **options)
+    name = options.pop("name")
+    if "classifier" in inspect.signature(defenses.REGISTRY.builder(name)).parameters:
+        options.setdefault("classifier", classifier)
+    return defenses.create(name, **options)
+
+
+def _passes(label: str, specification: Any) -> tuple[int, Any]:
+    """How many draws of a random defense are averaged, and the specification without that."""
+    if not isinstance(specification, dict) or "passes" not in specification:
+        return 1, specification
+    options = dict(specification)
+    passes = options.pop("passes")
+    if not isinstance(passes, int) or passes < 1:
+        raise InputError(f"defense {label!r}: passes must be a whole number of at least 1, not {passes!r}")
+    return passes, options
 
 
 def resolve(config: dict[str, Any]) -> Experiment:
@@ -152,12 +170,15 @@ def resolve(config: dict[str, Any]) -> Experiment:
         if storage[label] not in ("float32", "uint8"):
             raise InputError(f"attack {label!r}: storage must be float32 or uint8, not {storage[label]!r}")
         made[label] = attacks.create(options.pop("name"), **options)
-    standing = {label: make_defense(entry) for label, entry in _named(config, "defenses").items()}
-
     options = _specification(config, "classifier")
     classifier = models.create(options.pop("name"), **options)
     if not hasattr(classifier, "num_classes"):
         raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
+    passes: dict[str, int] = {}
+    standing: dict[str, Defense] = {}
+    for label, entry in _named(config, "defenses").items():
+        passes[label], entry = _passes(label, entry)
+        standing[label] = make_defense(entry, classifier)
     options = _specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)
     if dataset.num_classes != classifier.num_classes:
@@ -166,23 +187,32 @@ def resolve(config: dict[str, Any]) -> Experiment:
             f"{config['classifier']['name']!r} has {classifier.num_classes}"
         )
     return Experiment(
-        config, dataset, classifier, made, storage, standing, min(batch_size, len(dataset)), seed
+        config, dataset, classifier, made, storage, standing, passes, min(batch_size, len(dataset)), seed
     )
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="passes")
 def _predict(
     classifier: Classifier,
     defense: Defense,
     key: jax.Array,
     batch: jax.Array,
     ids: jax.Array,
+    *,
+    passes: int,
 ) -> dict[str, jax.Array]:
-    """What the classifier says of the defended images."""
+    """What the classifier says of the defended images, on average over `passes` draws."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
-    logits = classifier(jax.vmap(defense)(batch, keys))
-    prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return {"prediction": prediction, "confidence": jax.nn.softmax(logits).max(axis=-1)}
+
+    def probabilities(index: jax.Array) -> jax.Array:
+        draws = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
+        return jax.nn.softmax(classifier(jax.vmap(defense)(batch, draws)))
+
+    if passes == 1:  # without the loop, in which XLA's CPU back end is slower
+        average = probabilities(jnp.int32(0))
+    else:  # one after the other, so that memory does not grow with their number
+        average = jax.lax.map(probabilities, jnp.arange(passes)).mean(axis=0)
+    return {"prediction": jnp.argmax(average, axis=-1).astype(jnp.int32), "confidence": average.max(axis=-1)}
 
 
 def classify(
@@ -191,10 +221,14 @@ def classify(
     batch: np.ndarray,
     ids: np.ndarray,
     batch_size: int | None = None,
+    passes: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Prediction and confidence of the classifier on images defended by `defense`."""
+    """Prediction and confidence (largest probability) of the classifier on defended images.
+
+    A random defense may be applied `passes` times with other draws; the probabilities are averaged.
+    """
     return batching.map_batches(
-        _predict,
+        partial(_predict, passes=passes),
         (experiment.classifier, defense, experiment.defense_key),
         (batch, ids.astype(np.uint32)),
         batch_size=batch_size,
@@ -279,7 +313,12 @@ class Evaluation:
         with self.reporter.step(f"{attack}: {defense}", len(dataset), left) as advance:
             for rows in missing:
                 result = classify(
-                    experiment, transformation, read(rows), dataset.ids[rows], experiment.batch_size
+                    experiment,
+                    transformation,
+                    read(rows),
+                    dataset.ids[rows],
+                    experiment.batch_size,
+                    experiment.passes[defense],
                 )
                 store.write(rows, **result)
                 advance(rows.stop - rows.start)
@@ -404,7 +443,7 @@ class Outcome:
 def clean_predictions(evaluation: Evaluation) -> np.ndarray:
     """The undefended classifier's predictions on the clean images."""
     experiment = evaluation.experiment
-    plain = replace(experiment, defenses={"none": defenses.Identity()})
+    plain = replace(experiment, defenses={"none": defenses.Identity()}, passes={"none": 1})
     config = {**experiment.config, "defenses": {"none": {"name": "identity"}}}
     undefended = replace(evaluation, experiment=replace(plain, config=config))
     dataset = experiment.dataset

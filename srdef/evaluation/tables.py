@@ -56,15 +56,37 @@ class ResultTable:
             f"when clean ({_percent(self.clean.value)} %), seed {self.seed}"
         )
 
-    def to_rich(self) -> Group:
-        """For the terminal: percent, and under it the interval rounded to whole percents."""
+    def to_rich(self, width: int = 80) -> Group:
+        """For a terminal of `width` characters: percent, and under it the interval in whole percents.
+
+        Attacks that do not fit beside the others go into a second table below.
+        """
+        label = max((len(defense) for defense in self.defenses), default=0)
+        columns = [max(len(attack), len("[00–100]")) + 1 for attack in self.attacks]
+        blocks: list[list[str]] = [[]]
+        used = label + 2
+        for attack, column in zip(self.attacks, columns, strict=True):
+            if blocks[-1] and used + column > width:
+                blocks.append([])
+                used = label + 2
+            blocks[-1].append(attack)
+            used += column
+        lines = [f"{METRIC[0].upper()}{METRIC[1:]} [{INTERVAL}].", *self.notes]
+        return Group(
+            Text("Destruction rate (%)", style="bold"),
+            Text(self.header),
+            *(self._block(block) for block in blocks),
+            *(Text(line, style="dim") for line in lines),
+        )
+
+    def _block(self, attacks: list[str]) -> Table:
         table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=True)
-        for attack in self.attacks:
-            table.add_column(Text(attack), justify="right")
+        for attack in attacks:
+            table.add_column(Text(attack), justify="right", no_wrap=True)
         for defense in self.defenses:
             cells = []
-            for attack in self.attacks:
+            for attack in attacks:
                 cell = Text(justify="right")
                 found = self.cells.get((defense, attack))
                 cell.append(_percent(found.value if found else math.nan), style="bold")
@@ -72,13 +94,7 @@ class ResultTable:
                     cell.append(f"\n[{100 * found.low:.0f}–{100 * found.high:.0f}]", style="dim")
                 cells.append(cell)
             table.add_row(Text(defense), *cells)
-        lines = [f"{METRIC[0].upper()}{METRIC[1:]} [{INTERVAL}].", *self.notes]
-        return Group(
-            Text("Destruction rate (%)", style="bold"),
-            Text(self.header),
-            table,
-            *(Text(line, style="dim") for line in lines),
-        )
+        return table
 
     def to_markdown(self) -> str:
         """A GitHub table: percent with one decimal, and the interval."""

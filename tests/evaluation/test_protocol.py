@@ -67,6 +67,7 @@ def make_experiment(**changes):
         },
         storage={"FGSM-2": "uint8", "FGSM-9": "uint8", "I-FGSM": "float32"},
         defenses={"none": defenses.Identity(), "WD": defenses.Wavelet()},
+        passes={"none": 1, "WD": 1},
         batch_size=3,
         seed=0,
     )
@@ -166,3 +167,28 @@ def test_random_defenses_and_attacks_follow_the_seed(tmp_path, reporter):
         protocol.run(make_experiment(seed=seed), tmp_path / folder, reporter)
     names = [{path.name for path in (tmp_path / folder / "adversarial").iterdir()} for folder in folders]
     assert not names[0] & names[1]
+
+
+def test_passes_average_the_probabilities_of_a_random_defense():
+    experiment = make_experiment()
+    defense = defenses.create("shield")
+    batch, ids = experiment.dataset.images, experiment.dataset.ids
+    result = protocol.classify(experiment, defense, batch, ids, passes=3)
+    expected = np.zeros((7, CLASSES))
+    for row, (image, image_id) in enumerate(zip(batch, ids, strict=True)):
+        key = jax.random.fold_in(experiment.defense_key, image_id)
+        for draw in range(3):
+            defended = defense(image, jax.random.fold_in(key, draw))
+            expected[row] += np.asarray(jax.nn.softmax(experiment.classifier(defended[None])[0])) / 3
+    np.testing.assert_array_equal(result["prediction"], expected.argmax(-1))
+    np.testing.assert_allclose(result["confidence"], expected.max(-1), atol=1e-5)
+
+
+def test_specifications():
+    defense = protocol.make_defense([{"name": "bit_depth", "bits": 3}, {"name": "wavelet"}])
+    assert isinstance(defense, defenses.Sequential)
+    with pytest.raises(InputError, match="`name`"):
+        protocol.make_defense({"bits": 3})
+    with pytest.raises(InputError, match="passes must be a whole number"):
+        protocol._passes("x", {"name": "resize_pad", "passes": 0})
+    assert protocol._passes("x", {"name": "resize_pad", "passes": 4}) == (4, {"name": "resize_pad"})

@@ -131,7 +131,7 @@ def test_json_has_all_numbers(table):
 def rendered(table, width=80):
     console = Console(width=width, force_terminal=False)
     with console.capture() as captured:
-        console.print(table.to_rich())
+        console.print(table.to_rich(width))
     return captured.get()
 
 
@@ -143,6 +143,14 @@ def test_terminal(table):
     none = next(i for i, line in enumerate(lines) if line.lstrip().startswith("none"))
     assert lines[none].split() == ["none", "100.0", "25.0", "50.0"]
     assert lines[none + 1].split() == ["[51–100]", "[5–70]", "[15–85]"]
+
+
+def test_columns_that_do_not_fit_go_into_a_second_table(table):
+    text = rendered(table, width=26)
+    lines = text.splitlines()
+    rows = [line.split() for line in lines if line.lstrip().startswith("none")]
+    assert rows == [["none", "100.0", "25.0"], ["none", "50.0"]]
+    assert not any("…" in line for line in lines)
 
 
 def test_six_columns_fit_an_80_column_terminal():
