@@ -21,6 +21,9 @@ Preset = Literal["paper", "original"]
 # Keeps arctanh finite at black and white.
 _INSIDE = 0.999999
 
+# Adam's first steps are no progress; fewer than this say nothing.
+SHORTEST_LOOK = 20
+
 _ADAM = optax.scale_by_adam()
 
 
@@ -37,7 +40,8 @@ class State(struct.PyTreeNode):
     high: jax.Array
     search: jax.Array  # the number of values of c that are done
     turn: jax.Array  # steps with this c
-    last_loss: jax.Array  # at the last look for progress
+    least_loss: jax.Array  # within this tenth of the steps
+    last_loss: jax.Array  # what that was in the tenth before
     found: jax.Array  # whether this c has given an adversarial image
     best: jax.Array
     best_l2: jax.Array
@@ -53,10 +57,10 @@ class CarliniWagner(Iterative):
 
     (targeted: the difference the other way round). c starts at `constant`, is multiplied by 10
     until an adversarial image is found, and then bisected. The nearest adversarial image of all
-    steps is kept. An image leaves a value of c when its loss has not fallen by a 10000th within a
-    tenth of the steps, and does all of this alone, so that a result does not depend on the batch.
-    An image that is misclassified already stays as it is, and so does one for which nothing is
-    found.
+    steps is kept. An image leaves a value of c when its least loss in a tenth of the steps (but at
+    least 20) is not lower by a 10000th than in the tenth before, and does all of this alone, so that
+    a result does not depend on the batch. An image that is misclassified already stays as it is,
+    and so does one for which nothing is found.
 
     Parameters
     ----------
@@ -106,6 +110,7 @@ class CarliniWagner(Iterative):
             high=jnp.float32(jnp.inf),
             search=jnp.where(already, self.search_steps, 0),
             turn=jnp.int32(0),
+            least_loss=jnp.float32(jnp.inf),
             last_loss=jnp.float32(jnp.inf),
             found=jnp.bool_(False),
             best=image,
@@ -140,9 +145,18 @@ class CarliniWagner(Iterative):
 
         over = state.turn >= self.steps
         if self.abort_early:
-            look = (state.turn - 1) % max(self.steps // 10, 1) == 0
-            over |= look & (value > 0.9999 * state.last_loss)
-            state = state.replace(last_loss=jnp.where(look, value, state.last_loss))
+            # The least loss of each tenth, as the loss of one image goes up and down where it crosses the
+            # boundary, and not of the first one, as it rises while Adam starts; the authors look at
+            # the sum over a batch, which hides both.
+            tenth = max(self.steps // 10, SHORTEST_LOOK)
+            look = state.turn % tenth == 0
+            least = jnp.minimum(state.least_loss, value)
+            over |= look & (least > 0.9999 * state.last_loss)
+            reached = jnp.where(state.turn == tenth, value, least)
+            state = state.replace(
+                least_loss=jnp.where(look, jnp.inf, least),
+                last_loss=jnp.where(look, reached, state.last_loss),
+            )
         fresh = self._next_constant(state)
         return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)
 
@@ -159,6 +173,7 @@ class CarliniWagner(Iterative):
             high=high,
             search=state.search + 1,
             turn=jnp.int32(0),
+            least_loss=jnp.float32(jnp.inf),
             last_loss=jnp.float32(jnp.inf),
             found=jnp.bool_(False),
         )

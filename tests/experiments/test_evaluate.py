@@ -125,7 +125,7 @@ def test_a_second_run_computes_nothing(finished, config, environment):
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != "lock"}
     process = evaluate(config, workdir, environment)
     assert process.returncode == 0, process.stderr
-    assert " images " not in process.stdout.split("Destruction rate")[0]
+    assert " images " not in process.stdout.split("Attacks")[0]
     assert "WD+SR" in process.stdout
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != "lock"}
 
@@ -137,14 +137,14 @@ def test_a_changed_configuration_recomputes_what_depends_on_it(finished, config,
     changed.write_text(CONFIG.replace('"epsilon": 2 / 255', '"epsilon": 3 / 255'))
     process = evaluate(changed, workdir, environment)
     assert process.returncode == 0, process.stderr
-    steps = process.stdout.split("Destruction rate")[0]
+    steps = process.stdout.split("Attacks")[0]
     assert "attack FGSM-2" in steps
     assert "attack MI-FGSM-4" not in steps
     rows = pq.read_table(workdir / "records.parquet").to_pylist()
     assert all(row["linf"] == pytest.approx(3 / 255, abs=1e-6) for row in rows if row["attack"] == "FGSM-2")
     # And back: everything is still there.
     process = evaluate(config, workdir, environment)
-    assert "attack" not in process.stdout.split("Destruction rate")[0]
+    assert "attack" not in process.stdout.split("Attacks")[0]
     assert contents(workdir) == before
 
 
