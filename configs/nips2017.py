@@ -1,5 +1,6 @@
-"""The quickstart's table on the images of the NIPS-2017 competition: `--config=configs/nips2017.py:lite0`.
+"""The gradient-sign attacks on the images of the NIPS-2017 competition: `--config=configs/nips2017.py:lite0`.
 
+Everything else is as in `configs/quickstart.py`; `configs/table1.py` has all attacks and defenses.
 The folder (the competition's layout: `images.csv` and `images/`) is the environment variable
 SRDEF_NIPS2017, or `--config.dataset.path`.
 """
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 
+ATTACKS = ("FGSM-2", "FGSM-5", "FGSM-10", "I-FGSM", "MI-FGSM")
+
 # Classifier and image side: super-resolution doubles it to a size the classifier still reads well.
 CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
 
@@ -19,6 +22,7 @@ def get_config(classifier: str = "lite0") -> ConfigDict:
     name, size = CLASSIFIERS[classifier]
     config = quickstart.get_config()
     config.batch_size = 20
+    config.attacks = ConfigDict({name: dict(quickstart.attacks()[name]) for name in ATTACKS})
     path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
     config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size})
     config.classifier = ConfigDict({"name": name, "pretrained": True})

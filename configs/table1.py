@@ -8,7 +8,7 @@ paper's own (its weights are downloaded). C&W with 5 x 1000 steps is work for an
 
 from ml_collections import ConfigDict
 
-from configs import nips2017
+from configs import nips2017, quickstart
 
 
 def get_config(classifier: str = "lite0") -> ConfigDict:
@@ -20,11 +20,13 @@ def get_config(classifier: str = "lite0") -> ConfigDict:
     else:
         config = nips2017.get_config(classifier)
 
-    # The budgets of the libraries that the paper used; quickstart's C&W is shorter.
-    attacks = {name: dict(options) for name, options in config.attacks.items() if not name.startswith("C&W")}
-    attacks["C&W"] = {"name": "carlini_wagner", "preset": "paper", "storage": "float32"}
-    order = ("FGSM-2", "FGSM-5", "FGSM-10", "I-FGSM", "DeepFool", "C&W", "MI-FGSM", "DI²FGSM", "MDI²FGSM")
-    config.attacks = ConfigDict({name: attacks[name] for name in order})
+    # The budget of the libraries that the paper used; quickstart's C&W is shorter.
+    paper = {"name": "carlini_wagner", "preset": "paper", "storage": "float32"}
+    columns = {
+        "C&W" if label.startswith("C&W") else label: paper if label.startswith("C&W") else options
+        for label, options in quickstart.attacks().items()
+    }
+    config.attacks = ConfigDict(columns)
 
     super_resolution = {"name": "super_resolution", "network": "edsr_small_x2"}
     wavelet = {"name": "wavelet", "sigma": 0.04}
