@@ -258,6 +258,18 @@ class Reporter:
             )
 
 
+# What is kept of every attacked image beside the image.
+MEASURES: dict[str, tuple[tuple[int, ...], Any]] = {
+    "success": ((), np.uint8),
+    "linf": ((), np.float32),
+    "l2": ((), np.float32),
+}
+
+
+def _measures(result: attacks.AttackResult) -> dict[str, np.ndarray]:
+    return {"success": result.success.astype(np.uint8), "linf": result.linf, "l2": result.l2}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An experiment and the folder of what has been computed of it."""
@@ -278,6 +290,17 @@ class Evaluation:
             "seed": experiment.seed,
             **specifications,
         }
+
+    def complete(
+        self, title: str, store: BatchStore, compute: Callable[[slice], dict[str, np.ndarray]]
+    ) -> None:
+        """Compute and write the batches that `store` does not hold yet."""
+        missing = store.missing()
+        left = sum(rows.stop - rows.start for rows in missing)
+        with self.reporter.step(title, store.count, left) as advance:
+            for rows in missing:
+                store.write(rows, **compute(rows))
+                advance(rows.stop - rows.start)
 
     def predictions(
         self,
@@ -308,20 +331,12 @@ class Evaluation:
             len(dataset),
             experiment.batch_size,
         )
-        missing = store.missing()
-        left = sum(rows.stop - rows.start for rows in missing)
-        with self.reporter.step(f"{attack}: {defense}", len(dataset), left) as advance:
-            for rows in missing:
-                result = classify(
-                    experiment,
-                    transformation,
-                    read(rows),
-                    dataset.ids[rows],
-                    experiment.batch_size,
-                    experiment.passes[defense],
-                )
-                store.write(rows, **result)
-                advance(rows.stop - rows.start)
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            ids, passes = dataset.ids[rows], experiment.passes[defense]
+            return classify(experiment, transformation, read(rows), ids, experiment.batch_size, passes)
+
+        self.complete(f"{attack}: {defense}", store, compute)
         return {name: store.read(name) for name in ("prediction", "confidence")}
 
     def adversarial(self, label: str, dataset: Dataset) -> BatchStore:
@@ -342,36 +357,27 @@ class Evaluation:
             ),
             {
                 "images": (dataset.images.shape[1:], np.dtype(storage)),
-                "success": ((), np.uint8),
-                "linf": ((), np.float32),
-                "l2": ((), np.float32),
+                **MEASURES,
             },
             len(dataset),
             experiment.batch_size,
         )
-        missing = store.missing()
-        left = sum(rows.stop - rows.start for rows in missing)
-        with self.reporter.step(f"attack {label}", len(dataset), left) as advance:
-            for rows in missing:
-                result = attacks.perturb(
-                    attack,
-                    victim,
-                    dataset.images[rows],
-                    dataset.labels[rows],
-                    key=experiment.attack_key,
-                    ids=dataset.ids[rows],
-                    batch_size=experiment.batch_size,
-                    storage=storage,
-                )
-                stored = images.to_uint8(result.images) if storage == "uint8" else result.images
-                store.write(
-                    rows,
-                    images=stored,
-                    success=result.success.astype(np.uint8),
-                    linf=result.linf,
-                    l2=result.l2,
-                )
-                advance(rows.stop - rows.start)
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            result = attacks.perturb(
+                attack,
+                victim,
+                dataset.images[rows],
+                dataset.labels[rows],
+                key=experiment.attack_key,
+                ids=dataset.ids[rows],
+                batch_size=experiment.batch_size,
+                storage=storage,
+            )
+            stored = images.to_uint8(result.images) if storage == "uint8" else result.images
+            return {"images": stored, **_measures(result)}
+
+        self.complete(f"attack {label}", store, compute)
         return store
 
     def rounded(self, label: str, dataset: Dataset, attacked: BatchStore) -> BatchStore:
@@ -387,26 +393,25 @@ class Evaluation:
             self.folder / "rounded",
             label,
             {"kind": "rounded", "source": attacked.path.name},
-            {"success": ((), np.uint8), "linf": ((), np.float32), "l2": ((), np.float32)},
+            MEASURES,
             len(dataset),
             experiment.batch_size,
         )
-        missing = store.missing()
-        left = sum(rows.stop - rows.start for rows in missing)
-        with self.reporter.step(f"round {label}", len(dataset), left) as advance:
-            for rows in missing:
-                result = attacks.round_result(
-                    attack,
-                    victim,
-                    dataset.images[rows],
-                    read_images(attacked, rows),
-                    dataset.labels[rows],
-                    key=experiment.attack_key,
-                    ids=dataset.ids[rows],
-                    batch_size=experiment.batch_size,
-                )
-                store.write(rows, success=result.success.astype(np.uint8), linf=result.linf, l2=result.l2)
-                advance(rows.stop - rows.start)
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            result = attacks.round_result(
+                attack,
+                victim,
+                dataset.images[rows],
+                read_images(attacked, rows),
+                dataset.labels[rows],
+                key=experiment.attack_key,
+                ids=dataset.ids[rows],
+                batch_size=experiment.batch_size,
+            )
+            return _measures(result)
+
+        self.complete(f"round {label}", store, compute)
         return store
 
 
