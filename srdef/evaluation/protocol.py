@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,11 @@ class Experiment:
     def classifier_name(self) -> str:
         """The registered name, for records and tables."""
         return self.config["classifier"]["name"]
+
+    @cached_property
+    def classifier_digest(self) -> str:
+        """The hash of the classifier's weights, which every store's manifest names."""
+        return digest(self.classifier)
 
     @property
     def attack_key(self) -> jax.Array:
@@ -286,7 +291,7 @@ class Evaluation:
             "srdef": srdef.__version__,
             "dataset": dataset.digest(),
             "classifier": experiment.config["classifier"],
-            "classifier_digest": digest(experiment.classifier),
+            "classifier_digest": experiment.classifier_digest,
             "seed": experiment.seed,
             **specifications,
         }
