@@ -103,12 +103,15 @@ class AttackResult:
         it, for a targeted attack).
     linf, l2 : float32 arrays (N,)
         Distances between the attacked and the given images, in units of the [0, 1] range.
+    steps : int32 array (N,)
+        How many steps of the attack the image took; 0 from `round_result`.
     """
 
     images: Any
     success: Any
     linf: Any
     l2: Any
+    steps: Any
 
 
 def fulfilled(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:

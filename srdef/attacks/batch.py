@@ -55,7 +55,7 @@ def _init(
 
     def one(attack: Attack, image: jax.Array, label: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         state = attack.init(victim, image, label, key)
-        return state, attack.finished(state)
+        return (state, jnp.int32(0)), attack.finished(state)
 
     states = jax.vmap(one)(attack, images, labels, _image_keys(key, ids))
     return jax.lax.with_sharding_constraint(states, sharding)
@@ -63,13 +63,17 @@ def _init(
 
 @partial(jax.jit, static_argnames="sharding")
 def _step(attack: Attack, victim: Victim, state: Any, *, sharding: Sharding) -> tuple[Any, jax.Array]:
-    """One step of every image that is not finished, and which images are finished then."""
+    """One step of every image that is not finished, and which images are finished then.
 
-    def one(attack: Attack, state: Any) -> tuple[Any, jax.Array]:
+    `state` is the attack's own and the number of steps taken.
+    """
+
+    def one(attack: Attack, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        state, steps = counted
         finished = attack.finished(state)
-        stepped = attack.step(victim, state)
-        state = jax.tree.map(lambda old, new: jnp.where(finished, old, new), state, stepped)
-        return state, attack.finished(state)
+        stepped = attack.step(victim, state), steps + 1
+        counted = jax.tree.map(lambda old, new: jnp.where(finished, old, new), counted, stepped)
+        return counted, attack.finished(counted[0])
 
     return jax.lax.with_sharding_constraint(jax.vmap(one)(attack, state), sharding)
 
@@ -129,7 +133,8 @@ def _judge(
     ) -> AttackResult:
         success = fulfilled(attack, victim(attacked, key), label)
         difference = attacked - image
-        return AttackResult(attacked, success, jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel()))
+        linf, l2 = jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel())
+        return AttackResult(attacked, success, linf, l2, jnp.int32(0))
 
     return jax.vmap(one)(attack, images, attacked, labels, _judge_keys(key, ids))
 
@@ -147,7 +152,7 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     Parameters
     ----------
     attack, state : pytrees
-        One row per image.
+        One row per image; `state` with the number of steps, as in `_step`.
     finished : bool array (N,)
         Which images need no step.
     sharding : Sharding
@@ -260,11 +265,11 @@ def perturb(
     ) -> AttackResult:
         attack = jax.tree.unflatten(structure, rows)
         state, finished = _init(attack, victim, key, images, labels, ids, sharding=images.sharding)
-        state = _run_steps(attack, victim, state, finished, images.sharding)
+        state, steps = _run_steps(attack, victim, state, finished, images.sharding)
         attacked = _result(attack, state)
         if storage == "uint8":
             attacked = _round(attack, victim, key, images, attacked, labels, ids)
-        return _judge(attack, victim, key, images, attacked, labels, ids)
+        return _judge(attack, victim, key, images, attacked, labels, ids).replace(steps=steps)
 
     return map_batches(batch, (victim, key), (images, labels, ids, *leaves), progress=progress, **options)
 

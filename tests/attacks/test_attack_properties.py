@@ -27,7 +27,6 @@ def has(name, option):
 NAMES = attacks.list_names()
 WITH_EPSILON = [name for name in NAMES if has(name, "epsilon")]
 WITHOUT_EPSILON = [name for name in NAMES if not has(name, "epsilon")]
-ONE_OF_EACH_KIND = ["mifgsm", "mdi2fgsm", "pgd", "deepfool", "carlini_wagner"]
 
 
 def make(name, **options):
@@ -90,7 +89,8 @@ def test_stored_in_8_bits(name):
     again = attacks.round_result(
         make(name), Undefended(classifier), images, plain.images, labels, key=KEY, batch_size=12
     )
-    jax.tree.map(np.testing.assert_array_equal, again, stored)
+    assert (again.steps == 0).all()
+    jax.tree.map(np.testing.assert_array_equal, again.replace(steps=stored.steps), stored)
     if name in WITH_EPSILON:
         assert stored.linf.max() <= EPSILON + 1e-6
     else:
@@ -121,7 +121,7 @@ def test_alone_in_a_batch_and_in_another_order(name):
     assert alone.success[0] == whole.success[5]
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("name", NAMES)
 def test_perturb_is_the_attack_itself(name):
     """The loop on the host gives what the attack gives as a function of one image."""
     classifier, images, labels = linear()
@@ -132,7 +132,7 @@ def test_perturb_is_the_attack_itself(name):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_zero_gradient_gives_no_nan(name, targeted):
     classifier = linear_victims.Constant([1.0, 2.0, 0.0])
     images = linear_victims.images(3)
@@ -155,7 +155,7 @@ def test_minimal_attacks_leave_misclassified_images_alone(name):
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
-@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_classes_a_thousand_and_the_last_one(name, classes):
     classifier, images, labels = linear(classes)
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
@@ -168,7 +168,7 @@ def test_two_classes_a_thousand_and_the_last_one(name, classes):
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("name", NAMES)
 def test_targeted_reaches_the_target(name):
     classifier, images, labels = linear()
     targets = (labels + 1) % 5
@@ -190,12 +190,21 @@ def test_doubling_epsilon_does_not_lower_success(name):
     assert rates[0] < rates[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"), [("mifgsm", (1, 2, 4)), ("deepfool", (1, 2, 4)), ("carlini_wagner", (15, 30, 60))]
-)
-def test_doubling_the_steps_does_not_lower_success(name, steps):
+# Fewest steps of the sequence n, 2n, 4n, 8n; C&W needs some for Adam to start.
+FEWEST_STEPS = {"carlini_wagner": 15}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if has(name, "steps")])
+def test_doubling_the_steps_does_not_lower_success(name):
     classifier, images, labels = linear()
-    rates = [run(make(name, steps=n), classifier, images, labels).success.mean() for n in steps]
+    # Steps and budget so short that the first rates are low.
+    options = {"epsilon": 0.015} if name in WITH_EPSILON else {}
+    options |= {"step_size": 0.002} if has(name, "step_size") else {}
+    fewest = FEWEST_STEPS.get(name, 1)
+    rates = [
+        run(make(name, **(options | {"steps": n * fewest})), classifier, images, labels).success.mean()
+        for n in (1, 2, 4, 8)
+    ]
     assert rates == sorted(rates)
     assert rates[-1] > 0
 
@@ -217,7 +226,7 @@ REAL = {"epsilon": 8 / 255}
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name == "mifgsm" else pytest.mark.slow) for name in NAMES],
+    [pytest.param(name, marks=[] if name == "fgsm" else pytest.mark.slow) for name in NAMES],
 )
 def test_on_a_real_network(name):
     classifier, images, labels = efficientnet()
@@ -232,3 +241,11 @@ def test_on_a_real_network(name):
     order = np.array([2, 0, 3, 1])
     shuffled = run(attack, classifier, images[order], labels[order], ids=order, storage="uint8")
     np.testing.assert_array_equal(shuffled.images, whole.images[order])
+    # Alone, in a batch filled up with itself: what its neighbours are changes nothing, to the bit.
+    options = {"ids": np.array([1]), "storage": "uint8"}
+    alone = run(attack, classifier, images[1:2], labels[1:2], batch_size=4, **options)
+    np.testing.assert_array_equal(alone.images[0], whole.images[1])
+    # In a batch of one, convolutions are summed in another order, and a sign may turn.
+    single = run(attack, classifier, images[1:2], labels[1:2], **options)
+    assert single.success[0] == whole.success[1]
+    np.testing.assert_allclose(single.l2[0], whole.l2[1], rtol=0.05)

@@ -192,7 +192,7 @@ def test_finished_images_leave_the_batch(monkeypatch):
     step = batch._step
 
     def spy(attack, victim, state, *, sharding):
-        sizes.append(len(state["turn"]))
+        sizes.append(len(state[0]["turn"]))
         return step(attack, victim, state, sharding=sharding)
 
     monkeypatch.setattr(batch, "_step", spy)
@@ -201,6 +201,7 @@ def test_finished_images_leave_the_batch(monkeypatch):
     result = perturb(Countdown(turns), images, np.zeros(11, int))
     np.testing.assert_allclose(result.linf, turns * 0.01, atol=1e-6)
     np.testing.assert_allclose(result.images, images + 0.01 * turns[:, None, None, None], atol=1e-6)
+    np.testing.assert_array_equal(result.steps, turns)
     assert sizes == [11, 11, 5, 5, 2, 1, 1, 1, 1]
 
 

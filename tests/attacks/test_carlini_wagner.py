@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import linear_victims
 import numpy as np
 import pytest
+import scipy.optimize
 from test_deepfool import exact_distances
 
 from srdef import attacks
@@ -28,6 +29,41 @@ def test_linear_distances_are_nearly_exact(classes):
     # With more than two classes the objective is not convex: the largest other logit may belong to
     # a class other than the nearest one, and one of these images ends at 1.12.
     assert (ratio < 1.05).sum() >= (12 if classes == 2 else 11)
+
+
+def distance_to_class(classifier, image, target):
+    """The distance of an image to where a linear classifier says `target`: a quadratic program."""
+    weights = np.asarray(classifier.weights[...], np.float64)
+    bias = np.asarray(classifier.bias[...], np.float64)
+    others = np.delete(np.arange(weights.shape[1]), target)
+    normals = weights[:, [target]] - weights[:, others]  # of the half-spaces in which target leads
+    offsets = image.ravel() @ normals + bias[target] - bias[others]
+    # The dual: minimise ||normals λ||² / 2 + offsets λ over λ >= 0.
+    lipschitz = np.linalg.norm(normals, 2) ** 2
+    solution = scipy.optimize.minimize(
+        lambda v: 0.5 * np.sum((normals @ v) ** 2) / lipschitz + offsets @ v / np.sqrt(lipschitz),
+        np.zeros(len(others)),
+        jac=lambda v: normals.T @ (normals @ v) / lipschitz + offsets / np.sqrt(lipschitz),
+        bounds=[(0, None)] * len(others),
+        method="L-BFGS-B",
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 10000},
+    )
+    return np.linalg.norm(normals @ solution.x / np.sqrt(lipschitz))
+
+
+def test_targeted_linear_distances_are_nearly_exact():
+    """With a target the objective is convex, so every distance must come close to the exact one."""
+    classifier = linear_victims.linear(10)
+    images = linear_victims.images(12)
+    targets = (linear_victims.predictions(classifier, images) + 1) % 10
+    attack = attacks.carlini_wagner(
+        search_steps=9, steps=400, learning_rate=1e-3, constant=1e-3, targeted=True
+    )
+    result = attacks.perturb(attack, Undefended(classifier), images, targets, key=KEY)
+    exact = [distance_to_class(classifier, *pair) for pair in zip(images, targets, strict=True)]
+    assert result.success.all()
+    assert (result.l2 / exact).min() > 0.999
+    assert (result.l2 / exact).max() < 1.05
 
 
 def test_as_good_as_foolbox():

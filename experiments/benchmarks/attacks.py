@@ -1,0 +1,249 @@
+"""Attacks beside foolbox, torchattacks and ART on EfficientNet-Lite0 with its published weights.
+
+srdef and foolbox run in JAX, torchattacks and ART in PyTorch, on the sample photographs that the
+network gets right. The floor of an attack is the number of gradients its images need, at the pace
+of one jitted value-and-gradient of the whole batch.
+"""
+
+import os
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import cli
+from experiments.benchmarks import common
+from experiments.benchmarks.common import LIBRARIES, ONLY, Run
+from srdef import attacks, models
+from srdef.attacks.gradient_sign import cross_entropy
+from srdef.victims import Undefended
+from srdef.weights import catalog
+
+EPSILON = 16 / 255
+SEARCHES, STEPS = 3, 60  # of C&W
+
+# Name of the attack -> srdef's attack, and each library's name for it.
+ATTACKS: dict[str, Any] = {
+    "I-FGSM": lambda: attacks.ifgsm(EPSILON, steps=10),
+    "MI-FGSM": lambda: attacks.mifgsm(EPSILON, steps=10),
+    "DI2-FGSM": lambda: attacks.di2fgsm(EPSILON, steps=10, step_size=EPSILON / 10),
+    "PGD": lambda: attacks.pgd(EPSILON, steps=10, step_size=EPSILON / 4),
+    "DeepFool": lambda: attacks.deepfool(),
+    "C&W": lambda: attacks.carlini_wagner(search_steps=SEARCHES, steps=STEPS),
+}
+
+SIDE = 160
+
+
+def photographs(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The sample images that the classifier gets right, on the 8-bit grid, and their labels."""
+    images, labels = common.photographs(SIDE)
+    right = np.asarray(_predict(classifier, images)) == labels
+    return images[right], labels[right]
+
+
+@jax.jit
+def _predict(classifier: Any, images: jax.Array) -> jax.Array:
+    return classifier(images).argmax(axis=-1)
+
+
+@jax.jit
+def _value_and_gradient(classifier: Any, images: jax.Array, labels: jax.Array) -> Any:
+    def loss(images: jax.Array) -> jax.Array:
+        return jax.vmap(cross_entropy)(classifier(images), labels).sum()
+
+    return jax.value_and_grad(loss)(images)
+
+
+def srdef_runs(classifier: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Run]:
+    """srdef: every attack."""
+    victim = Undefended(classifier)
+
+    def run(attack: Any) -> attacks.AttackResult:
+        return attacks.perturb(attack, victim, images, labels, key=jax.random.key(0))
+
+    return {name: partial(run, make()) for name, make in ATTACKS.items()}
+
+
+def foolbox_runs(classifier: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Run]:
+    """foolbox, through its JAX model on the jitted classifier."""
+    import foolbox
+
+    logits = jax.jit(lambda classifier, images: classifier(images))
+    model = foolbox.JAXModel(
+        lambda images: logits(classifier, images), bounds=(0, 1), data_format="channels_last"
+    )
+    inputs, classes = jnp.asarray(images), jnp.asarray(labels)
+
+    def run(attack: Any, epsilon: float | None) -> np.ndarray:
+        return np.asarray(attack(model, inputs, classes, epsilons=epsilon)[1])
+
+    zoo = foolbox.attacks
+    cw = zoo.L2CarliniWagnerAttack(SEARCHES, STEPS, stepsize=5e-3, initial_const=1e-2)
+    basic = zoo.LinfBasicIterativeAttack(abs_stepsize=EPSILON / 10, steps=10)
+    # It accumulates the sign of the gradient instead of the gradient.
+    momentum = zoo.LinfMomentumIterativeFastGradientMethod(abs_stepsize=EPSILON / 10, steps=10, momentum=1.0)
+    pgd = zoo.LinfPGD(abs_stepsize=EPSILON / 4, steps=10)
+    deepfool = zoo.L2DeepFoolAttack(steps=50, candidates=10, overshoot=0.02)
+    return {
+        "I-FGSM": lambda: run(basic, EPSILON),
+        "MI-FGSM": lambda: run(momentum, EPSILON),
+        "PGD": lambda: run(pgd, EPSILON),
+        "DeepFool": lambda: run(deepfool, None),
+        "C&W": lambda: run(cw, None),
+    }
+
+
+def torch_network(side: int) -> Any:
+    """The PyTorch reference implementation with the same weights, in evaluation mode."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
+    entry = catalog.entry("efficientnet_lite0")
+    assert isinstance(entry, catalog.Entry)
+    weights = torch.load(catalog.locate(entry), weights_only=True)
+    network.load_state_dict(weights, strict=True)
+
+    class Scaled(torch.nn.Module):
+        """Takes [0, 1], as srdef's network does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Any) -> Any:
+            return self.network((images * 255 - 127) / 128)
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return Scaled().eval()
+
+
+def torchattacks_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Run]:
+    """torchattacks; its DeepFool tries all 1000 classes one image at a time and is left out."""
+    import torch
+    import torchattacks
+
+    inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    classes = torch.from_numpy(labels.astype(np.int64))
+
+    def run(attack: Any) -> np.ndarray:
+        return attack(inputs, classes).numpy().transpose(0, 2, 3, 1)
+
+    return {
+        "I-FGSM": lambda: run(torchattacks.BIM(network, EPSILON, EPSILON / 10, 10)),
+        "MI-FGSM": lambda: run(torchattacks.MIFGSM(network, EPSILON, EPSILON / 10, 10, 1.0)),
+        "DI2-FGSM": lambda: run(torchattacks.DIFGSM(network, EPSILON, EPSILON / 10, 10)),
+        "PGD": lambda: run(torchattacks.PGD(network, EPSILON, EPSILON / 4, 10)),
+        # It has no search over c; the same number of gradients with its default c.
+        "C&W": lambda: run(torchattacks.CW(network, c=1, steps=SEARCHES * STEPS, lr=5e-3)),
+    }
+
+
+def art_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Run]:
+    """ART; its DeepFool takes many minutes for a few images and is left out."""
+    import torch
+    from art.attacks.evasion import (
+        BasicIterativeMethod,
+        CarliniL2Method,
+        MomentumIterativeMethod,
+        ProjectedGradientDescent,
+    )
+    from art.estimators.classification import PyTorchClassifier
+
+    shape = (3, *images.shape[1:3])
+    model = PyTorchClassifier(
+        network, torch.nn.CrossEntropyLoss(), shape, 1000, clip_values=(0, 1), device_type="cpu"
+    )
+    inputs = images.transpose(0, 3, 1, 2).copy()
+
+    def run(attack: Any) -> np.ndarray:
+        return attack.generate(inputs, labels).transpose(0, 2, 3, 1)
+
+    common: dict[str, Any] = {"batch_size": len(images), "verbose": False}
+    fixed: dict[str, Any] = common | {"max_iter": 10}
+    return {
+        "I-FGSM": lambda: run(BasicIterativeMethod(model, EPSILON, EPSILON / 10, **fixed)),
+        "MI-FGSM": lambda: run(
+            MomentumIterativeMethod(model, eps=EPSILON, eps_step=EPSILON / 10, decay=1.0, **fixed)
+        ),
+        "PGD": lambda: run(
+            ProjectedGradientDescent(model, eps=EPSILON, eps_step=EPSILON / 4, num_random_init=1, **fixed)
+        ),
+        "C&W": lambda: run(
+            CarliniL2Method(
+                model,
+                learning_rate=5e-3,
+                binary_search_steps=SEARCHES,
+                max_iter=STEPS,
+                initial_const=1e-2,
+                **common,
+            )
+        ),
+    }
+
+
+HEADER = ["attack", "library", "seconds", "÷ srdef", "floor ÷ time", "first call", "success", "median L2"]
+
+
+def run() -> None:
+    """Time all attacks and report."""
+    names = common.chosen(list(ATTACKS), ONLY.value, "attack")
+    libraries = common.chosen(["srdef", "foolbox", "torchattacks", "art"], LIBRARIES.value, "library")
+    classifier = models.create("efficientnet_lite0", pretrained=True)
+    images, labels = photographs(classifier)
+    cli.console.print(f"{len(images)} images of {images.shape[1]} x {images.shape[2]} on {common.device()}")
+    runs: dict[str, dict[str, Run]] = {"srdef": srdef_runs(classifier, images, labels)}
+    if "foolbox" in libraries:
+        runs["foolbox"] = foolbox_runs(classifier, images, labels)
+    if {"torchattacks", "art"} & set(libraries):
+        network = torch_network(images.shape[1])
+        runs["torchattacks"] = torchattacks_runs(network, images, labels)
+        runs["art"] = art_runs(network, images, labels)
+
+    records: list[dict[str, Any]] = []
+    for name in names:
+        turns = {library: runs[library][name] for library in libraries if name in runs[library]}
+        turns["gradient"] = partial(_value_and_gradient, classifier, images, labels)
+        timings = common.take_turns(turns, name)
+        gradient = timings.pop("gradient").median
+        for library, timing in timings.items():
+            attacked = timing.result.images if library == "srdef" else timing.result
+            distances = np.linalg.norm((attacked - images).reshape(len(images), -1), axis=1)
+            record: dict[str, Any] = {
+                "attack": name,
+                "library": library,
+                "seconds": timing.median,
+                "all_seconds": timing.seconds,
+                "first_call": timing.first_call,
+                "success": int((np.asarray(_predict(classifier, attacked)) != labels).sum()),
+                "images": len(images),
+                "median_l2": float(np.median(distances)),
+            }
+            if library == "srdef":
+                per_step = 9 if name == "DeepFool" else 1  # gradients: all candidates but the class itself
+                record["gradients_per_image"] = float(timing.result.steps.mean()) * per_step
+                record["floor"] = record["gradients_per_image"] * gradient
+            records.append(record)
+    title = f"Attacks, {len(images)} images of {images.shape[1]} pixels"
+    common.report(title, HEADER, rows(records), records)
+
+
+def rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    """The table's cells."""
+    ours = {r["attack"]: r["seconds"] for r in records if r["library"] == "srdef"}
+    return [
+        [
+            r["attack"],
+            r["library"],
+            f"{r['seconds']:.2f}",
+            f"{r['seconds'] / ours[r['attack']]:.2f}" if r["attack"] in ours else "",
+            f"{r['floor'] / r['seconds']:.2f}" if "floor" in r else "",
+            f"{r['first_call']:.1f}",
+            f"{r['success']}/{r['images']}",
+            f"{r['median_l2']:.4f}",
+        ]
+        for r in records
+    ]
