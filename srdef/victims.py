@@ -6,11 +6,19 @@ Attacks differentiate through a victim, so what a wrapper does to gradients is w
 knows.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from srdef.defenses import Defense
+from srdef.errors import InputError
+from srdef.images import resize
+
+Gradient = Literal["exact", "identity"]
+Average = Literal["loss", "logits", "probabilities"]
 
 
 class Victim(Protocol):
@@ -24,6 +32,30 @@ class Victim(Protocol):
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """The logits `(num_classes,)` of one image `(height, width, 3)` in [0, 1]."""
         ...
+
+
+def expected(victim: Victim, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+    """`function` of the victim's logits; averaged over its draws where the victim has several.
+
+    Attacks take their losses through this, so that `ExpectationOverTransformation` can average
+    the losses of its draws and not only the logits.
+
+    Parameters
+    ----------
+    victim : Victim
+    function : callable
+        Maps logits `(num_classes,)` to a pytree of arrays, a loss for instance.
+    image : array (height, width, 3)
+    key : jax.random.key
+
+    Returns
+    -------
+    pytree
+        As `function` returns it.
+    """
+    if hasattr(victim, "expected"):
+        return victim.expected(function, image, key)
+    return function(victim(image, key))
 
 
 @struct.dataclass
@@ -44,6 +76,155 @@ class Undefended:
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         return self.classifier(image[None])[0]
+
+
+@struct.dataclass
+class Defended:
+    """A classifier with a defense before it, and what the adversary differentiates.
+
+    The logits are those of the defended image, whatever `gradient` says. For a defense whose
+    gradient is zero or useless the adversary replaces it on the way back by something similar that
+    has one (backward pass differentiable approximation, Athalye, Carlini and Wagner 2018,
+    arXiv:1802.00420, section 4.1); the classifier itself is always differentiated.
+
+    - "exact": through the defense as it is written. Some defenses offer a gradient for their
+      rounding (`gradient="straight_through"`); without it this gradient is zero.
+    - "identity": the defense counts as the identity. Where it changes the size (super-resolution),
+      as bicubic interpolation to that size, so that the gradient is brought back by the transpose
+      of that linear map.
+    - a defense: the gradient of this surrogate, at the image that is attacked and with the key that
+      the defense gets.
+
+    Parameters
+    ----------
+    classifier : nnx.Module
+        Maps images `(N, H, W, 3)` in [0, 1] to logits `(N, num_classes)`.
+    defense : Defense
+        Stands before it.
+    gradient : "exact", "identity" or Defense
+
+    Raises
+    ------
+    InputError
+        For an unknown gradient; when called, if a surrogate's result has another size than the
+        defense's.
+    """
+
+    classifier: Any
+    defense: Any
+    gradient: Gradient | Defense = struct.field(pytree_node=False, default="exact")
+    surrogate: Any = None  # where a defense given as `gradient` is kept, as a pytree
+
+    def __post_init__(self) -> None:
+        if self.gradient in (*get_args(Gradient), "surrogate"):
+            return
+        if isinstance(self.gradient, str) or not callable(self.gradient):
+            raise InputError(
+                f"unknown gradient {self.gradient!r}; choose from: exact, identity, or give a defense"
+            )
+        object.__setattr__(self, "surrogate", self.gradient)
+        object.__setattr__(self, "gradient", "surrogate")
+
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.num_classes
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        if self.gradient == "exact":
+            defended = self.defense(image, key)
+        else:
+            defended = jax.lax.stop_gradient(self.defense(jax.lax.stop_gradient(image), key))
+            if self.gradient == "surrogate":
+                similar = self.surrogate(image, key)
+            else:
+                similar = image
+                if image.shape != defended.shape:
+                    similar = resize(image, *defended.shape[:2])
+            if similar.shape != defended.shape:
+                raise InputError(
+                    f"the surrogate makes images of {similar.shape}, the defense of {defended.shape}"
+                )
+            # The difference is zero, so the value is the defense's to the last bit.
+            defended = defended + (similar - jax.lax.stop_gradient(similar))
+        return self.classifier(defended[None])[0]
+
+
+@struct.dataclass
+class ExpectationOverTransformation:
+    """A random victim as an average over several of its draws (EOT).
+
+    Athalye, Engstrom, Ilyas and Kwok 2018 (arXiv:1707.07397). Every call, so every step of an
+    attack, makes `draws` fresh draws from its key, folded into the batch.
+
+    What is averaged decides what an attack climbs:
+
+    - "loss": the losses of the draws, so the gradient is the mean of the draws' gradients. This is
+      the reference implementation's (fra31/auto-attack, `eot_iter`). It reaches attacks that take
+      their losses through `expected`; for others, and for predictions, the logits are averaged.
+    - "logits": the logits.
+    - "probabilities": the softmax probabilities; the logits are then the logarithm of their mean,
+      so cross-entropy is that of an ensemble of the draws.
+
+    Parameters
+    ----------
+    victim : Victim
+        Random: its logits depend on the key.
+    draws : int
+    average : "loss", "logits" or "probabilities"
+    fixed : bool
+        Whether every call makes the same draws, those of `seed`, whatever its key.
+    chunk : int, optional
+        Draws computed at a time; default: all. With it, the memory for a gradient is that of one
+        chunk: draws are computed once more on the way back.
+    seed : int
+        Of the fixed draws.
+
+    Raises
+    ------
+    InputError
+        For an unknown average, or counts below 1.
+    """
+
+    victim: Any
+    draws: int = struct.field(pytree_node=False, default=20)
+    average: Average = struct.field(pytree_node=False, default="loss")
+    fixed: bool = struct.field(pytree_node=False, default=False)
+    chunk: int | None = struct.field(pytree_node=False, default=None)
+    seed: Any = 0
+
+    def __post_init__(self) -> None:
+        if self.average not in get_args(Average):
+            raise InputError(f"unknown average {self.average!r}; choose from: {', '.join(get_args(Average))}")
+        if self.draws < 1 or (self.chunk is not None and self.chunk < 1):
+            raise InputError(f"draws and chunk must be at least 1, not {self.draws} and {self.chunk}")
+
+    @property
+    def num_classes(self) -> int:
+        return self.victim.num_classes
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        if self.average == "probabilities":
+            return jnp.log(self._mean(jax.nn.softmax, image, key))
+        return self._mean(lambda logits: logits, image, key)
+
+    def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+        """The mean of `function` over the draws, or `function` of the mean logits."""
+        if self.average == "loss":
+            return self._mean(function, image, key)
+        return function(self(image, key))
+
+    def _mean(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+        """The mean of `function(logits)` over the draws."""
+        keys = jax.random.split(jax.random.key(self.seed) if self.fixed else key, self.draws)
+
+        def one(key: jax.Array) -> Any:
+            return expected(self.victim, function, image, key)
+
+        if self.chunk is None or self.chunk >= self.draws:
+            values = jax.vmap(one)(keys)
+        else:
+            values = jax.lax.map(jax.checkpoint(one), keys, batch_size=self.chunk)
+        return jax.tree.map(lambda value: value.mean(axis=0), values)
 
 
 @struct.dataclass
@@ -80,6 +261,11 @@ class DiverseInputs:
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         transform_key, victim_key = jax.random.split(key)
         return self.victim(self.transform(image, transform_key), victim_key)
+
+    def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+        """`function` of the logits, averaged over the draws of the victim within."""
+        transform_key, victim_key = jax.random.split(key)
+        return expected(self.victim, function, self.transform(image, transform_key), victim_key)
 
     def transform(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """One draw of the canvas, `(round(height * 330/299), round(width * 330/299), 3)`."""

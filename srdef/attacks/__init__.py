@@ -1,25 +1,43 @@
 """Attacks: functions of one victim and one image, and `perturb`, which runs them over batches."""
 
+from srdef.attacks.apgd import AutoPGD, apgd, apgd_t
+from srdef.attacks.autoattack import AutoAttackResult, autoattack, ensemble
 from srdef.attacks.base import REGISTRY, Attack, AttackResult, create, list_names
 from srdef.attacks.batch import perturb, round_result
 from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from srdef.attacks.deepfool import DeepFool, deepfool
+from srdef.attacks.fab import FAB, fab, fab_t
 from srdef.attacks.gradient_sign import GradientSign, di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
+from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
+from srdef.attacks.square import Square, square
+from srdef.attacks.transfer import share_correct, transfer
 
 list = list_names
 
 __all__ = [
+    "FAB",
     "REGISTRY",
     "Attack",
     "AttackResult",
+    "AutoAttackResult",
+    "AutoPGD",
     "CarliniWagner",
     "DeepFool",
     "GradientSign",
+    "HopSkipJump",
+    "Square",
+    "apgd",
+    "apgd_t",
+    "autoattack",
     "carlini_wagner",
     "create",
     "deepfool",
     "di2fgsm",
+    "ensemble",
+    "fab",
+    "fab_t",
     "fgsm",
+    "hop_skip_jump",
     "ifgsm",
     "list",
     "list_names",
@@ -28,4 +46,7 @@ __all__ = [
     "perturb",
     "pgd",
     "round_result",
+    "share_correct",
+    "square",
+    "transfer",
 ]

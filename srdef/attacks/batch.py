@@ -3,8 +3,9 @@
 The loop over the steps of an attack stands on the host: it is as fast as `scan`, `while_loop` or
 an unrolled loop (10 steps on EfficientNet-Lite0, 18 images at 160 pixels, two CPU cores: all within
 the noise of 10 bare gradients), it compiles in the time of one step, and images may leave it.
-Whenever at most half of a batch still needs steps, the finished ones are taken out and the others
-go on in a batch of half the size.
+Whenever at most a quarter of a batch still needs steps, the finished ones are taken out and the
+others go on in a batch of a quarter of the size. (Each size is compiled once. With halves, DeepFool on
+18 photographs computes a sixth less in its steps, but compiles five programs instead of three.)
 """
 
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from srdef.errors import InputError
 from srdef.victims import Victim
 
 Storage = Literal["float32", "uint8"]
+
+# By how much a batch shrinks at least when finished images leave it.
+SHRINK = 4
 
 # The draws with which a random victim is judged must not be those the attack has seen.
 _JUDGE = 0xFFFFFFFF
@@ -181,11 +185,11 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
     while not (done := np.asarray(finished) | (rows == size)).all():
         left = np.flatnonzero(~done)
-        smaller = len(rows) // 2 // devices * devices
+        smaller = len(rows) // SHRINK // devices * devices
         if smaller > 0 and len(left) <= smaller:
             everything = _put(everything, rows, state)
-            while len(left) <= smaller // 2 // devices * devices:
-                smaller = smaller // 2 // devices * devices
+            while len(left) <= smaller // SHRINK // devices * devices:
+                smaller = smaller // SHRINK // devices * devices
             rows = np.append(rows[left], np.full(smaller - len(left), size))
             kept = np.minimum(rows, size - 1)
             state, batch = jax.device_put(_take((everything, attack), kept, sharding=sharding), sharding)

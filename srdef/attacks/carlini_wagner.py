@@ -14,7 +14,7 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
-from srdef.victims import Victim
+from srdef.victims import Victim, expected
 
 Preset = Literal["paper", "original"]
 
@@ -123,12 +123,11 @@ class CarliniWagner(Iterative):
 
         def loss(change: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
             x = (jnp.tanh(start + change) + 1) / 2
-            logits = victim(x, key)
-            lead = logits[state.label] - largest_other(logits, state.label)
-            lead = -lead if self.targeted else lead
+            hinge, logits = expected(victim, lambda z: (self._hinge(z, state.label), z), x, key)
             l2 = jnp.sum((x - state.image) ** 2)
-            value = l2 + state.constant * jnp.maximum(lead + self.confidence, 0)
-            success = fulfilled(self, logits, state.label) & (lead <= -self.confidence)
+            value = l2 + state.constant * hinge
+            reached = self._lead(logits, state.label) <= -self.confidence
+            success = fulfilled(self, logits, state.label) & reached
             return value, (x, l2, success)
 
         (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.change)
@@ -159,6 +158,14 @@ class CarliniWagner(Iterative):
             )
         fresh = self._next_constant(state)
         return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)
+
+    def _lead(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+        """By how much the logits are on the side of the boundary that the attack wants to leave."""
+        lead = logits[label] - largest_other(logits, label)
+        return -lead if self.targeted else lead
+
+    def _hinge(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+        return jnp.maximum(self._lead(logits, label) + self.confidence, 0)
 
     def _next_constant(self, state: State) -> State:
         """The state with which the next value of c starts."""

@@ -16,7 +16,7 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
-from srdef.victims import DiverseInputs, Victim
+from srdef.victims import DiverseInputs, Victim, expected
 
 Norm = Literal["linf", "l2"]
 
@@ -115,8 +115,7 @@ class GradientSign(Iterative):
             victim = DiverseInputs(victim, self.diversity)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = victim(x, key)
-            value = cross_entropy(logits, state.label)
+            value, logits = expected(victim, lambda z: (cross_entropy(z, state.label), z), x, key)
             return -value if self.targeted else value, logits
 
         gradient, logits = jax.grad(loss, has_aux=True)(state.x)

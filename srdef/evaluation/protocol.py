@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,9 @@ from srdef import attacks, batching, datasets, defenses, images, models, victims
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.datasets import Dataset
-from srdef.defenses.base import Defense
+from srdef.defenses.base import Defense, defend_batch
 from srdef.errors import InputError
+from srdef.evaluation.paper import Reference
 from srdef.evaluation.store import BatchStore, code_digest, digest
 from srdef.evaluation.strength import Strength
 from srdef.models.protocols import Classifier
@@ -35,6 +37,7 @@ from srdef.models.protocols import Classifier
 CLEAN = "clean"
 
 FIELDS = ("seed", "dataset", "classifier", "attacks", "defenses", "batch_size", "gallery")
+OPTIONAL = ("paper",)
 
 RECORDS = pa.schema(
     [
@@ -91,7 +94,7 @@ class Experiment:
         return jax.random.fold_in(jax.random.key(self.seed), 1)
 
 
-def _specification(config: dict[str, Any], field: str) -> dict[str, Any]:
+def specification(config: dict[str, Any], field: str) -> dict[str, Any]:
     """The options at `field`, split off their name."""
     value = config[field]
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
@@ -99,7 +102,8 @@ def _specification(config: dict[str, Any], field: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _named(config: dict[str, Any], field: str) -> dict[str, Any]:
+def subsections(config: dict[str, Any], field: str) -> dict[str, Any]:
+    """What stands under `field` by label; at least one entry."""
     value = config[field]
     if not isinstance(value, dict) or not value:
         raise InputError(f"config.{field} must be a dictionary of at least one entry, not {value!r}")
@@ -140,22 +144,44 @@ def _passes(label: str, specification: Any) -> tuple[int, Any]:
     return passes, options
 
 
+def _refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:
+    """InputError if a patch bank is made of images that are evaluated: it would hold their clean patches."""
+
+    def rows(source: dict[str, Any]) -> tuple[int, float]:
+        first, limit = source.get("offset", 0), source.get("limit")
+        return first, float("inf") if limit is None else first + limit
+
+    for step in specification if isinstance(specification, list) else [specification]:
+        bank = step.get("bank") if isinstance(step, dict) else None
+        source = bank.get("dataset") if isinstance(bank, dict) else None
+        if not isinstance(source, dict) or any(source.get(f) != dataset.get(f) for f in ("name", "path")):
+            continue
+        (first, end), (other_first, other_end) = rows(source), rows(dataset)
+        if max(first, other_first) < min(end, other_end):
+            raise InputError(
+                f"defense {label!r}: its patch bank would be made of the images that are evaluated, and the "
+                "nearest patch of an attacked image its own clean one; take another data set, offset or limit"
+            )
+
+
 def resolve(config: dict[str, Any]) -> Experiment:
     """Load and make everything that `config` names, so that bad input is found before work starts.
 
     Parameters
     ----------
     config : dict
-        Plain data with the fields `FIELDS` (see `configs/quickstart.py`).
+        Plain data with the fields `FIELDS` (see `configs/quickstart.py`), and perhaps `paper`: the table
+        whose numbers are to stand beside ours (`{"table": 1, "classifier": "inception_v3"}`).
 
     Raises
     ------
     InputError
         For unknown or missing fields, names and options, or unreadable files.
     """
+    known = (*FIELDS, *OPTIONAL)
     for name in config:
-        if name not in FIELDS:
-            raise InputError(f"unknown config field {name!r}; choose from: {', '.join(FIELDS)}")
+        if name not in known:
+            raise InputError(f"unknown config field {name!r}; choose from: {', '.join(known)}")
     for name in FIELDS:
         if name not in config:
             raise InputError(f"config field {name!r} is missing")
@@ -165,26 +191,30 @@ def resolve(config: dict[str, Any]) -> Experiment:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"config.batch_size must be a whole number of at least 1, not {batch_size!r}")
 
+    if "paper" in config:
+        Reference.of(config["paper"])
+
     made: dict[str, Attack] = {}
     storage: dict[str, Storage] = {}
-    for label in _named(config, "attacks"):
-        options = _specification(config["attacks"], label)
+    for label in subsections(config, "attacks"):
+        options = specification(config["attacks"], label)
         if label == CLEAN:
             raise InputError(f"config.attacks: {CLEAN!r} is always there; choose another label")
         storage[label] = options.pop("storage", "float32")
         if storage[label] not in ("float32", "uint8"):
             raise InputError(f"attack {label!r}: storage must be float32 or uint8, not {storage[label]!r}")
         made[label] = attacks.create(options.pop("name"), **options)
-    options = _specification(config, "classifier")
+    options = specification(config, "classifier")
     classifier = models.create(options.pop("name"), **options)
     if not hasattr(classifier, "num_classes"):
         raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
     passes: dict[str, int] = {}
     standing: dict[str, Defense] = {}
-    for label, entry in _named(config, "defenses").items():
+    for label, entry in subsections(config, "defenses").items():
         passes[label], entry = _passes(label, entry)
+        _refuse_own_patches(label, entry, specification(config, "dataset"))
         standing[label] = make_defense(entry, classifier)
-    options = _specification(config, "dataset")
+    options = specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)
     if dataset.num_classes != classifier.num_classes:
         raise InputError(
@@ -211,7 +241,7 @@ def _predict(
 
     def probabilities(index: jax.Array) -> jax.Array:
         draws = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
-        return jax.nn.softmax(classifier(jax.vmap(defense)(batch, draws)))
+        return jax.nn.softmax(classifier(defend_batch(defense, batch, draws)))
 
     if passes == 1:  # without the loop, in which XLA's CPU back end is slower
         average = probabilities(jnp.int32(0))
@@ -235,6 +265,28 @@ def classify(
     return batching.map_batches(
         partial(_predict, passes=passes),
         (experiment.classifier, defense, experiment.defense_key),
+        (batch, ids.astype(np.uint32)),
+        batch_size=batch_size,
+    )
+
+
+@jax.jit
+def _first_pass(defense: Defense, key: jax.Array, batch: jax.Array, ids: jax.Array) -> jax.Array:
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(ids)
+    return defend_batch(defense, batch, keys)
+
+
+def defended_images(
+    experiment: Experiment,
+    defense: Defense,
+    batch: np.ndarray,
+    ids: np.ndarray,
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """The defended images that `classify` asks the classifier about, in its first pass."""
+    return batching.map_batches(
+        _first_pass,
+        (defense, experiment.defense_key),
         (batch, ids.astype(np.uint32)),
         batch_size=batch_size,
     )
@@ -275,6 +327,16 @@ def _measures(result: attacks.AttackResult) -> dict[str, np.ndarray]:
     return {"success": result.success.astype(np.uint8), "linf": result.linf, "l2": result.l2}
 
 
+_DIGESTS: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """`dataset.digest()`, computed once: every store asks for it, and it reads all pixels."""
+    if dataset not in _DIGESTS:
+        _DIGESTS[dataset] = dataset.digest()
+    return _DIGESTS[dataset]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An experiment and the folder of what has been computed of it."""
@@ -289,7 +351,7 @@ class Evaluation:
         return {
             "kind": kind,
             "srdef": srdef.__version__,
-            "dataset": dataset.digest(),
+            "dataset": dataset_digest(dataset),
             "classifier": experiment.config["classifier"],
             "classifier_digest": experiment.classifier_digest,
             "seed": experiment.seed,
@@ -453,12 +515,18 @@ class Outcome:
 def clean_predictions(evaluation: Evaluation) -> np.ndarray:
     """The undefended classifier's predictions on the clean images."""
     experiment = evaluation.experiment
+    for label, defense in experiment.defenses.items():
+        if isinstance(defense, defenses.Identity) and experiment.passes[label] == 1:
+            return _clean(evaluation, label)
     plain = replace(experiment, defenses={"none": defenses.Identity()}, passes={"none": 1})
     config = {**experiment.config, "defenses": {"none": {"name": "identity"}}}
-    undefended = replace(evaluation, experiment=replace(plain, config=config))
-    dataset = experiment.dataset
-    result = undefended.predictions(CLEAN, "none", dataset, dataset.digest(), dataset.images.__getitem__)
-    return result["prediction"]
+    return _clean(replace(evaluation, experiment=replace(plain, config=config)), "none")
+
+
+def _clean(evaluation: Evaluation, defense: str) -> np.ndarray:
+    dataset = evaluation.experiment.dataset
+    images_of = dataset.images.__getitem__
+    return evaluation.predictions(CLEAN, defense, dataset, dataset_digest(dataset), images_of)["prediction"]
 
 
 def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
@@ -490,7 +558,9 @@ def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
 
     tables = []
     for defense in experiment.defenses:
-        result = evaluation.predictions(CLEAN, defense, dataset, dataset.digest(), dataset.images.__getitem__)
+        result = evaluation.predictions(
+            CLEAN, defense, dataset, dataset_digest(dataset), dataset.images.__getitem__
+        )
         zeros = np.zeros(len(dataset), np.float32)
         tables.append(
             _records(experiment, dataset, clean_correct, CLEAN, defense, result, ~clean_correct, zeros, zeros)

@@ -202,7 +202,7 @@ def test_finished_images_leave_the_batch(monkeypatch):
     np.testing.assert_allclose(result.linf, turns * 0.01, atol=1e-6)
     np.testing.assert_allclose(result.images, images + 0.01 * turns[:, None, None, None], atol=1e-6)
     np.testing.assert_array_equal(result.steps, turns)
-    assert sizes == [11, 11, 5, 5, 2, 1, 1, 1, 1]
+    assert sizes == [11, 11, 11, 11, 2, 2, 2, 2, 2]
 
 
 def test_sweeps_compile_once():

@@ -1,0 +1,77 @@
+"""What each defense is worth against attackers who know more and more of it.
+
+    --config=configs/adaptive.py:samples
+
+`samples`: the 20 sample photographs, EfficientNet-Lite0 at 160 pixels. `samples_lite2`: the same with
+EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 competition
+(SRDEF_NIPS2017 or `--config.dataset.path`). Steps and queries are what two CPU cores can do in an hour
+or so for the 20 images; on an accelerator raise them (`--config.threats.exact.attack.steps=100`).
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
+
+
+def get_config(argument: str = "samples") -> ConfigDict:
+    """`samples`, `samples_lite2`, `nips` or `nips_lite2`."""
+    images, _, name = argument.partition("_")
+    network, size = CLASSIFIERS[name or "lite0"]
+    (other,) = (other for other, _ in CLASSIFIERS.values() if other != network)
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 20
+    config.classifier = ConfigDict({"name": network, "pretrained": True})
+    config.other_classifier = ConfigDict({"name": other, "pretrained": True})
+    if images == "nips":
+        path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
+        config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size, "limit": 200})
+    elif images == "samples":
+        config.dataset = ConfigDict({"name": "imagenet_samples", "size": size})
+    else:
+        raise ValueError(f"unknown images {images!r}; choose from: samples, nips")
+
+    # Levels of 255; 0 is the column "clean".
+    config.epsilons = tuple(level / 255 for level in (0.5, 1, 2, 4, 8, 16))
+    # A random defense is judged with this many fresh draws, half of them to choose the worst case.
+    config.final_draws = 10
+
+    momentum = {"name": "mifgsm", "steps": 10}
+    white_box = {"name": "apgd", "steps": 20}
+    config.threats = ConfigDict(
+        {
+            "gray box": {"knows": "classifier", "attack": momentum},
+            "transfer": {"knows": "other classifier", "attack": momentum},
+            "Square": {"knows": "scores", "attack": {"name": "square", "queries": 200}},
+            "BPDA": {"knows": "identity", "attack": white_box},
+            "exact": {"knows": "gradient", "attack": white_box},
+            "EOT": {
+                "knows": "expectation",
+                "attack": {"name": "pgd", "steps": 20, "random_start": False},
+                "draws": 8,
+            },
+        }
+    )
+
+    wavelet = {"name": "wavelet", "sigma": 0.04}
+    super_resolution = {"name": "super_resolution", "network": "edsr_small_x2"}
+    config.defenses = ConfigDict(
+        {
+            "no defense": {"name": "identity"},
+            "WD": wavelet,
+            "SR": super_resolution,
+            "WD+SR": [wavelet, super_resolution],
+            # The JPEG of a file; its attacker rounds with a gradient.
+            "JPEG": {
+                "defense": {"name": "jpeg", "quality": 80},
+                "surrogate": {"name": "jpeg", "quality": 80, "gradient": "straight_through"},
+            },
+            "resize + pad": {"name": "resize_pad"},
+            "TVM": {"name": "total_variation"},
+            "pixel deflection": {"name": "pixel_deflection"},
+        }
+    )
+    config.checks = ConfigDict({"epsilon": 4 / 255, "images": 6, "steps": 10, "queries": 100, "draws": 4})
+    return config

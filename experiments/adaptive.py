@@ -1,0 +1,50 @@
+"""Attack defenses with attackers who know more and more of them, and check the attacks themselves.
+
+    python -m experiments.adaptive --config=configs/adaptive.py --workdir=workdir/adaptive
+
+Leaves a table for each ε, the curves of accuracy against ε, and the self-checks. A run that was
+stopped continues where it was.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import cli
+from srdef.evaluation import adaptive, adaptive_checks, adaptive_report, outputs, protocol, store
+
+CHECKS = flags.DEFINE_bool("checks", True, "Whether to run the self-checks on every defense.")
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Resolve the configuration, run what is missing, write and print the results."""
+    cli.console.print("Loading data and networks")
+    plain = cli.plain(config)
+    experiment = adaptive.resolve(plain)
+    reporter = protocol.Reporter(cli.console)
+    with store.exclusive(workdir):
+        outcome = adaptive.run(experiment, workdir / "store", reporter)
+        store.write_atomically(workdir / "adaptive.md", adaptive_report.to_markdown(outcome))
+        store.write_atomically(workdir / "adaptive.json", adaptive_report.to_json(outcome))
+        store.write_atomically(workdir / "config.json", store.canonical_json(plain) + "\n")
+        store.write_atomically(
+            workdir / "environment.json", store.canonical_json(outputs.environment()) + "\n"
+        )
+        subtitle = f"{plain['classifier']['name']}, {outcome.images} images"
+        for ending in ("png", "pdf"):
+            temporary = workdir / f".curves.part.{ending}"
+            adaptive_report.save_curves(temporary, outcome, subtitle=subtitle)
+            os.replace(temporary, workdir / f"curves.{ending}")
+        for epsilon in outcome.epsilons:
+            cli.console.print(adaptive_report.to_rich(outcome, epsilon))
+        if CHECKS.value:
+            text = adaptive_checks.run(experiment, workdir / "store", reporter)
+            store.write_atomically(workdir / "checks.md", text)
+            cli.console.print(text, markup=False)
+    cli.console.print(f"Tables, curves and checks: {workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,162 @@
+"""Balls, boxes and hyperplanes: what attacks project onto, each for one image.
+
+All of these are the solution of one monotone equation in one unknown. It is found by halving the
+float32 numbers themselves, so it is exact to the last bit, needs no sorting, and costs the same
+for every image.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from srdef.attacks.base import Scalar
+from srdef.attacks.rounding import from_levels
+
+Norm = Literal["linf", "l2", "l1"]
+
+
+def length(array: jax.Array, norm: Norm) -> jax.Array:
+    """The norm of all values of an array."""
+    if norm == "linf":
+        return jnp.abs(array).max()
+    if norm == "l2":
+        return jnp.linalg.norm(array.ravel())
+    return jnp.abs(array).sum()
+
+
+def divided(array: Any, number: jax.Array) -> jax.Array:
+    """`array / number`, and zero where both are zero."""
+    return array / jnp.maximum(number, jnp.finfo(jnp.float32).tiny)
+
+
+def onto_ball(image: jax.Array, x: jax.Array, radius: Scalar, norm: Norm) -> jax.Array:
+    """Move `x` into the ball around `image` and into [0, 1].
+
+    In L∞ and L1 this is the nearest point of both; in L2 that of the ball, clipped, as all
+    reference implementations have it (clipping cannot leave the ball, as `image` is in [0, 1]).
+    """
+    if norm == "linf":
+        return jnp.clip(x, jnp.maximum(image - radius, 0), jnp.minimum(image + radius, 1))
+    difference = x - image
+    if norm == "l2":
+        scale = jnp.minimum(1, divided(radius, jnp.linalg.norm(difference.ravel())))
+        return jnp.clip(image + scale * difference, 0, 1)
+    return jnp.clip(image + onto_l1_ball(image, difference, radius), 0, 1)
+
+
+def onto_l1_ball(image: jax.Array, difference: jax.Array, radius: Scalar) -> jax.Array:
+    """The nearest change of `image` with an L1 norm of at most `radius` that stays in [0, 1].
+
+    Croce and Hein 2021 (arXiv:2103.01208), proposition 2.1: sign(y) clip(|y| - λ, 0, room), with
+    the smallest λ >= 0 for which it is in the ball.
+
+    Parameters
+    ----------
+    image : array (height, width, 3)
+    difference : array (height, width, 3)
+        The change y to be projected.
+    radius : scalar
+
+    Returns
+    -------
+    array (height, width, 3)
+    """
+    size = jnp.abs(difference)
+    room = jnp.where(difference > 0, 1 - image, image)
+
+    def shrunk(amount: jax.Array) -> jax.Array:
+        return jnp.clip(size - amount, 0, room)
+
+    amount = _smallest(lambda amount: shrunk(amount).sum() <= radius, size.max())
+    return jnp.sign(difference) * shrunk(amount)
+
+
+def within_l1(original: jax.Array, attacked: jax.Array, epsilon: Scalar) -> jax.Array:
+    """Round to 8 bits within the L1 ball, as `rounding.within_l2` does in L2.
+
+    To the nearest levels if they are in the ball, or else towards the original, which is on the
+    8-bit grid itself if rounding shall add nothing.
+    """
+    levels, base = 255 * attacked, jnp.round(255 * original)
+    nearest = from_levels(jnp.clip(jnp.round(levels), 0, 255))
+    inside = jnp.abs(nearest - original).sum() <= epsilon
+    # A value within a thousandth of a level is that level, off by rounding.
+    towards = jnp.where(
+        levels > base, jnp.maximum(jnp.floor(levels + 1e-3), base), jnp.minimum(jnp.ceil(levels - 1e-3), base)
+    )
+    return jnp.where(inside, nearest, from_levels(jnp.clip(towards, 0, 255)))
+
+
+def onto_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm: Norm) -> jax.Array:
+    """The shortest change of `x` to the hyperplane `normal · x = offset` that stays in [0, 1].
+
+    Croce and Hein 2020 (arXiv:1907.02044), section 2.2. With c = normal · x - offset, made positive
+    by flipping the hyperplane's sign, the change is
+
+        clip(x - λ sign(normal), 0, 1) - x    (L∞)
+        clip(x - λ normal, 0, 1) - x          (L2)
+
+    for the smallest λ with normal · change <= -c; in L1 the values with the largest |normal| go to
+    their end of [0, 1], as many as are needed. Where the box does not reach the hyperplane, the
+    change goes to the corner nearest to it.
+
+    Parameters
+    ----------
+    x, normal : array (height, width, 3)
+        x in [0, 1].
+    offset : array ()
+    norm : "linf", "l2" or "l1"
+
+    Returns
+    -------
+    array (height, width, 3)
+    """
+    excess = jnp.sum(normal * x) - offset
+    normal = jnp.where(excess < 0, -normal, normal)
+    excess = jnp.abs(excess)
+    weight = jnp.abs(normal)
+    # How far each value can go, and how much of the excess all have to undo between them.
+    room = jnp.where(normal > 0, x, 1 - x)
+    if norm == "l1":
+        gain = weight * room
+        # Values with a weight above the threshold move all the way, those with just this weight
+        # share what is left.
+        threshold = _smallest(lambda t: jnp.where(weight > t, gain, 0).sum() <= excess, weight.max())
+        above, at = weight > threshold, weight == threshold
+        left = excess - jnp.where(above, gain, 0).sum()
+        share = jnp.clip(divided(left, jnp.where(at, gain, 0).sum()), 0, 1)
+        moved = jnp.where(above, room, jnp.where(at, share * room, 0))
+        return -jnp.sign(normal) * moved
+
+    step = jnp.where(weight > 0, 1.0, 0.0) if norm == "linf" else weight
+
+    def moved_by(amount: jax.Array) -> jax.Array:
+        return jnp.minimum(amount * step, room)
+
+    # In L2 a step of c / |w|² is enough without the box; where the box is in the way, ever larger
+    # ones may be needed.
+    furthest = 1.0 if norm == "linf" else float(jnp.finfo(jnp.float32).max)
+    amount = _smallest(lambda amount: jnp.sum(weight * moved_by(amount)) >= excess, furthest)
+    return -jnp.sign(normal) * moved_by(amount)
+
+
+def _smallest(holds: Callable[[jax.Array], jax.Array], highest: Scalar) -> jax.Array:
+    """The smallest float32 in [0, highest] from which on `holds` is true; `highest` if it never is.
+
+    Non-negative floats are in the order of their bits read as integers.
+    """
+
+    def number(bits: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = low + (high - low + 1) // 2
+        works = holds(number(middle))
+        return jnp.where(works, low, middle), jnp.where(works, middle, high)
+
+    top = jax.lax.bitcast_convert_type(jnp.float32(highest), jnp.int32)
+    _, high = jax.lax.fori_loop(0, 32, halve, (jnp.int32(-1), top))
+    return number(high)

@@ -1,0 +1,262 @@
+"""Square: a random search over squares that only asks for logits.
+
+Andriushchenko, Croce, Flammarion and Hein 2020, "Square attack: a query-efficient black-box
+adversarial attack via random search" (arXiv:1912.00049); as AutoAttack runs it (fra31/auto-attack,
+`square.py`).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from srdef.attacks import rounding
+from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
+from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.gradient_sign import cross_entropy
+from srdef.attacks.projections import divided, onto_ball
+from srdef.victims import Victim, expected
+
+SquareNorm = Literal["linf", "l2"]
+
+# After so many queries the area of the squares is halved (section 5).
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+class State(struct.PyTreeNode):
+    """The loop's state of one image."""
+
+    image: jax.Array
+    label: jax.Array
+    key: jax.Array
+    turn: jax.Array  # one less than the queries made
+    x: jax.Array
+    loss: jax.Array
+    adversarial: jax.Array
+
+
+@struct.dataclass
+class Square(Iterative):
+    """Change a random square; keep the change if the margin of the label falls.
+
+    In L∞ (algorithm 2 of the paper) the search starts from vertical stripes of ±ε, and a square of
+    one random colour of ±2 ε is added and cut off at ±ε. In L2 (algorithm 3) it starts from a grid
+    of tiles; each step moves the norm of one window into another, in the shape of two humps of
+    opposite sign, and what is left of ε too. The side of the squares is sqrt(p height width), p
+    halved as the search goes on.
+
+    An image is done when it is adversarial. The number of queries is the number of steps plus one,
+    the start.
+
+    Parameters
+    ----------
+    epsilon : float
+        Radius of the ball, in units of the [0, 1] range.
+    p_init : float
+        The first p.
+    queries : int
+        Steps; the published code calls them so.
+    norm : "linf" or "l2"
+    rescale : bool
+        Whether the schedule of p, made for 10000 steps, is compressed to `queries`. AutoAttack
+        does not.
+    targeted : bool
+        Whether labels are the classes to reach; the loss is then the cross-entropy.
+    """
+
+    epsilon: Scalar
+    p_init: Scalar = 0.8
+    queries: int = struct.field(pytree_node=False, default=5000)
+    norm: SquareNorm = struct.field(pytree_node=False, default="linf")
+    rescale: bool = struct.field(pytree_node=False, default=False)
+    targeted: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def max_steps(self) -> int:
+        return self.queries
+
+    @property
+    def stops_early(self) -> bool:
+        return True
+
+    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
+        clean_key, start_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 3)
+        if self.norm == "linf":
+            stripes = jax.random.rademacher(start_key, (1, image.shape[1], 3), image.dtype)
+            start = onto_ball(image, image + self.epsilon * stripes, self.epsilon, "linf")
+        else:
+            start = jnp.clip(image + self.epsilon * _tiles(image.shape, start_key), 0, 1)
+        # What is misclassified already stays as it is.
+        done = fulfilled(self, victim(image, clean_key), label)
+        x = jnp.where(done, image, start)
+        loss, logits = self._loss(victim, x, label, query_key)
+        return State(image, label, key, jnp.int32(0), x, loss, done | fulfilled(self, logits, label))
+
+    def step(self, victim: Victim, state: State) -> State:
+        propose_key, query_key = jax.random.split(jax.random.fold_in(state.key, state.turn + 1))
+        propose = self._propose_linf if self.norm == "linf" else self._propose_l2
+        x = propose(state, self._area(state.turn), propose_key)
+        loss, logits = self._loss(victim, x, state.label, query_key)
+        adversarial = fulfilled(self, logits, state.label)
+        better = adversarial | (loss < state.loss)
+        return state.replace(
+            turn=state.turn + 1,
+            x=jnp.where(better, x, state.x),
+            loss=jnp.minimum(loss, state.loss),
+            adversarial=adversarial,
+        )
+
+    def finished(self, state: State) -> jax.Array:
+        return state.adversarial | (state.turn >= self.queries)
+
+    def result(self, state: State) -> jax.Array:
+        return state.x
+
+    def round(
+        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        within = rounding.within_linf if self.norm == "linf" else rounding.within_l2
+        return within(image, attacked, self.epsilon)
+
+    def _loss(
+        self, victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the search lowers, and the logits."""
+
+        def loss(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if self.targeted:
+                return cross_entropy(logits, label), logits
+            return logits[label] - largest_other(logits, label), logits
+
+        return expected(victim, loss, x, key)
+
+    def _area(self, turn: jax.Array) -> jax.Array:
+        """p, the share of the image that a square covers."""
+        if self.rescale:
+            turn = (turn / self.queries * 10000).astype(int)
+        return jnp.asarray(self.p_init) / 2.0 ** (turn > jnp.array(_HALVINGS)).sum()
+
+    def _propose_linf(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
+        height, width, channels = state.image.shape
+        place_key, colour_key = jax.random.split(key)
+        side = jnp.round(jnp.sqrt(area * height * width)).astype(int)
+        side = jnp.clip(side, 1, min(height, width))
+        _, _, inside = _window(state.image.shape, side, place_key)
+        colour = jax.random.rademacher(colour_key, (channels,), state.image.dtype)
+        x = state.x + 2 * self.epsilon * jnp.where(inside, colour, 0)
+        return onto_ball(state.image, x, self.epsilon, "linf")
+
+    def _propose_l2(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
+        height, width, channels = state.image.shape
+        to_key, from_key, turn_key, sign_key = jax.random.split(key, 4)
+        # Odd sides, at least 3.
+        side = jnp.round(jnp.sqrt(area * height * width)).astype(int)
+        side = jnp.maximum(side, 3) // 2 * 2 + 1
+        shorter = min(height, width)
+        side = jnp.where(side > shorter, shorter - (1 - shorter % 2), side)
+        rows, columns, to = _window(state.image.shape, side, to_key)
+        _, _, source = _window(state.image.shape, side, from_key)
+
+        change = state.x - state.image
+        budget = jnp.maximum(self.epsilon**2 - jnp.sum(change**2), 0) / channels
+        moved = jnp.sum(jnp.where(to | source, change, 0) ** 2)
+        humps = jnp.where(to, _humps(rows, columns, side, jax.random.bernoulli(turn_key)), 0)
+        humps = divided(humps, jnp.linalg.norm(humps))
+        old = jnp.where(to, change, 0)
+        new = humps * jax.random.rademacher(sign_key, (channels,), state.image.dtype)
+        new = new + divided(old, jnp.sqrt(jnp.sum(old**2, axis=(0, 1))))
+        new = divided(new, jnp.sqrt(jnp.sum(new**2, axis=(0, 1)))) * jnp.sqrt(budget + moved)
+        change = jnp.where(to, new, jnp.where(source, 0, change))
+        change = divided(change, jnp.linalg.norm(change.ravel())) * self.epsilon
+        return jnp.clip(state.image + change, 0, 1)
+
+
+def _window(
+    shape: tuple[int, ...], side: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A square at a random place: rows and columns counted from its corner, and what lies inside.
+
+    Returns
+    -------
+    rows : array (height, 1, 1)
+    columns : array (1, width, 1)
+    inside : bool array (height, width, 1)
+    """
+    top_key, left_key = jax.random.split(key)
+    rows = jnp.arange(shape[0]) - jax.random.randint(top_key, (), 0, shape[0] - side + 1)
+    columns = jnp.arange(shape[1]) - jax.random.randint(left_key, (), 0, shape[1] - side + 1)
+    rows, columns = rows[:, None, None], columns[None, :, None]
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    return rows, columns, inside
+
+
+def _humps(rows: jax.Array, columns: jax.Array, side: jax.Array, turned: jax.Array) -> jax.Array:
+    """The η of the paper (figure 3): two humps of opposite sign, one above or beside the other.
+
+    Each falls off in squares around its middle, where m squares away it is Σ_{k>m} 1/k² up to the
+    number of squares that the hump holds.
+
+    Parameters
+    ----------
+    rows, columns : arrays (height, 1, 1), (1, width, 1)
+        From the corner of the window.
+    side : array ()
+        Of the window.
+    turned : bool array
+        Whether the humps stand beside each other.
+    """
+    rows, columns = jnp.where(turned, columns, rows), jnp.where(turned, rows, columns)
+    first = side // 2
+    sums = jnp.concatenate([jnp.zeros(1), jnp.cumsum(1 / jnp.arange(1, 1 + 2 * max(rows.shape[:2])) ** 2.0)])
+
+    def hump(rows: jax.Array, length: jax.Array) -> jax.Array:
+        squares = jnp.maximum(length, side) // 2 + 1
+        away = jnp.maximum(jnp.abs(rows - length // 2), jnp.abs(columns - side // 2))
+        value = jnp.maximum(sums[squares] - sums[jnp.clip(away, 0, len(sums) - 1)], 0)
+        value = jnp.where((rows >= 0) & (rows < length) & (columns >= 0) & (columns < side), value, 0)
+        return divided(value, jnp.linalg.norm(value))
+
+    return hump(rows, first) - hump(rows - first, side - first)
+
+
+def _tiles(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """The start in L2: 5 by 5 tiles (on a square image) of random sign, with norm 1 in all."""
+    height, width, channels = shape
+    side = max(min(height, width) // 5, 1)
+    start = (height - 5 * side) // 2 if height >= 5 else 0
+    down, across = height // side, width // side
+    sign_key, turn_key = jax.random.split(key)
+    signs = jax.random.rademacher(sign_key, (down, across, channels), jnp.float32)
+    turned = jax.random.bernoulli(turn_key, 0.5, (down, across))
+    inside = jnp.arange(side)
+    tile = jnp.stack(
+        [
+            _humps(inside[:, None, None], inside[None, :, None], jnp.int32(side), jnp.bool_(turned))[..., 0]
+            for turned in (False, True)
+        ]
+    )
+    chosen = tile[turned.astype(int)]  # (down, across, side, side)
+    grid = jnp.einsum("dayx,dac->dyaxc", chosen, signs).reshape(down * side, across * side, channels)
+    place = np.zeros(shape, np.float32)
+    rows, columns = min(down * side, height - start), min(across * side, width - start)
+    result = jnp.asarray(place).at[start : start + rows, start : start + columns].set(grid[:rows, :columns])
+    return divided(result, jnp.linalg.norm(result.ravel()))
+
+
+@REGISTRY.register("square")
+def square(
+    epsilon: Scalar = 8 / 255,
+    *,
+    queries: int = 5000,
+    norm: SquareNorm = "linf",
+    p_init: Scalar = 0.8,
+    rescale: bool = False,
+    targeted: bool = False,
+) -> Square:
+    """Square as AutoAttack runs it: 5000 queries, p from 0.8."""
+    check_count("queries", queries)
+    check_choice("norm", norm, ("linf", "l2"))
+    check_numbers(epsilon=epsilon, p_init=p_init)
+    return Square(epsilon, p_init, queries=queries, norm=norm, rescale=rescale, targeted=targeted)

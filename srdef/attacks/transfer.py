@@ -1,0 +1,130 @@
+"""Transfer: attack one victim, judge on another."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from srdef.attacks.base import Attack, AttackResult
+from srdef.attacks.batch import Storage, perturb
+from srdef.attacks.checks import check_ids, check_labels
+from srdef.batching import map_batches
+from srdef.errors import InputError
+from srdef.victims import Victim
+
+# The draws with which a random target is judged; none of them is one that the attack has seen.
+_TARGET = 0xFFFFFFFD
+
+
+@partial(jax.jit, static_argnames="draws")
+def _correct(
+    victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *, draws: int
+) -> jax.Array:
+    """For each image, the share of draws with which the victim predicts the label."""
+
+    def one(image: jax.Array, label: jax.Array, i: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(key, i), draws)
+        return jax.lax.map(lambda k: jnp.argmax(victim(image, k)) == label, keys).mean()
+
+    return jax.vmap(one)(images, labels, ids)
+
+
+def share_correct(
+    victim: Victim,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
+    *,
+    key: jax.Array,
+    ids: np.ndarray | None = None,
+    draws: int = 1,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """The share of a random victim's fresh draws that classify each image as its label.
+
+    With one draw, or a deterministic victim, 0 or 1.
+
+    Parameters
+    ----------
+    images : float array (N, height, width, 3)
+    labels : integer array (N,)
+    key : jax.random.key
+        Other than the key of the attack, so that the draws are fresh.
+    ids, batch_size, mesh
+        As given to `perturb`.
+    draws : int
+
+    Returns
+    -------
+    float array (N,)
+    """
+    images = np.asarray(images, np.float32)
+    labels = check_labels(labels, len(images), victim.num_classes)
+    if draws < 1:
+        raise InputError(f"draws must be at least 1, not {draws}")
+    rows = (images, labels, check_ids(ids, len(images)))
+    return map_batches(partial(_correct, draws=draws), (victim, key), rows, batch_size=batch_size, mesh=mesh)
+
+
+def transfer(
+    attack: Attack,
+    source: Victim,
+    target: Victim,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
+    *,
+    key: jax.Array,
+    ids: np.ndarray | None = None,
+    batch_size: int | None = None,
+    storage: Storage = "float32",
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> AttackResult:
+    """Attack the source victim and judge on the target: the attacker of whom the target is hidden.
+
+    Parameters
+    ----------
+    attack : Attack
+        Sees only `source`. What transfers best uses its whole budget (`mifgsm`, `mdi2fgsm`): an
+        attack that stops as soon as the source is fooled leaves a point at the source's boundary.
+    source, target : Victim
+        With the same classes.
+    images, labels, key, ids, batch_size, storage, mesh, progress
+        As for `perturb`, but labels are given, not predicted.
+
+    Returns
+    -------
+    AttackResult
+        NumPy arrays; `success` is that on the target.
+
+    Raises
+    ------
+    InputError
+        As `perturb`, and if the victims differ in their number of classes.
+    """
+    if source.num_classes != target.num_classes:
+        raise InputError(
+            f"source and target must have the same classes; "
+            f"they have {source.num_classes} and {target.num_classes}"
+        )
+    if isinstance(labels, str):
+        raise InputError("transfer needs the labels; source and target may predict different ones")
+    result = perturb(
+        attack,
+        source,
+        images,
+        labels,
+        key=key,
+        ids=ids,
+        batch_size=batch_size,
+        storage=storage,
+        mesh=mesh,
+        progress=progress,
+    )
+    fresh = jax.random.fold_in(key, _TARGET)
+    hit = share_correct(target, result.images, labels, key=fresh, ids=ids, batch_size=batch_size, mesh=mesh)
+    return dataclasses.replace(result, success=hit == 1 if attack.targeted else hit == 0)

@@ -1,0 +1,184 @@
+"""AutoAttack's parts beside torchattacks on EfficientNet-Lite0 with its published weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from art.attacks.evasion import HopSkipJump
+from art.estimators.classification import BlackBoxClassifier
+from efficientnet_lite_pytorch import EfficientNet
+
+from srdef import attacks, datasets, models
+from srdef.victims import Undefended
+from srdef.weights import catalog
+
+pytestmark = pytest.mark.slow
+
+KEY = jax.random.key(0)
+SIZE = 96
+
+
+@jax.jit
+def logits(classifier, images):
+    return classifier(images)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return models.create("efficientnet_lite0", pretrained=True)
+
+
+@pytest.fixture(scope="module")
+def photographs(classifier):
+    """The sample photographs that the network gets right, and their labels."""
+    images, labels = datasets.load("imagenet_samples", size=SIZE)
+    right = np.asarray(logits(classifier, images).argmax(-1)) == labels
+    return images[right], labels[right].astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def torch_model():
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=SIZE)
+    path = catalog.locate(catalog.entry("efficientnet_lite0"))
+    network.load_state_dict(torch.load(path, weights_only=True))
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network((255 * x - 127) / 128)
+
+    return Scaled().eval()
+
+
+def robust_in_torch(model, attack, photographs, epsilon, norm="linf"):
+    """How many images torchattacks leaves, counted as its own evaluation does."""
+    images, labels = photographs
+    inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    attacked = attack(inputs, torch.from_numpy(labels))
+    with torch.no_grad():
+        fooled = model(attacked).argmax(1).numpy() != labels
+    change = (attacked - inputs).numpy().reshape(len(images), -1)
+    size = np.linalg.norm(change, np.inf if norm == "linf" else 2, axis=1)
+    return int((~fooled | (size > epsilon * (1 + 1e-4))).sum())
+
+
+LEVEL = 1 / 255
+# The attack by ε in both, and the ε: from where most images stand to where most fall. FAB-T and
+# APGD-T try 3 targets. torchattacks counts targets by classes.
+CASES = {
+    "apgd-ce": (
+        lambda epsilon: attacks.apgd(epsilon, steps=10),
+        lambda model, epsilon: torchattacks.APGD(model, eps=epsilon, steps=10),
+        (LEVEL / 8, LEVEL / 4, LEVEL / 2),
+    ),
+    "apgd-t": (
+        lambda epsilon: attacks.apgd_t(epsilon, steps=10, targets=3),
+        lambda model, epsilon: torchattacks.APGDT(model, eps=epsilon, steps=10, n_classes=4),
+        (LEVEL / 8, LEVEL / 4, LEVEL / 2),
+    ),
+    "fab-t": (
+        lambda epsilon: attacks.fab_t(steps=10, targets=3, enough=epsilon, start_radius=epsilon),
+        lambda model, epsilon: torchattacks.FAB(
+            model, eps=epsilon, steps=10, multi_targeted=True, n_classes=4
+        ),
+        (LEVEL / 8, LEVEL / 4, LEVEL / 2),
+    ),
+    "square": (
+        lambda epsilon: attacks.square(epsilon, queries=150),
+        lambda model, epsilon: torchattacks.Square(model, eps=epsilon, n_queries=150, resc_schedule=False),
+        (LEVEL, 2 * LEVEL, 4 * LEVEL),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_robust_accuracy_is_that_of_torchattacks(name, classifier, photographs, torch_model):
+    images, labels = photographs
+    ours, theirs, epsilons = CASES[name]
+    counts = []
+    for epsilon in epsilons:
+        # All sizes in one batch, so that every ε shares its programs.
+        result = attacks.autoattack(
+            Undefended(classifier), images, labels, epsilon, key=KEY, attacks={name: ours(epsilon)}
+        )
+        reference = robust_in_torch(torch_model, theirs(torch_model, epsilon), photographs, epsilon)
+        counts.append((int(result.accuracy.sum()), reference))
+    print(name, len(images), counts)
+    # One image: starts and search directions are random, and signs amplify rounding.
+    assert all(abs(a - b) <= 1 for a, b in counts), counts
+    # The comparison says something only where images stand and fall.
+    assert counts[0][0] > counts[-1][0]
+
+
+def test_whole_ensemble(classifier, photographs, torch_model):
+    images, labels = photographs
+    counts = []
+    for epsilon in (LEVEL / 8, LEVEL / 4):
+        ensemble = {name: case[0](epsilon) for name, case in CASES.items()}
+        result = attacks.autoattack(
+            Undefended(classifier), images, labels, epsilon, key=KEY, attacks=ensemble
+        )
+        theirs = torchattacks.MultiAttack([case[1](torch_model, epsilon) for case in CASES.values()])
+        counts.append(
+            (int(result.accuracy.sum()), robust_in_torch(torch_model, theirs, photographs, epsilon))
+        )
+    print(len(images), counts)
+    assert all(abs(a - b) <= 1 for a, b in counts), counts
+
+
+def test_l2(classifier, photographs, torch_model):
+    images, labels = photographs
+    counts = {}
+    for epsilon in (0.03, 0.1):
+        pairs = {
+            "apgd": (
+                attacks.apgd(epsilon, steps=10, norm="l2"),
+                torchattacks.APGD(torch_model, norm="L2", eps=epsilon, steps=10),
+            ),
+            "fab-t": (
+                attacks.fab_t(norm="l2", steps=10, targets=3, enough=epsilon),
+                torchattacks.FAB(
+                    torch_model, norm="L2", eps=epsilon, steps=10, multi_targeted=True, n_classes=4
+                ),
+            ),
+        }
+        for name, (ours, theirs) in pairs.items():
+            result = attacks.autoattack(
+                Undefended(classifier), images, labels, epsilon, "l2", key=KEY, attacks={name: ours}
+            )
+            reference = robust_in_torch(torch_model, theirs, photographs, epsilon, "l2")
+            counts[name, epsilon] = int(result.accuracy.sum()), reference
+    print(len(images), counts)
+    assert all(abs(a - b) <= 1 for a, b in counts.values()), counts
+
+
+def test_hop_skip_jump_is_as_good_as_art(classifier, photographs):
+    """Median distances at equal steps, so about equal queries."""
+    images, labels = (array[:3] for array in photographs)
+    steps, first = 5, 50
+
+    def predict(x):
+        return np.asarray(logits(classifier, jnp.asarray(x)))
+
+    ours = attacks.perturb(
+        attacks.hop_skip_jump(steps=steps, first_queries=first),
+        Undefended(classifier),
+        images,
+        labels,
+        key=KEY,
+    )
+    wrapped = BlackBoxClassifier(predict, (SIZE, SIZE, 3), 1000, clip_values=(0, 1))
+    np.random.seed(0)  # noqa: NPY002 (ART draws from it)
+    theirs = HopSkipJump(
+        wrapped, max_iter=steps, init_eval=first, max_eval=10_000, init_size=100, verbose=False
+    )
+    attacked = theirs.generate(images, y=labels)
+    distances = np.linalg.norm((attacked - images).reshape(len(images), -1), axis=1)
+    print(np.median(ours.l2), np.median(distances))
+    assert ours.success.all()
+    assert np.median(ours.l2) <= 1.2 * np.median(distances)

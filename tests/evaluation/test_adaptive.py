@@ -1,0 +1,232 @@
+"""The adaptive evaluation on a small linear classifier."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from configs import adaptive as config_module
+from srdef.datasets import Dataset
+from srdef.errors import InputError
+from srdef.evaluation import adaptive, adaptive_checks, adaptive_report, protocol
+from srdef.evaluation.adaptive import CLEAN, WORST, AdaptiveExperiment, Outcome, Threat
+
+CLASSES = 4
+EPSILONS = (0.004, 0.02, 0.1)
+
+
+class Linear(nnx.Module):
+    """Logits linear in the image's 8 x 8 means, whatever its size."""
+
+    def __init__(self, seed):
+        weights = np.random.default_rng(seed).normal(size=(8 * 8 * 3, CLASSES))
+        self.weights = nnx.Param(jax.numpy.asarray(weights - weights.mean(axis=0), jax.numpy.float32))
+        self.num_classes = CLASSES
+
+    def __call__(self, images):
+        small = jax.image.resize(images, (len(images), 8, 8, 3), "linear")
+        return small.reshape(len(images), -1) @ self.weights[...]
+
+
+DEFENSES = {
+    "none": {"name": "identity"},
+    "WD": {"name": "wavelet", "sigma": 0.04},
+    "JPEG": {"name": "jpeg"},
+    "JPEG, surrogate": {
+        "defense": {"name": "jpeg"},
+        "surrogate": {"name": "jpeg", "gradient": "straight_through"},
+    },
+    "random": {"name": "resize_pad"},
+}
+THREATS = {
+    "gray box": {"knows": "classifier", "attack": {"name": "ifgsm", "steps": 4}},
+    "transfer": {"knows": "other classifier", "attack": {"name": "ifgsm", "steps": 4}},
+    "BPDA": {"knows": "identity", "attack": {"name": "ifgsm", "steps": 4}},
+    "exact": {"knows": "gradient", "attack": {"name": "ifgsm", "steps": 4}},
+    "EOT": {"knows": "expectation", "attack": {"name": "ifgsm", "steps": 4}, "draws": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    classifier = Linear(0)
+    images = np.random.default_rng(1).uniform(0.2, 0.8, (9, 16, 16, 3)).astype(np.float32)
+    labels = np.array(classifier(images).argmax(axis=-1), np.int32)
+    labels[4] = (labels[4] + 1) % CLASSES  # one that the classifier has wrong
+    dataset = Dataset(
+        images=images,
+        labels=labels,
+        ids=np.arange(9, dtype=np.uint32),
+        names=tuple(f"image {i}" for i in range(9)),
+        class_names=tuple("abcd"),
+    )
+    checks = {"epsilon": 0.1, "images": 3, "steps": 3, "queries": 10, "draws": 2}
+    named = {"classifier": {"name": "linear"}, "other_classifier": {"name": "linear"}}
+    return AdaptiveExperiment(
+        {**named, "defenses": DEFENSES, "threats": THREATS, "checks": checks},
+        dataset,
+        classifier,
+        Linear(7),
+        {label: adaptive._protected(label, entry, classifier) for label, entry in DEFENSES.items()},
+        {
+            label: Threat(entry["knows"], entry["attack"], entry.get("draws", 1))
+            for label, entry in THREATS.items()
+        },
+        EPSILONS,
+        final_draws=4,
+        batch_size=5,
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("adaptive")
+
+
+def reporter():
+    return protocol.Reporter(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def outcome(experiment, folder):
+    return adaptive.run(experiment, folder, reporter())
+
+
+def test_denominator_is_what_the_classifier_has_right(outcome):
+    assert outcome.images == 8
+    np.testing.assert_array_equal(outcome.accuracy("none", CLEAN), [1, 1, 1])
+
+
+def test_who_can_attack_what(outcome):
+    attacked = {defense: {t for d, t in outcome.judged if d == defense} for defense in DEFENSES}
+    everyone = {CLEAN, "gray box", "transfer", "BPDA"}
+    assert attacked["none"] == attacked["WD"] == attacked["JPEG, surrogate"] == everyone | {"exact"}
+    # Its own gradient is zero and it is not random.
+    assert attacked["JPEG"] == everyone
+    assert attacked["random"] == everyone | {"exact", "EOT"}
+
+
+def test_knowledge_helps(outcome):
+    """On a linear classifier the gradient attacks are optimal, so who sees the defense does no worse."""
+    for defense in ("none", "WD"):
+        gray, exact = outcome.accuracy(defense, "gray box"), outcome.accuracy(defense, "exact")
+        assert (exact <= gray + 1e-6).all()
+        assert exact[-1] < 0.5
+    # Without a defense the three are one attack.
+    np.testing.assert_array_equal(outcome.accuracy("none", "BPDA"), outcome.accuracy("none", "exact"))
+    np.testing.assert_array_equal(outcome.judged["none", "BPDA"], outcome.judged["none", "gray box"])
+
+
+def test_accuracy_falls_with_epsilon_and_the_worst_case_is_the_worst(outcome):
+    for defense in DEFENSES:
+        for threat in ("BPDA", "exact"):
+            accuracy = outcome.accuracy(defense, threat)
+            if accuracy is not None and defense != "random":
+                assert (np.diff(accuracy) <= 0).all()
+        if defense != "random":
+            worst = outcome.accuracy(defense, WORST)
+            others = [outcome.accuracy(defense, t) for t in (CLEAN, *THREATS)]
+            assert (worst <= np.min([o for o in others if o is not None], axis=0) + 1e-6).all()
+
+
+def test_random_defenses_are_shares_of_draws(outcome):
+    shares = outcome.judged["random", "EOT"]
+    np.testing.assert_allclose(shares * 2, np.round(shares * 2))  # two draws judge, two choose
+    for defense in ("none", "WD", "JPEG"):
+        assert outcome.chosen[defense, "BPDA"] is outcome.judged[defense, "BPDA"] or np.array_equal(
+            outcome.chosen[defense, "BPDA"], outcome.judged[defense, "BPDA"]
+        )
+
+
+def test_the_worst_of_noisy_candidates_is_not_too_low():
+    """Twenty attacks that all leave a true share of one half must not look stronger together."""
+    rng = np.random.default_rng(0)
+    threats = tuple(str(i) for i in range(20))
+    shares = {
+        kind: {("d", t): rng.binomial(4, 0.5, (500, 1)) / 4 for t in (CLEAN, *threats)} for kind in "cj"
+    }
+    outcome = Outcome(500, (0.1,), ("d",), threats, shares["c"], shares["j"])
+    # Standard error 0.25 / sqrt(500) = 0.011.
+    assert outcome.accuracy("d", WORST)[0] == pytest.approx(0.5, abs=0.045)
+    naive = np.min([shares["j"]["d", t] for t in threats], axis=0).mean()
+    assert naive < 0.2
+
+
+def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, outcome, folder, monkeypatch):
+    again = reporter()
+    repeated = adaptive.run(experiment, folder, again)
+    assert again.computed == 0
+    for pair in outcome.judged:
+        np.testing.assert_array_equal(repeated.judged[pair], outcome.judged[pair])
+    # Another attack is another result; killed after its first batch, it goes on with the second.
+    threats = {"BPDA": Threat("identity", {"name": "ifgsm", "steps": 2})}
+    config = {**experiment.config, "threats": {"BPDA": {"steps": 2}}}
+    other = replace(experiment, threats=threats, config=config, defenses={"WD": experiment.defenses["WD"]})
+    perturb, calls = adaptive.Runner.perturb, []
+
+    def dying(self, *arguments):
+        calls.append(1)
+        if len(calls) > len(EPSILONS):
+            raise KeyboardInterrupt
+        return perturb(self, *arguments)
+
+    monkeypatch.setattr(adaptive.Runner, "perturb", dying)
+    with pytest.raises(KeyboardInterrupt):
+        adaptive.run(other, folder, reporter())
+    monkeypatch.setattr(adaptive.Runner, "perturb", perturb)
+    rest = reporter()
+    adaptive.run(other, folder, rest)
+    assert rest.computed in (3, 8)  # 3 after a whole batch of 5, 8 if the first was not finished
+
+
+def test_reports(outcome, tmp_path):
+    text = adaptive_report.to_markdown(outcome)
+    assert text.count("| none |") == len(EPSILONS)
+    assert "8 images" in text
+    values = json.loads(adaptive_report.to_json(outcome))
+    assert values["accuracy"]["none"][CLEAN] == [1.0] * 3
+    assert "EOT" not in values["accuracy"]["WD"]
+    for name in ("curves.png", "curves.pdf"):
+        adaptive_report.save_curves(tmp_path / name, outcome)
+        assert (tmp_path / name).stat().st_size > 5000
+    with pytest.raises(InputError, match="nothing was attacked with ε 7/255"):
+        adaptive_report.rows(outcome, 7 / 255)
+
+
+def test_checks_of_every_defense(experiment, folder):
+    some = replace(experiment, defenses={k: experiment.defenses[k] for k in ("none", "JPEG", "random")})
+    text = adaptive_checks.run(some, folder, reporter())
+    assert "### none: exact gradient" in text
+    assert "### JPEG: identity gradient (BPDA)" in text
+    assert "### random: exact gradient, EOT over 2 draws" in text
+    again = reporter()
+    assert adaptive_checks.run(some, folder, again) == text
+    assert again.computed == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilons": (0.1, 0.05)}, "epsilons must be positive and rising"),
+        ({"final_draws": 1}, "final_draws must be at least 2"),
+        (
+            {"threats": {"x": {"knows": "everything", "attack": {"name": "fgsm"}}}},
+            "unknown knowledge 'everything'",
+        ),
+        ({"threats": {"x": {"knows": "gradient"}}}, "threat 'x' must have the fields knows and attack"),
+        ({"threats": {CLEAN: {}}}, "'clean' is always there"),
+        ({"colour": 1}, "unknown config field 'colour'"),
+        ({"defenses": {"J": {"defense": {"name": "jpeg"}}}}, "must have the fields defense and surrogate"),
+    ],
+)
+def test_bad_configurations_are_named(changes, message):
+    config = ConfigDict(config_module.get_config("samples")).to_dict()
+    config["defenses"] = {"none": {"name": "identity"}}
+    with pytest.raises(InputError, match=message):
+        adaptive.resolve({**config, **changes})
