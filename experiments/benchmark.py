@@ -10,10 +10,10 @@ libraries come from requirements-parity.txt.
 from absl import app
 
 from experiments import cli
-from experiments.benchmarks import attacks, models
+from experiments.benchmarks import attacks, defenses, models
 from srdef.errors import InputError
 
-BENCHMARKS = {"attacks": attacks.run, "models": models.run}
+BENCHMARKS = {"attacks": attacks.run, "defenses": defenses.run, "models": models.run}
 
 
 def main(arguments: list[str]) -> None:

@@ -2,9 +2,10 @@
 
 `datasets.list()` gives the names: `imagenet_samples` (20 photographs that a package brings along),
 `folder` (your own images), `nips2017` (the competition's layout) and `tfds` (TensorFlow Datasets).
+`srdef.datasets.selection` chooses the images that a classifier gets right and keeps their list.
 """
 
-from srdef.datasets import folder, imagenet_samples, nips2017, tfds  # they register themselves
+from srdef.datasets import folder, imagenet_samples, nips2017, selection, tfds  # they register themselves
 from srdef.datasets.base import REGISTRY, Dataset, list_names, load
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 
@@ -21,5 +22,6 @@ __all__ = [
     "list_names",
     "load",
     "nips2017",
+    "selection",
     "tfds",
 ]

@@ -2,14 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from srdef.datasets.reading import Crop, check_crop, to_square
+from srdef.datasets.selection import Selection
 from srdef.errors import InputError
 from srdef.images import from_uint8
 from srdef.registry import Registry
@@ -111,6 +113,45 @@ def list_names() -> list[str]:
     return REGISTRY.names()
 
 
+def open_source(name: str, size: int, crop: str | None = None, **options: object) -> Source:
+    """A data set before its images are read, with the crop that they will be read with.
+
+    Raises
+    ------
+    InputError
+        As `load`.
+    """
+    if size < 1:
+        raise InputError(f"size must be at least 1 pixel, not {size}")
+    if crop is not None:
+        check_crop(crop)
+    source: Source = REGISTRY.create(name, **options)
+    return source if crop is None else replace(source, crop=check_crop(crop))
+
+
+def read_positions(
+    source: Source, positions: Sequence[int], size: int, progress: Callable[[int, int], None] | None = None
+) -> Dataset:
+    """The images of `source` at `positions`, in that order, as squares of side `size`."""
+
+    def read(position: int) -> tuple[np.ndarray, int, str]:
+        example = source.read(position)
+        return to_square(example.image, size, source.crop), example.label, example.name
+
+    Image.init()  # Pillow loads its plugins here once; doing it in several threads at a time is not safe
+    images = np.empty((len(positions), size, size, 3), np.float32)
+    labels = np.empty(len(positions), np.int32)
+    names = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for i, (image, label, image_name) in enumerate(pool.map(read, positions)):
+            images[i] = from_uint8(image)
+            labels[i] = label
+            names.append(image_name)
+            if progress is not None:
+                progress(i + 1, len(positions))
+    return Dataset(images, labels, tuple(names), np.array(positions, np.int32), source.class_names)
+
+
 def load(
     name: str,
     *,
@@ -118,6 +159,7 @@ def load(
     crop: str | None = None,
     offset: int = 0,
     limit: int | None = None,
+    selection: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: object,
 ) -> Dataset:
@@ -136,6 +178,9 @@ def load(
         Both resize with Pillow's bicubic filter to 8-bit levels.
     offset, limit : int
         Leave out the first `offset` images, then take at most `limit` (default: all).
+    selection : path, optional
+        A list of images that `srdef.datasets.selection` saved: only these, in its order; `offset` and
+        `limit` count in the list. None or "": all images.
     progress : callable, optional
         Called after each image with the number of images read and the number to read.
     **options
@@ -149,36 +194,23 @@ def load(
     Raises
     ------
     InputError
-        For an unknown name or option, missing or damaged files, wrong labels.
+        For an unknown name or option, missing or damaged files, wrong labels, or a selection that was
+        made of other images or at another size.
     """
-    if size < 1:
-        raise InputError(f"size must be at least 1 pixel, not {size}")
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1 image, not {limit}")
-    if crop is not None:
-        check_crop(crop)
-    source: Source = REGISTRY.create(name, **options)
-    if not 0 <= offset < source.length:
+    source = open_source(name, size, crop, **options)
+    chosen = Selection.read(selection) if selection else None
+    positions: Sequence[int] = range(source.length)
+    if chosen is not None:
+        chosen.check(name, size, source.crop, source.length)
+        positions = chosen.positions
+    if not 0 <= offset < len(positions):
         raise InputError(
-            f"offset {offset} is outside the data set {name!r}, which has {source.length} images"
+            f"offset {offset} is outside the data set {name!r}, which has {len(positions)} images"
         )
-    stop = source.length if limit is None else min(offset + limit, source.length)
-    chosen = source.crop if crop is None else check_crop(crop)
-    positions = range(offset, stop)
-
-    def read(position: int) -> tuple[np.ndarray, int, str]:
-        example = source.read(position)
-        return to_square(example.image, size, chosen), example.label, example.name
-
-    Image.init()  # Pillow loads its plugins here once; doing it in several threads at a time is not safe
-    images = np.empty((len(positions), size, size, 3), np.float32)
-    labels = np.empty(len(positions), np.int32)
-    names = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for i, (image, label, image_name) in enumerate(pool.map(read, positions)):
-            images[i] = from_uint8(image)
-            labels[i] = label
-            names.append(image_name)
-            if progress is not None:
-                progress(i + 1, len(positions))
-    return Dataset(images, labels, tuple(names), np.array(positions, np.int32), source.class_names)
+    stop = len(positions) if limit is None else min(offset + limit, len(positions))
+    dataset = read_positions(source, positions[offset:stop], size, progress)
+    if chosen is not None:
+        chosen.check_names(dataset.names, offset)
+    return dataset

@@ -16,6 +16,9 @@ def tfds(
 ) -> Source:
     """A data set of TensorFlow Datasets that has an `image` and a `label`.
 
+    If its classes are called by WordNet ids of ImageNet (`imagenet2012`, `imagenet_v2`, `imagenette`,
+    `imagenet_a`, ...), labels are the indices of ImageNet's 1000 classes, of which it may have only some.
+
     Reading needs no TensorFlow, but preparing does, once, and in the format that allows random
     access::
 
@@ -23,12 +26,15 @@ def tfds(
         python -c "import tensorflow_datasets as tfds;
                    tfds.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 
+    `imagenet2012` wants its archive `ILSVRC2012_img_val.tar` (and that of the training images) in
+    ~/tensorflow_datasets/downloads/manual; `imagenet_v2` and `imagenette` are downloaded.
+
     Parameters
     ----------
     dataset : str
         Name, with configuration and version if wanted ("imagenet_v2/matched-frequency").
     split : str
-        One of its splits.
+        One of its splits ("test" for `imagenet_v2`, which has no other).
     data_dir : path, optional
         Where it was prepared; default: that of TensorFlow Datasets (~/tensorflow_datasets).
 
@@ -61,7 +67,10 @@ def tfds(
     if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
         raise InputError(f"{where}: needs the features image and label; it has: {', '.join(features)}")
     class_names = tuple(features["label"].names)
-    if class_names == imagenet_wordnet_ids():
+    classes = list(range(len(class_names)))
+    imagenet = {wordnet_id: index for index, wordnet_id in enumerate(imagenet_wordnet_ids())}
+    if set(class_names) <= set(imagenet):  # ImageNet's classes or some of them, such as imagenette's ten
+        classes = [imagenet[wordnet_id] for wordnet_id in class_names]
         class_names = imagenet_class_names()
 
     def read(position: int) -> Example:
@@ -70,6 +79,6 @@ def tfds(
         if image.shape[-1] == 1:
             image = image[..., 0]
         name = f"{split}/{position}"
-        return Example(Image.fromarray(image).convert("RGB"), int(record["label"]), name)
+        return Example(Image.fromarray(image).convert("RGB"), classes[int(record["label"])], name)
 
     return Source(len(records), read, class_names, crop="center")

@@ -1,6 +1,7 @@
 """Networks: image classifiers and super-resolution networks, as `flax.nnx` modules."""
 
 from srdef.models import (
+    discriminator,
     edsr,
     efficientnet_lite,
     inception_resnet_v2,
@@ -8,6 +9,7 @@ from srdef.models import (
     resnet,
     squeezenet,
     srresnet,
+    vgg,
 )
 from srdef.models.registry import REGISTRY, convert, create, list_names
 
@@ -17,6 +19,7 @@ __all__ = [
     "REGISTRY",
     "convert",
     "create",
+    "discriminator",
     "edsr",
     "efficientnet_lite",
     "inception_resnet_v2",
@@ -26,4 +29,5 @@ __all__ = [
     "resnet",
     "squeezenet",
     "srresnet",
+    "vgg",
 ]

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from srdef.models.inception_layers import Conv, ConvNorm, Mixed, Path, Stem
-from srdef.models.layers import classify
+from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
 from srdef.weights import keras_layout
 
@@ -63,7 +63,7 @@ class Residual(nnx.Module):
         return self.mixed.keras_levels(f"{name}.mixed") + keras_layout.weighted(f"{name}.project")
 
 
-class InceptionResNetV2(nnx.Module):
+class InceptionResNetV2(PooledClassifier):
     """Images `(N, H, W, 3)` in [0, 1] to logits `(N, num_classes)`; any height and width from 75 up.
 
     Parameters
@@ -71,14 +71,10 @@ class InceptionResNetV2(nnx.Module):
     num_classes : int
         1000: the ImageNet classes in the order of their WordNet ids. 0: no last layer; the network
         then returns the 1536 pooled features.
-
-    Attributes
-    ----------
-    classifier : nnx.Linear or None
-        The last layer; with `features`, what class activation maps need.
     """
 
     image_size = 299
+    last_endpoint = "conv_7b"
 
     def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
@@ -112,13 +108,6 @@ class InceptionResNetV2(nnx.Module):
         maps["conv_7b"] = self.conv_7b(x)
         return maps
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """The last feature map `(N, h, w, 1536)`, before global pooling."""
-        return self.endpoints(images)["conv_7b"]
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return classify(self.classifier, self.features(images))
-
     def keras_names(self) -> list[str]:
         """The names of this network's tensors in the order of a Keras weights file."""
         levels = self.stem.keras_levels("stem") + self.mixed_5b.keras_levels("mixed_5b")
@@ -131,7 +120,7 @@ class InceptionResNetV2(nnx.Module):
         for i, block in enumerate(self.block8):
             levels += block.keras_levels(f"block8.{i}")
         levels += self.conv_7b.keras_levels("conv_7b") + keras_layout.weighted("classifier")
-        return [name for level in levels for name in level]
+        return keras_layout.names(levels)
 
 
 @REGISTRY.register("inception_resnet_v2")

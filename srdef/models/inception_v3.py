@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from srdef.models.inception_layers import Conv, Mixed, Path, Stem
-from srdef.models.layers import classify
+from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
 from srdef.weights import keras_layout
 
@@ -68,7 +68,7 @@ MIXED = (
 )
 
 
-class InceptionV3(nnx.Module):
+class InceptionV3(PooledClassifier):
     """Images `(N, H, W, 3)` in [0, 1] to logits `(N, num_classes)`; any height and width from 75 up.
 
     Parameters
@@ -76,14 +76,10 @@ class InceptionV3(nnx.Module):
     num_classes : int
         1000: the ImageNet classes in the order of their WordNet ids. 0: no last layer; the network
         then returns the 2048 pooled features.
-
-    Attributes
-    ----------
-    classifier : nnx.Linear or None
-        The last layer; with `features`, what class activation maps need.
     """
 
     image_size = 299
+    last_endpoint = "mixed10"
 
     def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
@@ -104,19 +100,12 @@ class InceptionV3(nnx.Module):
             x = maps[f"mixed{i}"] = block(x)
         return maps
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """The last feature map `(N, h, w, 2048)`, before global pooling."""
-        return self.endpoints(images)["mixed10"]
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return classify(self.classifier, self.features(images))
-
     def keras_names(self) -> list[str]:
         """The names of this network's tensors in the order of a Keras weights file."""
         levels = self.stem.keras_levels("stem")
         for i, block in enumerate(self.mixed):
             levels += block.keras_levels(f"mixed.{i}")
-        return [name for level in [*levels, *keras_layout.weighted("classifier")] for name in level]
+        return keras_layout.names([*levels, *keras_layout.weighted("classifier")])
 
 
 @REGISTRY.register("inception_v3")

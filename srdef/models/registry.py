@@ -1,8 +1,9 @@
 """Networks by name, with random or trained weights."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -13,8 +14,15 @@ from srdef.weights import catalog, download, loading, readers
 
 REGISTRY = Registry("model")
 
+M = TypeVar("M", bound=nnx.Module)
+
 # Drawing random weights runs once: optimising that program takes far longer than it saves.
 _QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
+
+
+def initialise(build: Callable[[], M]) -> M:
+    """What `build` makes, its random weights drawn by one program that is quickly compiled."""
+    return jax.jit(build, compiler_options=_QUICK_COMPILATION)()
 
 
 def create(
@@ -68,7 +76,7 @@ def create(
         return builder(rngs=nnx.Rngs(seed), **options)
 
     if not pretrained and weights is None:
-        return jax.jit(build, compiler_options=_QUICK_COMPILATION)()
+        return initialise(build)
     module = nnx.eval_shape(build)
     entry = catalog.entry(name) if pretrained else catalog.variants(name).get(str(weights))
     if isinstance(entry, catalog.Download):

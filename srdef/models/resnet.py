@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srdef.models.layers import classify, require_size
+from srdef.models.layers import PooledClassifier, require_size
 from srdef.models.registry import REGISTRY
 from srdef.weights import keras_layout
 from srdef.weights.loading import Rule, batch_norm_rules, conv_kernel, linear_kernel
@@ -121,7 +121,7 @@ def _torchvision_rules() -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-class ResNet50(nnx.Module):
+class ResNet50(PooledClassifier):
     """Images `(N, H, W, 3)` in [0, 1] to logits `(N, num_classes)`; any height and width from 32 up.
 
     Parameters
@@ -131,14 +131,10 @@ class ResNet50(nnx.Module):
     num_classes : int
         1000: the ImageNet classes in the order of their WordNet ids. 0: no last layer; the network
         then returns the 2048 pooled features.
-
-    Attributes
-    ----------
-    classifier : nnx.Linear or None
-        The last layer; with `features`, what class activation maps need.
     """
 
     image_size = 224
+    last_endpoint = "res_5"
     published_rules = _torchvision_rules()
 
     def __init__(self, layout: Layout, num_classes: int = 1000, *, rngs: nnx.Rngs) -> None:
@@ -172,20 +168,13 @@ class ResNet50(nnx.Module):
             maps[f"res_{i + 2}"] = x
         return maps
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """The last feature map `(N, ceil(H / 32), ceil(W / 32), 2048)`, before global pooling."""
-        return self.endpoints(images)["res_5"]
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return classify(self.classifier, self.features(images))
-
     def keras_names(self) -> list[str]:
         """The names of this network's tensors in the order of a Keras weights file."""
         levels = self.stem.keras_levels("stem")
         for i, stage in enumerate(self.stages):
             for j, block in enumerate(stage):
                 levels += block.keras_levels(f"stages.{i}.{j}")
-        return [name for level in [*levels, *keras_layout.weighted("classifier")] for name in level]
+        return keras_layout.names([*levels, *keras_layout.weighted("classifier")])
 
 
 @REGISTRY.register("resnet50")

@@ -85,15 +85,20 @@ class SqueezeNet(nnx.Module):
         self.fires = nnx.List(fires)
         self.classifier = convolution(inputs, num_classes, 1, rngs)
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """The last feature map `(N, h, w, 512)`, before the classifier."""
+    def endpoints(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Feature maps by name: `stem`, and `fire2` to `fire9` (the numbers are the paper's)."""
         require_size(images, SMALLEST_SIDE)
         x = nnx.relu(self.stem(caffe_input(images)))
+        maps = {"stem": x}
         for i, fire in enumerate(self.fires):
             if i in POOLED:
                 x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
-            x = fire(x)
-        return x
+            x = maps[f"fire{i + 2}"] = fire(x)
+        return maps
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """The last feature map `(N, h, w, 512)`, before the classifier."""
+        return self.endpoints(images)["fire9"]
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return jnp.mean(nnx.relu(self.classifier(self.features(images))), axis=(1, 2))

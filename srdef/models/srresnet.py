@@ -16,7 +16,7 @@ class PReLU(nnx.Module):
     """`max(x, 0) + slope · min(x, 0)` with one trained slope, at first 0.25 (He et al., 2015)."""
 
     def __init__(self) -> None:
-        self.slope = nnx.Param(jnp.full((1,), 0.25))
+        self.slope = nnx.Param(jnp.full((1,), 0.25, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.where(x >= 0, x, self.slope[...] * x)
@@ -122,3 +122,15 @@ class SRResNet(nnx.Module):
 def srresnet(*, rngs: nnx.Rngs, blocks: int = 16, features: int = 64, scale: int = 4) -> SRResNet:
     """SRResNet, or the generator of SRGAN, of any size; the paper's by default (1.5 million parameters)."""
     return SRResNet(blocks, features, scale, rngs=rngs)
+
+
+def _register(name: str, scale: int) -> None:
+    @REGISTRY.register(name)
+    def build(*, rngs: nnx.Rngs) -> SRResNet:
+        return SRResNet(scale=scale, rngs=rngs)
+
+
+# One network under two names: what trained it is part of what it is.
+for _scale in (2, 4):
+    _register(f"srresnet_x{_scale}", _scale)
+    _register(f"srgan_x{_scale}", _scale)

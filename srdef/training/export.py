@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 from matplotlib.figure import Figure
 
+from srdef.models import cost
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.training import super_resolution
 
@@ -18,13 +18,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def save_curve(metrics: Path, path: Path, title: str) -> None:
-    """A PNG of the loss and, where it was measured, the validation PSNR over the steps."""
+# What the logged loss is multiplied by for the curve, and what the curve's axis and the card call it.
+_LOSSES = {
+    "l1": (255.0, "L1 loss of the last batch (levels of 255)", "L1"),
+    "l2": (1.0, "mean squared error of the last batch", "mean squared error"),
+    "srgan": (1.0, "generator's loss on the last batch", "perceptual and adversarial loss (SRGAN)"),
+}
+
+
+def save_curve(metrics: Path, path: Path, title: str, loss: str) -> None:
+    """A PNG of the loss ("l1", "l2", "srgan") and, where it was measured, the PSNR over the steps."""
     records = read_metrics(metrics)
+    factor, label, _ = _LOSSES[loss]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([r["step"] for r in records], [255 * r["loss"] for r in records], color="#999999", lw=0.8)
-    axes.set(xlabel="step", ylabel="L1 loss of the last batch (levels of 255)", title=title, yscale="log")
+    axes.plot([r["step"] for r in records], [factor * r["loss"] for r in records], color="#999999", lw=0.8)
+    axes.set(xlabel="step", ylabel=label, title=title, yscale="log")
     measured = [r for r in records if "psnr" in r]
     if measured:
         twin = axes.twinx()
@@ -35,41 +44,47 @@ def save_curve(metrics: Path, path: Path, title: str) -> None:
     unfinished.replace(path)
 
 
-def parameter_count(network: SuperResolutionNetwork) -> int:
-    """Number of trained parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
-
-
 def card(network: SuperResolutionNetwork, config: dict[str, Any], weights: Path) -> str:
     """A Markdown card for `weights`: what it is, how it was made, how good it is.
 
     The validation PSNR is measured here, on the exported weights.
     """
     name = config["network"]
-    lines = [
-        f"# {name}",
-        "",
-        f"Super-resolution x{network.scale}, {parameter_count(network):,} parameters, trained by srdef. "
-        "Not the official EDSR weights.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| data | {config['data']} |",
-        f"| recipe | L1, {config['steps']} steps of {config['batch_size']} patches of {config['patch']}x"
-        f"{config['patch']} low-resolution pixels, Adam {config['learning_rate']:g}, {config['schedule']} "
-        f"schedule, weights averaged ({config['ema_decay']}) |",
-        "| command | `python -m experiments.train_sr "
-        f"--config=configs/train_edsr.py:{name.removeprefix('edsr_')} "
-        "--config.train_folder=… --config.validation_folder=… --workdir=…` |",
-        f"| seed | {config['seed']} |",
-        f"| device | {jax.devices()[0].device_kind} |",
-        f"| SHA-256 | `{hashlib.sha256(weights.read_bytes()).hexdigest()}` |",
-    ]
+    recipe = (
+        f"{_LOSSES[config['loss']][2]}, {config['steps']} steps of {config['batch_size']} patches of "
+        f"{config['patch']}x{config['patch']} low-resolution pixels, Adam {config['learning_rate']:g}, "
+        f"{config['schedule']} schedule, weights averaged ({config['ema_decay']})"
+    )
+    command = (
+        f"`python -m experiments.train_sr --config=configs/train_edsr.py:{name.removeprefix('edsr_')} "
+        "--config.train_folder=… --config.validation_folder=… --workdir=…`"
+    )
+    rows = {"data": config["data"], "recipe": recipe, "command": command}
+    if config["initial_weights"]:
+        rows["started from"] = Path(config["initial_weights"]).name
+    if config["loss"] == "srgan":
+        perceptual = config["perceptual"]
+        rows["feature map"] = f"{perceptual['network']}, {perceptual['endpoint'] or 'the last'}"
+        rows["feature map"] += f", times {perceptual['scale']:g}"
+        weights_of = config["loss_weights"].items()
+        rows["weights of the losses"] = ", ".join(f"{name} {value:g}" for name, value in weights_of)
+    rows["seed"] = str(config["seed"])
+    rows["device"] = jax.devices()[0].device_kind
+    rows["SHA-256"] = f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`"
     if config["validation_folder"]:
         photographs = super_resolution.read_folder(config["validation_folder"])
         psnr = super_resolution.evaluate_psnr(network, photographs)
-        lines.append(
-            f"| PSNR on {Path(config['validation_folder']).name} | {psnr:.2f} dB (Y, border {network.scale}, "
-            "antialiased bicubic low resolution in 8 bits) |"
+        rows[f"PSNR on {Path(config['validation_folder']).name}"] = (
+            f"{psnr:.2f} dB (Y, border {network.scale}, antialiased bicubic low resolution in 8 bits)"
         )
+    lines = [
+        f"# {name}",
+        "",
+        f"Super-resolution x{network.scale}, {cost.parameter_count(network):,} parameters, trained by srdef. "
+        "Not the weights of the network's authors.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in rows.items()),
+    ]
     return "\n".join(lines) + "\n"

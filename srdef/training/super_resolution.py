@@ -1,9 +1,9 @@
 """Training a super-resolution network on high-resolution images alone.
 
-The recipe is EDSR's (Lim et al., 2017, section 4): patches of 48x48 low-resolution pixels, L1 loss,
-Adam, flips and quarter turns. The low-resolution patch is made on the device by the antialiased
-bicubic of the literature and rounded to 8 bits. Batch `step` is a function of the seed and `step`
-alone, so a run that was killed continues as if it had not been.
+The recipe is EDSR's (Lim et al., 2017, section 4): patches of 48x48 low-resolution pixels, L1 loss (or
+the squared error of SRResNet), Adam, flips and quarter turns. The low-resolution patch is made on the
+device by the antialiased bicubic of the literature and rounded to 8 bits. Batch `step` is a function
+of the seed and `step` alone, so a run that was killed continues as if it had not been.
 """
 
 import json
@@ -22,42 +22,30 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from PIL import Image
 
 from srdef import batching, images
+from srdef.datasets.files import SUFFIXES, existing_folder, list_images
+from srdef.datasets.reading import read_image
 from srdef.errors import InputError
 from srdef.evaluation import metrics
 from srdef.models.protocols import SuperResolutionNetwork
-
-SUFFIXES = {".png", ".webp", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 # Low-resolution pixels cut off around each patch, so that its border is made from real neighbours.
 MARGIN = 4
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image file as RGB uint8 `(H, W, 3)`; InputError that names the file if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"cannot read image {path}: {error}") from None
-
-
 def read_folder(folder: str | Path) -> list[np.ndarray]:
-    """All images below `folder`, decoded once, in the order of their paths.
+    """All images below `folder` as RGB uint8 `(H, W, 3)`, decoded once, in the order of their paths.
 
     Raises
     ------
     InputError
         If there is no such folder, no image in it, or one that cannot be read.
     """
-    if not Path(folder).is_dir():
-        raise InputError(f"no such folder of images: {folder}")
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = list_images(existing_folder(folder))
     if not paths:
-        raise InputError(f"no images ({', '.join(sorted(SUFFIXES))}) in {folder}")
-    return [read_image(path) for path in paths]
+        raise InputError(f"no images ({', '.join(SUFFIXES)}) in {folder}")
+    return [np.asarray(read_image(path)) for path in paths]
 
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
@@ -160,69 +148,112 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     raise InputError(f"unknown schedule {config.schedule!r}; choose from: cosine, halve")
 
 
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "l1": lambda a, b: jnp.abs(a - b).mean(),
+    "l2": lambda a, b: jnp.square(a - b).mean(),
+}
+
+
+def pairs(high: jax.Array, scale: int) -> tuple[jax.Array, jax.Array]:
+    """Low-resolution images and their targets, in [0, 1], from a uint8 batch of padded patches."""
+    target = high.astype(jnp.float32) / 255
+    cut = slice(MARGIN, -MARGIN)
+    low = make_low_resolution(target, scale)[:, cut, cut]
+    cut = slice(MARGIN * scale, -MARGIN * scale)
+    return low, target[:, cut, cut]
+
+
+def split_modes(network: Any) -> tuple[Any, Any, Any, Any]:
+    """The structure of `network` in train mode and in evaluation mode, its parameters, and the rest.
+
+    The modes differ where the network has batch normalisations; what `nnx.merge` makes of a structure
+    is in its mode.
+    """
+    network.train()
+    training, parameters, statistics = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    network.eval()
+    return training, nnx.graphdef(network), parameters, statistics
+
+
+def averaged_update(average: Any, parameters: Any, decay: float, step: jax.Array) -> Any:
+    """The running average of the parameters; it starts late enough to forget the random first ones."""
+    early = jnp.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(parameters, average, 1 - early)
+
+
 @dataclass(frozen=True)
 class Trainer:
-    """One jitted training step over a fixed network structure.
+    """One jitted training step over a fixed network structure, with a loss on pixels.
 
     The state is a dictionary of pytrees (`parameters`, `statistics`, `optimizer`, `average`), so that
     a checkpoint needs nothing but arrays.
     """
 
-    graph: Any
+    training: Any
+    evaluation: Any
     optimizer: optax.GradientTransformation
     scale: int
+    loss: str
     ema_decay: float
+    # Arrays that `step` reads and never changes; none here.
+    frozen: Any = None
 
     def step(
-        self, state: dict[str, Any], high: jax.Array, step: jax.Array
-    ) -> tuple[dict[str, Any], jax.Array]:
+        self, state: dict[str, Any], frozen: Any, high: jax.Array, step: jax.Array
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         """One update from a uint8 batch of padded patches; returns the new state and the loss."""
-        target = high.astype(jnp.float32) / 255
-        cut = slice(MARGIN, -MARGIN)
-        low = make_low_resolution(target, self.scale)[:, cut, cut]
-        cut = slice(MARGIN * self.scale, -MARGIN * self.scale)
-        target = target[:, cut, cut]
+        low, target = pairs(high, self.scale)
 
         def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
-            network = nnx.merge(self.graph, parameters, state["statistics"], copy=True)
-            loss = jnp.abs(network(low) - target).mean()
+            network = nnx.merge(self.training, parameters, state["statistics"], copy=True)
+            loss = LOSSES[self.loss](network(low), target)
             return loss, nnx.state(network, nnx.Not(nnx.Param))
 
         (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["parameters"])
         updates, optimizer = self.optimizer.update(gradient, state["optimizer"], state["parameters"])
         parameters = optax.apply_updates(state["parameters"], updates)
-        # The average starts late enough to forget the random initial weights.
-        decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
-        average = optax.incremental_update(parameters, state["average"], 1 - decay)
         new_state = {
             "parameters": parameters,
             "statistics": statistics,
             "optimizer": optimizer,
-            "average": average,
+            "average": averaged_update(state["average"], parameters, self.ema_decay, step),
         }
-        return new_state, loss
+        return new_state, {"loss": loss}
 
     def averaged(self, state: dict[str, Any]) -> Any:
-        """The network with the averaged weights: what is evaluated and shipped."""
-        return nnx.merge(self.graph, state["average"], state["statistics"])
+        """The network with the averaged weights, in evaluation mode: what is evaluated and shipped."""
+        return nnx.merge(self.evaluation, state["average"], state["statistics"])
+
+
+def create_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Adam on gradients clipped to a global norm."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adam(learning_rate(config), b1=0.9, b2=config.adam_b2),
+    )
 
 
 def create_trainer(
     network: SuperResolutionNetwork, config: ml_collections.ConfigDict
 ) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer of `network` and its initial state."""
-    graph, parameters, statistics = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adam(learning_rate(config), b1=0.9, b2=config.adam_b2),
-    )
+    """The trainer of `network` on pixels, and its initial state.
+
+    Raises
+    ------
+    InputError
+        For an unknown loss or schedule.
+    """
+    if config.loss not in LOSSES:
+        raise InputError(f"unknown loss {config.loss!r}; choose from: {', '.join([*LOSSES, 'srgan'])}")
+    training, evaluation, parameters, statistics = split_modes(network)
+    optimizer = create_optimizer(config)
     state = {
         "parameters": parameters,
         "statistics": statistics,
         "optimizer": optimizer.init(parameters),
         "average": jax.tree.map(jnp.copy, parameters),
     }
-    return Trainer(graph, optimizer, network.scale, config.ema_decay), state
+    return Trainer(training, evaluation, optimizer, network.scale, config.loss, config.ema_decay), state
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
@@ -244,6 +275,7 @@ def train(
     config: ml_collections.ConfigDict,
     workdir: Path,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
+    create: Callable[..., Any] = create_trainer,
 ) -> Any:
     """Train `network` as `config` says; returns it with the averaged weights.
 
@@ -257,15 +289,18 @@ def train(
         Receives `checkpoints/` and `metrics.jsonl`; a run found there is continued.
     report : callable
         Called with `{"step", "loss", "images_per_second", ...}` every `log_every` steps.
+    create : callable
+        From the network and the configuration to a trainer and its initial state: `create_trainer`, or
+        that of `srdef.training.srgan`.
 
     Raises
     ------
     InputError
-        For missing folders or images, or an unknown schedule.
+        For missing folders or images, or an unknown schedule or loss.
     """
     source = PatchSource.create(read_folder(config.train_folder), config.patch, network.scale, config.seed)
     validation = read_folder(config.validation_folder) if config.validation_folder else []
-    trainer, state = create_trainer(network, config)
+    trainer, state = create(network, config)
     mesh = batching.data_mesh()
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     if config.batch_size % mesh.devices.size:
@@ -277,22 +312,25 @@ def train(
     with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
         first = manager.latest_step() or 0
         state = batching.replicate(state, mesh)
+        frozen = batching.replicate(trainer.frozen, mesh)
         if first:
             state = manager.restore(first, args=ocp.args.StandardRestore(state))
         _keep_until(log, first)
 
         started, since = time.monotonic(), first
         for index, batch in enumerate(batches(source, config.batch_size, first, config.steps), start=first):
-            state, loss = step_function(state, jax.device_put(batch, sharding), jnp.asarray(index))
+            batch = jax.device_put(batch, sharding)
+            state, measured = step_function(state, frozen, batch, jnp.asarray(index))
             step = index + 1
             last = step == config.steps
             if step % config.log_every == 0 or last:
-                loss = float(loss)
-                if not np.isfinite(loss):
-                    raise InputError(f"the loss is {loss} at step {step}; lower learning_rate")
+                measures = {name: float(value) for name, value in measured.items()}
+                for name, value in measures.items():
+                    if not np.isfinite(value):
+                        raise InputError(f"the {name} is {value} at step {step}; lower learning_rate")
                 speed = (step - since) * config.batch_size / (time.monotonic() - started)
                 started, since = time.monotonic(), step
-                record = {"step": step, "loss": loss, "images_per_second": round(speed, 1)}
+                record = {"step": step, **measures, "images_per_second": round(speed, 1)}
                 if validation and (step % config.evaluate_every == 0 or last):
                     record["psnr"] = evaluate_psnr(trainer.averaged(state), validation)
                     started = time.monotonic()

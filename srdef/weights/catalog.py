@@ -131,9 +131,11 @@ _EDSR = "https://cv.snu.ac.kr/research/EDSR/models"
 _TORCHVISION = "https://download.pytorch.org/models"
 
 
-def _keras(name: str, folder: str, md5: str, size: int | None, origin: str) -> Download:
-    file = f"{name}_weights_tf_dim_ordering_tf_kernels.h5"
-    return Download(name, "keras", f"{_KERAS}/{folder}/{file}", f"md5:{md5}", size, "Apache-2.0", origin)
+def _keras(
+    name: str, folder: str, md5: str, size: int | None, licence: str, origin: str, part: str = ""
+) -> Download:
+    file = f"{name}_weights_tf_dim_ordering_tf_kernels{part}.h5"
+    return Download(name, "keras", f"{_KERAS}/{folder}/{file}", f"md5:{md5}", size, licence, origin)
 
 
 def _edsr(name: str, sha256: str) -> Download:
@@ -148,11 +150,11 @@ def _edsr(name: str, sha256: str) -> Download:
     )
 
 
-def _resnet50_torchvision(variant: str, sha256: str, origin: str) -> Download:
+def _torchvision(name: str, variant: str, sha256: str, origin: str) -> Download:
     return Download(
-        name="resnet50_torchvision",
+        name=f"{name}_torchvision",
         variant=variant,
-        url=f"{_TORCHVISION}/resnet50-{sha256}.pth",
+        url=f"{_TORCHVISION}/{name}-{sha256}.pth",
         digest=f"sha256:{sha256}",
         size=None,
         licence="BSD-3-Clause",
@@ -160,14 +162,17 @@ def _resnet50_torchvision(variant: str, sha256: str, origin: str) -> Download:
     )
 
 
-# Addresses and hashes stand in keras.applications (3.15), in sanghyun-son/EDSR-PyTorch
-# (src/model/edsr.py) and in torchvision.models.resnet; the last two name a file by its hash.
+# Where the facts stand. Keras: keras.applications (3.15) has addresses and MD5s, its documentation the
+# licences; sizes are those its downloads print. torchvision: torchvision/models/{resnet,vgg}.py, and timm's
+# configuration of its ResNets. EDSR: src/model/edsr.py of sanghyun-son/EDSR-PyTorch. The last two name a file
+# by the first digits of its SHA-256.
 DOWNLOADS = (
     _keras(
         "inception_v3",
         "inception_v3",
         "9a0d58056eeedaa3f26cb7ebd46da564",
         96_112_376,
+        "Apache-2.0",
         "F. Chollet (keras.applications), trained on ImageNet-1k",
     ),
     _keras(
@@ -175,6 +180,7 @@ DOWNLOADS = (
         "resnet",
         "2cb95161c43110f7111970584f804107",
         102_967_424,
+        "MIT",
         "He et al.'s weights (ImageNet-1k), converted for keras.applications",
     ),
     _keras(
@@ -182,10 +188,25 @@ DOWNLOADS = (
         "inception_resnet_v2",
         "e693bd0210a403b3192acc6073ad2e96",
         None,
+        "Apache-2.0",
         "TF-slim's weights (ImageNet-1k), converted for keras.applications",
     ),
-    _resnet50_torchvision("imagenet1k_v1", "0676ba61", "torchvision, trained on ImageNet-1k, 76.13 % top-1"),
-    _resnet50_torchvision("imagenet1k_v2", "11ad3fa6", "torchvision, new recipe, ImageNet-1k, 80.86 % top-1"),
+    _keras(
+        "vgg19",
+        "vgg19",
+        "253f8cb515780f3b799900260a226db6",
+        80_134_624,
+        "Creative Commons Attribution",
+        "Simonyan and Zisserman's weights (ImageNet-1k), converted for keras.applications; no dense layers",
+        part="_notop",
+    ),
+    _torchvision(
+        "resnet50", "imagenet1k_v1", "0676ba61", "torchvision, trained on ImageNet-1k, 76.13 % top-1"
+    ),
+    _torchvision(
+        "resnet50", "imagenet1k_v2", "11ad3fa6", "torchvision, new recipe, ImageNet-1k, 80.86 % top-1"
+    ),
+    _torchvision("vgg19", "imagenet1k_v1", "dcbb9e9d", "torchvision, trained on ImageNet-1k"),
     _edsr("edsr_baseline_x2", "1bc95232"),
     _edsr("edsr_baseline_x3", "abf2a44e"),
     _edsr("edsr_baseline_x4", "6b446fab"),

@@ -129,13 +129,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _transfer(entry: Download, unfinished: Path) -> None:
     """Download to `unfinished`, behind what is there already; try again where it breaks off."""
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn(entry.file),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,  # in a log it would leave an empty line
     )
     with bar:
         task = bar.add_task(entry.file, total=None)

@@ -29,3 +29,8 @@ def in_parallel(*branches: Levels) -> Levels:
     depth = max(map(len, branches))
     aligned: list[Levels] = [[[]] * (depth - len(branch)) + branch for branch in branches]
     return [[name for level in levels for name in level] for levels in zip(*aligned, strict=True)]
+
+
+def names(levels: Levels) -> list[str]:
+    """The names of all levels, one after the other: the order of the tensors in the file."""
+    return [name for level in levels for name in level]

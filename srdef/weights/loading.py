@@ -135,7 +135,7 @@ def convert_keras(
     return dict(zip(names, tensors.values(), strict=False))
 
 
-def _variables(network: nnx.Module) -> dict[str, nnx.Variable[Any]]:
+def named_variables(network: nnx.Module) -> dict[str, nnx.Variable[Any]]:
     """Everything a network keeps, by name."""
     state = nnx.state(network)
     return {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
@@ -143,7 +143,7 @@ def _variables(network: nnx.Module) -> dict[str, nnx.Variable[Any]]:
 
 def flatten(network: nnx.Module) -> dict[str, np.ndarray]:
     """The weights and statistics of `network` in srdef's layout."""
-    return {name: np.asarray(variable[...]) for name, variable in _variables(network).items()}
+    return {name: np.asarray(variable[...]) for name, variable in named_variables(network).items()}
 
 
 def load(network: nnx.Module, tensors: Mapping[str, np.ndarray], where: str) -> None:
@@ -166,7 +166,7 @@ def load(network: nnx.Module, tensors: Mapping[str, np.ndarray], where: str) -> 
         One line that lists every missing, unknown and misshapen tensor; the network is then as
         before.
     """
-    variables = _variables(network)
+    variables = named_variables(network)
     problems = [f"missing {name}" for name in variables if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in variables]
     for name, variable in variables.items():

@@ -22,6 +22,37 @@ def test_imagenet2012():
     np.testing.assert_array_equal(dataset.images, again.images)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "split", "classes"),
+    [
+        ("imagenet_v2", "test", range(1000)),
+        # Tench, springer spaniel, cassette player, chain saw, church, French horn, garbage truck, gas pump,
+        # golf ball, parachute: the order is that of the WordNet ids.
+        ("imagenette", "validation", (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)),
+    ],
+)
+def test_data_sets_with_classes_of_imagenet(dataset, split, classes):
+    """Labels are indices of the 1000 classes, however many of them a data set has."""
+    with tensorflow_datasets.testing.mock_data(num_examples=30):
+        found = datasets.load("tfds", size=8, dataset=dataset, split=split)
+        source = tensorflow_datasets.data_source(dataset, split=split)
+        own = [int(record["label"]) for record in source]
+    assert found.class_names == datasets.imagenet_class_names()
+    assert found.labels.tolist() == [classes[label] for label in own]
+    assert len(set(own)) > 5
+    if dataset == "imagenette":
+        names = [datasets.imagenet_class_names()[i] for i in classes]
+        assert [names[0], *names[3:5], *names[6:]] == [
+            "tench",
+            "chain saw",
+            "church",
+            "garbage truck",
+            "gas pump",
+            "golf ball",
+            "parachute",
+        ]
+
+
 def test_grey_images_and_other_classes():
     with tensorflow_datasets.testing.mock_data(num_examples=2):
         dataset = datasets.load("tfds", dataset="mnist", split="test", size=28, crop="none")

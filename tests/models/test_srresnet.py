@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torch_layers
 from flax import nnx
 
 from srdef import models
@@ -12,56 +13,38 @@ from srdef.weights import loading
 RNG = np.random.default_rng(0)
 
 
-def torch_convolution(layer):
-    kernel = np.asarray(layer.kernel[...])
-    size, _, inputs, outputs = kernel.shape
-    convolution = torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    convolution.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
-    convolution.bias.data = torch.tensor(np.array(layer.bias[...]))
-    return convolution
-
-
-def torch_norm(layer):
-    norm = torch.nn.BatchNorm2d(layer.mean.shape[0])
-    norm.weight.data, norm.bias.data = (torch.tensor(np.array(v[...])) for v in (layer.scale, layer.bias))
-    norm.running_mean, norm.running_var = (torch.tensor(np.array(v[...])) for v in (layer.mean, layer.var))
-    return norm
-
-
-def torch_activation(layer):
-    activation = torch.nn.PReLU()
-    activation.weight.data = torch.tensor(np.array(layer.slope[...]))
-    return activation
-
-
 class TorchSRResNet(torch.nn.Module):
     """Figure 4 of the paper (its generator) in PyTorch's own layers, on [0, 1] to [-1, 1]."""
 
     def __init__(self, network):
         super().__init__()
         self.head = torch.nn.Sequential(
-            torch_convolution(network.head), torch_activation(network.head_activation)
+            torch_layers.convolution(network.head), torch_layers.prelu(network.head_activation)
         )
         self.blocks = torch.nn.ModuleList(
             torch.nn.Sequential(
-                torch_convolution(block.conv1.conv),
-                torch_norm(block.conv1.norm),
-                torch_activation(block.activation),
-                torch_convolution(block.conv2.conv),
-                torch_norm(block.conv2.norm),
+                torch_layers.convolution(block.conv1.conv),
+                torch_layers.batch_norm(block.conv1.norm),
+                torch_layers.prelu(block.activation),
+                torch_layers.convolution(block.conv2.conv),
+                torch_layers.batch_norm(block.conv2.norm),
             )
             for block in network.blocks
         )
         end = network.body_end
-        self.end = torch.nn.Sequential(torch_convolution(end.conv), torch_norm(end.norm))
+        self.end = torch.nn.Sequential(torch_layers.convolution(end.conv), torch_layers.batch_norm(end.norm))
         self.tail = torch.nn.Sequential()
         for conv, factor, activation in zip(
             network.upsample, network.stages, network.upsample_activations, strict=True
         ):
             self.tail.extend(
-                [torch_convolution(conv), torch.nn.PixelShuffle(factor), torch_activation(activation)]
+                [
+                    torch_layers.convolution(conv),
+                    torch.nn.PixelShuffle(factor),
+                    torch_layers.prelu(activation),
+                ]
             )
-        self.tail.append(torch_convolution(network.tail))
+        self.tail.append(torch_layers.convolution(network.tail))
 
     def forward(self, x):
         head = x = self.head(x)

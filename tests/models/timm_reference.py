@@ -1,39 +1,5 @@
-"""timm without torchvision, of which there is no build for every machine: networks only."""
+"""timm, the reference of the parity tests in PyTorch."""
 
-import importlib.abc
-import importlib.machinery
-import sys
-import types
-
-
-class _Empty(types.ModuleType):
-    """A module in which every capitalised name is a class and every other a module."""
-
-    __path__: list[str] = []  # noqa: RUF012
-    __file__ = "empty"
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        # The members of torchvision.transforms.InterpolationMode, which timm puts into a table.
-        modes = {mode: mode for mode in ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS")}
-        return type(name, (), modes) if name[0].isupper() else _Empty(name)
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torchvision":
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec):
-        return _Empty(spec.name)
-
-    def exec_module(self, module):
-        pass
-
-
-sys.meta_path.append(_Finder())
-import timm  # noqa: E402
+from experiments.benchmarks.timm_networks import timm
 
 __all__ = ["timm"]

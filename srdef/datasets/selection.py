@@ -1,0 +1,160 @@
+"""Images that a classifier gets right, chosen once and kept as a list.
+
+The paper attacks 5000 images of ImageNet's validation set for each classifier, such that the classifier
+has every one of them right when it is clean. The images are drawn in an order that depends on the seed
+alone, so that the same data, classifier and seed give the same list.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srdef.errors import InputError
+
+# Reads images `(N, size, size, 3)`, labels and names at positions of a data set.
+Read = Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A list of images of a data set.
+
+    Attributes
+    ----------
+    dataset, size, crop
+        What the images were read from, and how.
+    classifier : str
+        The network that has them all right, and `weights`, the hash of its weights.
+    seed : int
+        Of the order in which images were tried.
+    tried : int
+        How many were classified until enough were right.
+    positions : list of int
+        Of the images in the whole data set, in the order in which they were drawn.
+    names, labels : list
+        Of the same images.
+    """
+
+    dataset: str
+    size: int
+    crop: str
+    classifier: str
+    weights: str
+    seed: int
+    tried: int
+    positions: list[int]
+    names: list[str]
+    labels: list[int]
+
+    def save(self, path: str | Path) -> None:
+        """Write to a JSON file, which appears whole or not at all.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written.
+        """
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(asdict(self), indent=0) + "\n", encoding="utf-8")
+            os.replace(unfinished, path)
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error.strerror})") from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Selection":
+        """From a file that `save` wrote; InputError that names it if it is not one."""
+        try:
+            content: dict[str, Any] = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            selection = cls(**content)
+            lengths = {len(selection.positions), len(selection.names), len(selection.labels)}
+        except OSError as error:
+            raise InputError(f"selection {path}: cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError):
+            raise InputError(f"selection {path}: not a list that experiments.select_images wrote") from None
+        if len(lengths) != 1:
+            raise InputError(f"selection {path}: its positions, names and labels differ in number")
+        return selection
+
+    def check(self, dataset: str, size: int, crop: str, length: int) -> None:
+        """InputError unless this list was made of a data set that is read in the same way."""
+        for field, wanted in (("dataset", dataset), ("size", size), ("crop", crop)):
+            made = getattr(self, field)
+            if made != wanted:
+                raise InputError(f"the selection was made with {field} {made!r}, not {wanted!r}")
+        if self.positions and max(self.positions) >= length:
+            raise InputError(
+                f"the selection has image {max(self.positions)} of a data set with {length} images"
+            )
+
+    def check_names(self, names: Sequence[str], offset: int) -> None:
+        """InputError unless the images from `offset` on are called `names`."""
+        for name, wanted in zip(names, self.names[offset:], strict=False):
+            if name != wanted:
+                raise InputError(f"the selection was made of other images: {wanted!r} is now {name!r}")
+
+
+def select_correct(
+    predict: Callable[[np.ndarray], np.ndarray],
+    read: Read,
+    length: int,
+    *,
+    count: int,
+    seed: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, list[int], list[str], list[int]]:
+    """Draw images without replacement until `count` of them are classified correctly.
+
+    Parameters
+    ----------
+    predict : callable
+        Images `(N, size, size, 3)` to classes `(N,)`.
+    read : callable
+        Positions to images, labels and names.
+    length : int
+        Number of images in the data set.
+    count : int
+        How many to choose.
+    seed : int
+        Of the order.
+    batch_size : int
+        Images read and classified at a time; the result does not depend on it.
+    progress : callable, optional
+        Called after each batch with the numbers of images tried and found.
+
+    Returns
+    -------
+    tried : int
+        How many images it took, the last chosen one included.
+    positions, names, labels : lists
+        Of the chosen images, in the order of drawing: the first n of them are a choice of n.
+
+    Raises
+    ------
+    InputError
+        If fewer than `count` images of the whole data set are classified correctly.
+    """
+    if count < 1:
+        raise InputError(f"count must be at least 1 image, not {count}")
+    order = np.random.default_rng(seed).permutation(length)
+    found: list[tuple[int, int, str, int]] = []
+    for start in range(0, length, batch_size):
+        drawn = order[start : start + batch_size].tolist()
+        images, labels, names = read(drawn)
+        right = np.asarray(predict(images)) == labels
+        for i in np.flatnonzero(right).tolist():
+            found.append((start + i + 1, drawn[i], names[i], int(labels[i])))
+        if progress is not None:
+            progress(start + len(drawn), len(found))
+        if len(found) >= count:
+            tried, positions, chosen, classes = zip(*found[:count], strict=True)
+            return tried[-1], list(positions), list(chosen), list(classes)
+    raise InputError(f"only {len(found)} of the {length} images are classified correctly, {count} are wanted")

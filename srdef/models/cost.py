@@ -1,0 +1,67 @@
+"""What a network costs: its parameters, and the multiply-accumulates of one forward pass."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend import core
+
+
+def parameter_count(network: Any) -> int:
+    """Number of trained parameters; running statistics are none."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+
+
+def multiply_accumulates(network: Any, height: int, width: int) -> int:
+    """Exact number of multiply-accumulates in the convolutions and dense layers, for one image.
+
+    Counted from the shapes in the traced program, so nothing is computed and `network` may be abstract
+    (`nnx.eval_shape`). Element-wise work and pooling are not counted, as in the literature.
+
+    Parameters
+    ----------
+    network : nnx.Module
+        Takes images `(N, H, W, 3)`.
+    height, width : int
+        Of the image.
+    """
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    traced = jax.make_jaxpr(lambda network, image: network(image))(network, image)
+    return _count(traced.jaxpr)
+
+
+def _count(program: core.Jaxpr) -> int:
+    total = 0
+    for equation in program.eqns:
+        name = equation.primitive.name
+        if name == "conv_general_dilated":
+            kernel = _shape(equation.invars[1])
+            outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // outputs
+        elif name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = _shape(equation.invars[0])
+            total += math.prod(_shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
+        elif name == "cond":
+            # One for each platform: the same convolution, which the CPU's way of doing it hides.
+            total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
+        else:
+            total += sum(_count(inner) for inner in _programs(equation.params))
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _programs(parameters: dict[str, Any]) -> list[core.Jaxpr]:
+    """The programs that an equation calls."""
+    inner = []
+    for value in parameters.values():
+        if isinstance(value, core.ClosedJaxpr):
+            inner.append(value.jaxpr)
+        elif isinstance(value, core.Jaxpr):
+            inner.append(value)
+    return inner
