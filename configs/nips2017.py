@@ -10,15 +10,25 @@ import os
 from ml_collections import ConfigDict
 
 from configs import quickstart
+from srdef.errors import InputError
 
 ATTACKS = ("FGSM-2", "FGSM-5", "FGSM-10", "I-FGSM", "MI-FGSM")
 
+# The paper's classifiers, at the sizes that they were trained with; their weights are downloaded.
+PAPER = {
+    "inception_v3": ("inception_v3", 299),
+    "resnet50": ("resnet50", 224),
+    "inception_resnet_v2": ("inception_resnet_v2", 299),
+}
+
 # Classifier and image side: super-resolution doubles it to a size the classifier still reads well.
-CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
+CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192), **PAPER}
 
 
 def get_config(classifier: str = "lite0") -> ConfigDict:
-    """`lite0`: EfficientNet-Lite0 at 160 pixels; `lite2`: EfficientNet-Lite2 at 192."""
+    """`lite0`: EfficientNet-Lite0 at 160 pixels; `lite2`: EfficientNet-Lite2 at 192; or the paper's."""
+    if classifier not in CLASSIFIERS:
+        raise InputError(f"unknown classifier {classifier!r}; choose from: {', '.join(CLASSIFIERS)}")
     name, size = CLASSIFIERS[classifier]
     config = quickstart.get_config()
     config.batch_size = 20

@@ -1,5 +1,6 @@
 """Named combinations of defenses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from srdef.defenses.wavelet import Wavelet
 
 @REGISTRY.register("quilting_tvm")
 def create_quilting_tvm(
-    bank: PatchBank | str | Path,
+    bank: PatchBank | str | Path | Mapping[str, Any],
     overlap: int = 2,
     neighbours: int = 1,
     weight: float = 0.03,
     drop_rate: float = 0.5,
 ) -> Sequential:
     """Quilting, then total variation minimisation: the row "Guo et al." of the paper's Table 1.
+
+    `bank` is as for "quilting".
 
     Random, same size. The gradient is zero, and the sensible surrogate the identity.
     """

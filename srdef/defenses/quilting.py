@@ -1,8 +1,8 @@
 """Image quilting (Efros and Freeman 2001) as a defense (Guo et al. 2018)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from srdef.defenses.base import REGISTRY
 from srdef.errors import InputError
+from srdef.images import to_uint8
 
 # The search compares all patches of an image with this many of the bank at a time.
 _CHUNK = 4096
@@ -132,6 +133,24 @@ def bank_from_folder(
     if not images:
         raise InputError(f"patch bank: no image in {folder} matches {pattern!r}")
     return build_bank(images, count, **options)  # type: ignore[arg-type]
+
+
+def bank_from_dataset(dataset: Mapping[str, Any], count: int, **options: int | None) -> PatchBank:
+    """`build_bank` from a data set, as plain data: `{"name": "imagenet_samples", "size": 160}`.
+
+    The patches are those of the images as they are read, so their size should be that of the images
+    which will be defended. These must be others: see `bank_from_folder`.
+
+    Raises
+    ------
+    InputError
+        As `srdef.datasets.load` and `build_bank`.
+    """
+    from srdef import datasets  # here, so that defenses without a bank load no reading code
+
+    if not isinstance(dataset, Mapping) or not {"name", "size"} <= set(dataset):
+        raise InputError(f"patch bank: dataset must have the fields name and size, not {dataset!r}")
+    return build_bank(to_uint8(datasets.load(**dataset).images), count, **options)  # type: ignore[arg-type]
 
 
 def load_bank(path: str | Path) -> PatchBank:
@@ -298,15 +317,32 @@ class Quilting:
         return _quilt(patches, rows, columns, self.overlap)[:height, :width]
 
 
+def _make_bank(bank: PatchBank | str | Path | Mapping[str, Any]) -> PatchBank:
+    if isinstance(bank, PatchBank):
+        return bank
+    if not isinstance(bank, Mapping):
+        return load_bank(bank)
+    known = ("dataset", "count", "patch_size", "principal_components", "seed")
+    for name in bank:
+        if name not in known:
+            raise InputError(f"patch bank: unknown field {name!r}; choose from: {', '.join(known)}")
+    if not {"dataset", "count"} <= set(bank):
+        raise InputError(f"patch bank: needs the fields dataset and count, not {dict(bank)!r}")
+    return bank_from_dataset(**bank)
+
+
 @REGISTRY.register("quilting")
-def create_quilting(bank: PatchBank | str | Path, overlap: int = 2, neighbours: int = 1) -> Quilting:
-    """Build `Quilting` with a patch bank, or with the path of a saved one.
+def create_quilting(
+    bank: PatchBank | str | Path | Mapping[str, Any], overlap: int = 2, neighbours: int = 1
+) -> Quilting:
+    """Build `Quilting` with a patch bank, the path of a saved one, or what to build one of.
+
+    The last is plain data, for configurations: `{"dataset": {"name": "imagenet_samples", "size": 160},
+    "count": 50_000}`, and the options of `build_bank`.
 
     Raises
     ------
     InputError
-        If the bank cannot be read, and as `Quilting`.
+        If the bank cannot be read or built, and as `Quilting`.
     """
-    if not isinstance(bank, PatchBank):
-        bank = load_bank(bank)
-    return Quilting(bank, overlap, neighbours)
+    return Quilting(_make_bank(bank), overlap, neighbours)

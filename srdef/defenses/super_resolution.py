@@ -1,5 +1,6 @@
 """Super-resolution as a defense: the paper's map back onto the manifold of natural images."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import flax.struct
@@ -50,7 +51,11 @@ class SuperResolution:
 
 @REGISTRY.register("super_resolution")
 def create_super_resolution(
-    network: nnx.Module | str, pretrained: bool = True, clip: bool = True, round_to_8_bits: bool = False
+    network: nnx.Module | str,
+    pretrained: bool = True,
+    clip: bool = True,
+    round_to_8_bits: bool = False,
+    weights: str | Path | None = None,
 ) -> SuperResolution:
     """Build `SuperResolution` from a network, or from the name of a model.
 
@@ -62,10 +67,17 @@ def create_super_resolution(
         Load the trained weights; used with a name only.
     clip, round_to_8_bits : bool
         As in `SuperResolution`.
+    weights : str or path, optional
+        A file of weights, or the name of published ones, instead of `pretrained`; used with a name only.
+
+    Raises
+    ------
+    InputError
+        As `srdef.models.create`.
     """
     module: Any = network
     if isinstance(network, str):
         from srdef import models  # here, so that defenses without a network load no model code
 
-        module = models.create(network, pretrained=pretrained)
+        module = models.create(network, pretrained=pretrained and weights is None, weights=weights)
     return SuperResolution(module, clip=clip, round_to_8_bits=round_to_8_bits)

@@ -46,11 +46,12 @@ class TotalVariation:
         E(u) = 1/2 sum_i kept_i (u_i - x_i)^2 + weight sum_i |grad u|_i
 
     with |grad u| the Euclidean norm of the two forward differences, by the primal-dual method of
-    Chambolle and Pock (2011). With the defaults E is within 0.5 % of its minimum on photographs. Equal to the
-    original's split Bregman iteration (facebookresearch/adversarial_image_defenses, weight 1/0.03)
-    up to its tolerance; values are dropped for each pixel and channel independently, as there.
+    Chambolle and Pock (2011), over-relaxed (Condat 2013). With the defaults E is within 0.5 % of its
+    minimum on photographs. Equal to the original's split Bregman iteration
+    (facebookresearch/adversarial_image_defenses, weight 1/0.03) up to its tolerance; values are dropped
+    for each pixel and channel independently, as there.
 
-    Random (through what is dropped), same size. Differentiable, at the cost of four stored images
+    Random (through what is dropped), same size. Differentiable, at the cost of three stored images
     for each iteration; the cheap surrogate is the identity.
 
     Parameters
@@ -69,10 +70,11 @@ class TotalVariation:
 
     weight: float | jax.Array = 0.03
     drop_rate: float | jax.Array = 0.5
-    iterations: int = flax.struct.field(pytree_node=False, default=40)
+    iterations: int = flax.struct.field(pytree_node=False, default=30)
 
     random: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.weight, int | float) and not self.weight > 0:
@@ -90,27 +92,31 @@ class TotalVariation:
 
 def minimise(image: jax.Array, kept: jax.Array, weight: float | jax.Array, iterations: int) -> jax.Array:
     """The minimiser of `TotalVariation`'s E for an image and a mask, both (H, W, C)."""
-    # The product of the steps may be 1/8, the inverse of the squared norm of the differences.
-    # This ratio converges fastest on photographs at the default weight.
-    primal_step = 0.3
+    # The product of the steps may be 1/8, the inverse of the squared norm of the differences, and the
+    # relaxation less than 2. These converge fastest on photographs at the default weight.
+    primal_step, relaxation = 0.3, 1.9
     dual_step = 1 / (8 * primal_step)
     weight = jnp.asarray(weight, image.dtype)
     # Channels first: the inner loops then run over a long axis.
     image, kept = (jnp.moveaxis(x, -1, 0) for x in (image, kept))
 
+    def proximal(u: jax.Array, down: jax.Array, right: jax.Array) -> jax.Array:
+        moved = u - primal_step * _adjoint(down, right)
+        return (moved + primal_step * kept * image) / (1 + primal_step * kept)
+
     @jax.checkpoint
     def step(state: tuple, _: None) -> tuple[tuple, None]:
-        u, ahead, down, right = state
-        down_slope, right_slope = _differences(ahead)
-        down, right = down + dual_step * down_slope, right + dual_step * right_slope
+        u, down, right = state
+        change = proximal(u, down, right) - u
+        down_slope, right_slope = _differences(u + 2 * change)
+        new_down, new_right = down + dual_step * down_slope, right + dual_step * right_slope
         # Project onto discs of radius `weight`; the maximum keeps the root away from zero.
-        shrink = weight * jax.lax.rsqrt(jnp.maximum(down**2 + right**2, weight**2))
-        down, right = down * shrink, right * shrink
-        moved = u - primal_step * _adjoint(down, right)
-        new = (moved + primal_step * kept * image) / (1 + primal_step * kept)
-        return (new, 2 * new - u, down, right), None
+        shrink = weight * jax.lax.rsqrt(jnp.maximum(new_down**2 + new_right**2, weight**2))
+        down = down + relaxation * (new_down * shrink - down)
+        right = right + relaxation * (new_right * shrink - right)
+        return (u + relaxation * change, down, right), None
 
     start = _filled(image, kept)
     zero = jnp.zeros_like(image)
-    (u, *_), _ = jax.lax.scan(step, (start, start, zero, zero), None, length=iterations)
-    return jnp.moveaxis(u, 0, -1)
+    state, _ = jax.lax.scan(step, (start, zero, zero), None, length=iterations)
+    return jnp.moveaxis(proximal(*state), 0, -1)  # the relaxed iterate itself overshoots

@@ -129,6 +129,7 @@ class Wavelet:
 
     random: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         wavelet_transform.filters(self.wavelet)

@@ -17,8 +17,8 @@ from srdef.images import to_uint8
 
 # Dark green and vermilion, told apart by people with any form of colour blindness; the marks say
 # the same without colour. Both reach a contrast of 4.5 on white.
-_RIGHT, _WRONG, _GREY = "#00704f", "#c23b00", "#333333"
-_FONT = "DejaVu Sans"  # comes with matplotlib, and has the marks
+RIGHT, WRONG, GREY = "#00704f", "#c23b00", "#333333"
+FONT = "DejaVu Sans"  # comes with matplotlib, and has the marks
 _PANEL = 1.75  # inches
 _AMPLIFICATION = 10
 
@@ -101,18 +101,18 @@ def save_gallery(
     FigureCanvasAgg(figure)
 
     def text(x: float, y: float, words: str, size: float = 9, **style: Any) -> Text:
-        style = {"ha": "center", "family": _FONT, "parse_math": False, **style}
+        style = {"ha": "center", "family": FONT, "parse_math": False, **style}
         return figure.text(x / width, 1 - y / height, words, size=size, **style)
 
     text(width / 2, 0.12, title, size=11, va="top", weight="bold")
     for j, column in enumerate(columns):
         centre = left + j * (_PANEL + gap) + _PANEL / 2
-        _shorten(text(centre, top - 0.06, column, va="bottom", color=_GREY), _PANEL * dpi)
+        shorten(text(centre, top - 0.06, column, va="bottom", color=GREY), _PANEL * dpi)
 
     for i, row in enumerate(rows):
         y = top + i * (_PANEL + below)
         name = text(left / 2, y + _PANEL / 2, class_names[row.label], va="center", rotation=90, weight="bold")
-        _shorten(name, _PANEL * dpi)
+        shorten(name, _PANEL * dpi)
         change = np.asarray(row.attacked, np.float32) - np.asarray(row.clean, np.float32)
         panels = [row.clean, row.attacked, 0.5 + _AMPLIFICATION * change, *row.defended]
         predictions: list[int | None] = [*row.predictions[:2], None, *row.predictions[2:]]
@@ -125,13 +125,13 @@ def save_gallery(
             axes.set_yticks([])
             axes.imshow(to_uint8(panel), interpolation="antialiased")
             if prediction is None:
-                words, colour = f"max {255 * np.abs(change).max():.3g}/255", _GREY
+                words, colour = f"max {255 * np.abs(change).max():.3g}/255", GREY
             else:
                 right = prediction == row.label
                 words = f"{'✓' if right else '✗'} {class_names[prediction]}"
-                colour = _RIGHT if right else _WRONG
+                colour = RIGHT if right else WRONG
             name = text(x + _PANEL / 2, y + _PANEL + 0.06, words, size=8, va="top", color=colour)
-            _shorten(name, _PANEL * dpi)
+            shorten(name, _PANEL * dpi)
 
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
@@ -142,7 +142,7 @@ def save_gallery(
         unfinished.unlink(missing_ok=True)
 
 
-def _shorten(artist: Text, length: float) -> None:
+def shorten(artist: Text, length: float) -> None:
     """Cut the words of `artist` (with an ellipsis) until they are at most `length` pixels long."""
     words = artist.get_text()[:60]
     extent = artist.get_window_extent()

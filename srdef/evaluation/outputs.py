@@ -15,6 +15,7 @@ from srdef import batching, defenses
 from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation import gallery, protocol, strength, tables
+from srdef.evaluation.paper import Reference
 from srdef.evaluation.store import canonical_json, write_atomically
 
 
@@ -31,12 +32,14 @@ def storage_notes(experiment: protocol.Experiment) -> list[str]:
 
 def build_table(experiment: protocol.Experiment, records: pa.Table) -> tables.ResultTable:
     """The paper's table from the records of `protocol.run`."""
+    published = experiment.config.get("paper")
     return tables.build(
         records,
         seed=experiment.seed,
         attacks=[protocol.CLEAN, *experiment.attacks],
         defenses=list(experiment.defenses),
         notes=storage_notes(experiment),
+        paper=None if published is None else Reference.of(published),
     )
 
 
@@ -78,8 +81,7 @@ def save_gallery(
         if not isinstance(defense, defenses.Identity)
     }
     defended = [
-        defenses.apply(defense, attacked, key=experiment.defense_key, ids=correct.ids)
-        for defense in named.values()
+        protocol.defended_images(experiment, defense, attacked, correct.ids) for defense in named.values()
     ]
     attacked_as = protocol.classify(experiment, defenses.Identity(), attacked, correct.ids)["prediction"]
     records = outcome.records.filter(pc.equal(outcome.records["attack"], attack)).to_pylist()

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from srdef.errors import InputError
 from srdef.evaluation.metrics import Rate, destruction_rate, rate
+from srdef.evaluation.paper import Reference
 
 METRIC = "share of the clean-correct images that are classified correctly after attack and defense"
 INTERVAL = "95 % Wilson score interval"
@@ -38,6 +39,8 @@ class ResultTable:
         Of the run.
     notes : tuple of str
         Lines under the table: how the images were stored, precision, ...
+    paper : Reference, optional
+        The table of the paper whose numbers stand beside ours.
     """
 
     classifier: str
@@ -47,6 +50,7 @@ class ResultTable:
     cells: dict[tuple[str, str], Rate]
     seed: int
     notes: tuple[str, ...] = ()
+    paper: Reference | None = None
 
     @property
     def header(self) -> str:
@@ -56,13 +60,31 @@ class ResultTable:
             f"when clean ({_percent(self.clean.value)} %), seed {self.seed}"
         )
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What the paper's numbers are (and that they are another classifier's), then the notes."""
+        if self.paper is None:
+            return self.notes
+        other = "" if self.paper.classifier == self.classifier else f" Not {self.classifier}."
+        return (self.paper.note + other, *self.notes)
+
+    def _published(self, defense: str, attack: str) -> str:
+        """The paper's number, as it stands in a cell."""
+        percent = self.paper.percent(defense, attack) if self.paper else None
+        return "" if percent is None else f"(paper {percent:.1f})"
+
     def to_rich(self, width: int = 80) -> Group:
         """For a terminal of `width` characters: percent, and under it the interval in whole percents.
+
+        Under that the paper's number, if there is one.
 
         Attacks that do not fit beside the others go into a second table below.
         """
         label = max((len(defense) for defense in self.defenses), default=0)
-        columns = [max(len(attack), len("[00–100]")) + 1 for attack in self.attacks]
+        columns = [
+            1 + max(len(attack), len("[00–100]"), *(len(self._published(d, attack)) for d in self.defenses))
+            for attack in self.attacks
+        ]
         blocks: list[list[str]] = [[]]
         used = label + 2
         for attack, column in zip(self.attacks, columns, strict=True):
@@ -71,7 +93,7 @@ class ResultTable:
                 used = label + 2
             blocks[-1].append(attack)
             used += column
-        lines = [f"{METRIC[0].upper()}{METRIC[1:]} [{INTERVAL}].", *self.notes]
+        lines = [f"{METRIC[0].upper()}{METRIC[1:]} [{INTERVAL}].", *self.all_notes]
         return Group(
             Text("Destruction rate (%)", style="bold"),
             Text(self.header),
@@ -92,12 +114,14 @@ class ResultTable:
                 cell.append(_percent(found.value if found else math.nan), style="bold")
                 if found:
                     cell.append(f"\n[{100 * found.low:.0f}–{100 * found.high:.0f}]", style="dim")
+                if published := self._published(defense, attack):
+                    cell.append(f"\n{published}", style="dim")
                 cells.append(cell)
             table.add_row(Text(defense), *cells)
         return table
 
     def to_markdown(self) -> str:
-        """A GitHub table: percent with one decimal, and the interval."""
+        """A GitHub table: percent with one decimal, the interval, and the paper's number if there is one."""
         lines = [
             f"**Destruction rate (%).** {_escape(self.header)}.",
             "",
@@ -105,11 +129,14 @@ class ResultTable:
             "|---" + "|---:" * len(self.attacks) + "|",
         ]
         for defense in self.defenses:
-            cells = [_cell(self.cells.get((defense, attack))) for attack in self.attacks]
+            cells = [
+                f"{_cell(self.cells.get((defense, attack)))} {self._published(defense, attack)}".rstrip()
+                for attack in self.attacks
+            ]
             lines.append(f"| {_escape(defense)} | " + " | ".join(cells) + " |")
         sentence = METRIC[0].upper() + METRIC[1:]
         lines += ["", f"{sentence}; in brackets the {INTERVAL}."]
-        for note in self.notes:
+        for note in self.all_notes:
             lines += ["", _escape(note)]
         return "\n".join(lines) + "\n"
 
@@ -131,6 +158,10 @@ class ResultTable:
             ],
             "notes": list(self.notes),
         }
+        if self.paper:
+            table["paper"] = {"table": self.paper.table, "classifier": self.paper.classifier}
+            for cell in table["cells"]:
+                cell["paper_percent"] = self.paper.percent(cell["defense"], cell["attack"])
         return json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -142,6 +173,7 @@ def build(
     defenses: Sequence[str] | None = None,
     attacks: Sequence[str] | None = None,
     notes: Sequence[str] = (),
+    paper: Reference | None = None,
 ) -> ResultTable:
     """Count the per-image records of one classifier.
 
@@ -159,6 +191,8 @@ def build(
         Rows and columns, in this order; default: all, in the order of their first record.
     notes : sequence of str
         Lines for below the table.
+    paper : Reference, optional
+        The table of the paper whose numbers are to stand beside ours.
 
     Raises
     ------
@@ -207,7 +241,7 @@ def build(
             cells[defense, attack] = destruction_rate(
                 columns["clean_correct"][rows], columns["correct"][rows]
             )
-    return ResultTable(classifier, clean, defenses, attacks, cells, seed, tuple(notes))
+    return ResultTable(classifier, clean, defenses, attacks, cells, seed, tuple(notes), paper)
 
 
 def _choose(kind: str, wanted: Sequence[str] | None, column: np.ndarray) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from sample_photographs import photograph
 
-from srdef import defenses, images
+from experiments.benchmarks import numpy_defenses
+from srdef import datasets, defenses, images
 from srdef.defenses import quilting
 from srdef.errors import InputError
 
@@ -31,6 +32,7 @@ def test_boundary_cut_is_the_cheapest_path(width):
     for _ in range(5):
         error = rng.random((5, width))
         path = [int(column) for column in quilting.boundary_cut(jnp.asarray(error))]
+        np.testing.assert_array_equal(numpy_defenses.cheapest_path(error), path)
         paths = [
             p
             for p in itertools.product(range(width), repeat=5)
@@ -52,51 +54,12 @@ def test_search_is_exact(count):
     np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :count], rtol=1e-5)
 
 
-def transcription(image, bank, overlap):
-    """Raster order, nearest patch of the bank, cut through the overlaps with what already lies there."""
-    size = bank.patch_size
-    stride = size - overlap
-    flat = np.asarray(bank.patches).reshape(len(bank.patches), -1) / 255.0
-    rows, columns = (-(-(side - overlap) // stride) for side in image.shape[:2])
-    beyond = [
-        (0, count * stride + overlap - side)
-        for count, side in zip((rows, columns), image.shape[:2], strict=True)
-    ]
-    padded = np.pad(image.astype(np.float64), [*beyond, (0, 0)], mode="edge")
-    canvas = np.zeros_like(padded)
-    for y in range(0, rows * stride, stride):
-        for x in range(0, columns * stride, stride):
-            query = padded[y : y + size, x : x + size].ravel()
-            patch = flat[((flat - query) ** 2).sum(axis=1).argmin()].reshape(size, size, 3)
-            old = canvas[y : y + size, x : x + size]
-            error = ((old - patch) ** 2).sum(axis=-1)
-            take = np.ones((size, size), bool)
-            if x > 0:
-                take &= cheapest(error[:, :overlap], size)
-            if y > 0:
-                take &= cheapest(error[:overlap].T, size).T
-            canvas[y : y + size, x : x + size][take] = patch[take]
-    return canvas[: image.shape[0], : image.shape[1]]
-
-
-def cheapest(error, size):
-    """True from the cheapest path on, tried one by one."""
-    width = error.shape[1]
-    paths = [
-        p
-        for p in itertools.product(range(width), repeat=size)
-        if all(abs(a - b) <= 1 for a, b in itertools.pairwise(p))
-    ]
-    path = min(paths, key=lambda p: path_cost(error, p))
-    return np.arange(size)[None, :] >= np.array(path)[:, None]
-
-
 @pytest.mark.parametrize("size", [(23, 29), (20, 20)])
 def test_equals_transcription(size):
     bank = small_bank(1500)
     image = photograph(5, *size)
     result = jax.jit(lambda d, x: d(x, KEY))(defenses.Quilting(bank), image)
-    different = np.abs(np.asarray(result) - transcription(image, bank, 2)) > 1e-5
+    different = np.abs(np.asarray(result) - numpy_defenses.quilt(image, bank.patches, 2)) > 1e-5
     # Two patches may be equally near up to rounding, and two paths equally cheap.
     assert different.mean() < 0.01
 
@@ -146,6 +109,27 @@ def test_bank_from_folder(tmp_path):
     assert bank.patches.shape == (90, 5, 5, 3)
     np.testing.assert_array_equal(defenses.bank_from_folder(tmp_path, 90, seed=1).patches, bank.patches)
     assert defenses.bank_from_folder(tmp_path, 10, pattern="0*").patches.shape[0] == 10
+
+
+def test_bank_from_plain_data():
+    specification = {"dataset": {"name": "imagenet_samples", "size": 48, "limit": 3}, "count": 90}
+    samples = images.to_uint8(datasets.load("imagenet_samples", size=48, limit=3).images)
+    created = defenses.create("quilting", bank=specification)
+    np.testing.assert_array_equal(created.bank.patches, defenses.build_bank(samples, 90).patches)
+
+
+@pytest.mark.parametrize(
+    ("bank", "words"),
+    [
+        ({"dataset": {"name": "imagenet_samples"}, "count": 9}, "name and size"),
+        ({"dataset": {"name": "imagenet_samples", "size": 48}}, "dataset and count"),
+        ({"dataset": {"name": "samples", "size": 48}, "count": 9}, "imagenet_samples"),
+        ({"folder": "x", "count": 9}, "unknown field 'folder'"),
+    ],
+)
+def test_bad_plain_data(bank, words):
+    with pytest.raises(InputError, match=words):
+        defenses.create("quilting_tvm", bank=bank)
 
 
 def test_bad_input(tmp_path):

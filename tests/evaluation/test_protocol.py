@@ -119,8 +119,8 @@ def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
     exact = [name for name in records.column_names if name not in ("confidence", "linf", "l2")]
     assert records.select(exact).equals(expected.select(exact))
     for name in ("confidence", "linf", "l2"):
-        # Sums over another batch shape may differ in the last bit.
-        np.testing.assert_allclose(records[name].to_numpy(), expected[name].to_numpy(), atol=1e-6)
+        # Sums over another batch shape may differ in the last bit; this classifier multiplies them by 40.
+        np.testing.assert_allclose(records[name].to_numpy(), expected[name].to_numpy(), atol=1e-5)
 
 
 def test_every_program_is_compiled_once(tmp_path, reporter, caplog):

@@ -10,6 +10,7 @@ from rich.console import Console
 from srdef.errors import InputError
 from srdef.evaluation import tables
 from srdef.evaluation.metrics import wilson_interval
+from srdef.evaluation.paper import Reference
 
 # 5 images, of which 0, 1, 2 and 3 are clean-correct; which are right after attack and defense:
 RIGHT = {
@@ -198,3 +199,26 @@ def test_unknown_names_and_columns():
         tables.build(pa.Table.from_pylist(rows_of()).drop_columns("correct"), seed=0)
     with pytest.raises(InputError, match="records of 0 classifiers; choose from: none"):
         tables.build(pa.Table.from_pylist(rows_of()).slice(0, 0), seed=0)
+
+
+def test_the_papers_numbers_stand_beside_ours():
+    cells = {("no defense", "clean"): {0, 1, 2, 3}, ("WD+SR", "clean"): {0}, ("WD+SR", "C&W 3x60"): {0, 1}}
+    table = build(rows_of({**cells, ("none", "clean"): {1}}), paper=Reference(1), notes=["a note"])
+    markdown = table.to_markdown()
+    assert "| no defense | 100.0 [51.0–100.0] (paper 100.0) | – (paper 0.8) |" in markdown
+    assert "| WD+SR | 25.0 [4.6–69.9] (paper 97.0) | 50.0 [15.0–85.0] (paper 96.0) |" in markdown
+    assert "| none | 25.0 [4.6–69.9] | – |" in markdown  # a row that the paper does not have
+    note = "(paper …): Table 1 of Mustafa et al. (arXiv:1901.01677), inception_v3: top-1 accuracy on ILSVRC"
+    assert note in markdown
+    assert "Not lite0." in markdown
+    assert markdown.index("Not lite0.") < markdown.index("a note")
+    assert rendered(table).count("(paper 97.0)") == 1
+    assert max(map(len, rendered(table, width=30).splitlines())) <= 30
+    found = json.loads(table.to_json())
+    assert found["paper"] == {"table": 1, "classifier": "inception_v3"}
+    assert [cell["paper_percent"] for cell in found["cells"]] == [100, 97.0, 96.0, None]
+
+
+def test_the_papers_own_classifier_needs_no_warning():
+    table = build(rows_of(classifier="inception_v3"), paper=Reference(1))
+    assert "Not inception_v3" not in table.to_markdown()

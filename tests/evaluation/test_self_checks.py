@@ -1,0 +1,153 @@
+"""The self-checks pass on an honest victim and fail where gradients are masked on purpose."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx, struct
+from rich.console import Console
+
+from srdef import attacks
+from srdef.errors import InputError
+from srdef.evaluation import self_checks
+from srdef.evaluation.self_checks import Check, Subject
+
+KEY = jax.random.key(0)
+SHAPE = (8, 8, 3)
+IMAGES = np.random.default_rng(0).uniform(0.25, 0.75, (8, *SHAPE)).astype(np.float32)
+
+
+class Linear(nnx.Module):
+    num_classes = 4
+
+    def __init__(self):
+        weights = np.random.default_rng(1).normal(size=(int(np.prod(SHAPE)), 4))
+        self.weights = nnx.Param(jnp.asarray(weights, jnp.float32))
+
+    def __call__(self, images):
+        return (images.reshape(len(images), -1) - 0.5) @ self.weights[...]
+
+
+def saturated(logits):
+    """The softmax is 1 in float32."""
+    return 1e6 * logits
+
+
+def false(logits):
+    """The same logits with a gradient that points the other way."""
+    return 2 * jax.lax.stop_gradient(logits) - logits
+
+
+WAYS = {
+    "honest": lambda logits: logits,
+    "stopped": jax.lax.stop_gradient,
+    "saturated": saturated,
+    "false": false,
+}
+
+
+@struct.dataclass
+class Masked:
+    """A classifier with its gradients masked in one of several ways; the predictions are the same.
+
+    The way is a number, so that one compiled program serves all of them.
+    """
+
+    classifier: Linear
+    way: int
+
+    num_classes = 4
+
+    def __call__(self, image, key):
+        return jax.lax.switch(self.way, list(WAYS.values()), self.classifier(image[None])[0])
+
+
+def subject(way="honest", **options):
+    labels = np.asarray(Linear()(jnp.asarray(IMAGES)).argmax(-1))
+    victim = Masked(Linear(), np.int32(list(WAYS).index(way)))
+    options = {"epsilon": 0.03, "steps": 10, "queries": 100} | options
+    return Subject(victim, IMAGES, labels, KEY, **options)
+
+
+def by_name(checks):
+    return {check.name: check for check in checks}
+
+
+def test_an_honest_victim_passes_every_check():
+    checks = self_checks.run_all(subject())
+    assert [check.name for check in checks if not check.passed] == []
+    assert all(check.suggests == "" and check.measured for check in checks)
+    assert self_checks.warning(checks) is None
+
+
+@pytest.mark.parametrize("way", ["stopped", "saturated"])
+def test_masked_gradients_fail(way):
+    checks = by_name(self_checks.run_all(subject(way)))
+    failed = {name for name, check in checks.items() if not check.passed}
+    assert {
+        "white box not worse than black box",
+        "gradients neither zero nor tiny",
+        "loss rises more along the gradient than at random",
+    } <= failed
+    assert "zero for 100.0 %" in checks["gradients neither zero nor tiny"].measured
+    assert all(checks[name].suggests for name in failed)
+    assert "may come from masked gradients" in self_checks.warning(list(checks.values()))
+
+
+def test_a_false_gradient_fails_where_its_norm_tells_nothing():
+    checks = by_name(self_checks.run_all(subject("false")))
+    assert checks["gradients neither zero nor tiny"].passed
+    assert not checks["white box not worse than black box"].passed
+    assert not checks["loss rises more along the gradient than at random"].passed
+    assert not checks["unbounded ε reaches 0 %"].passed
+
+
+def test_each_attack_runs_once(monkeypatch):
+    runs = []
+    perturb = attacks.perturb
+
+    def counted(*arguments, **options):
+        runs.append(arguments[0])
+        return perturb(*arguments, **options)
+
+    monkeypatch.setattr(attacks, "perturb", counted)
+    self_checks.run_all(subject())
+    assert len(runs) == 5
+
+
+def test_an_unfinished_attack_is_told_apart_from_masking():
+    checks = [Check("a", True, "1"), Check("more steps", False, "2", "go on", masking=False)]
+    assert self_checks.warning(checks) is None
+    checks.append(Check("b", False, "3", "look"))
+    assert "(failed: b)" in self_checks.warning(checks)
+    markdown = self_checks.to_markdown(checks)
+    assert "| more steps | **failed** | 2 | go on |" in markdown
+    assert "**Warning:**" in markdown
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(self_checks.to_rich(checks))
+    text = console.export_text()
+    assert "FAILED" in text
+    assert "Warning" in text
+
+
+def test_landscape_of_a_linear_classifier(tmp_path):
+    checked = subject()
+    image, label = checked.images[0], int(checked.labels[0])
+    losses = self_checks.loss_landscape(checked.victim, image, label, key=KEY, epsilon=0.03, points=5)
+    logits = np.asarray(checked.victim(image, KEY), np.float64)
+    assert losses[2, 2] == pytest.approx(-np.log(np.exp(logits)[label] / np.exp(logits).sum()), rel=1e-4)
+    assert (np.diff(losses[:, 2]) > 0).all()  # uphill along the gradient
+    path = tmp_path / "landscape.png"
+    self_checks.save_landscape(path, losses, epsilon=0.03)
+    assert path.stat().st_size > 5000
+    with pytest.raises(InputError, match="odd"):
+        self_checks.loss_landscape(checked.victim, image, label, key=KEY, points=4)
+
+
+def test_bad_options():
+    with pytest.raises(InputError, match="epsilon must be above 0"):
+        subject(epsilon=0.0)
+    with pytest.raises(InputError, match="queries"):
+        subject(queries=0)

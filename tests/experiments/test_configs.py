@@ -1,0 +1,116 @@
+"""The configurations: structure of all, and resolution of those whose weights are installed."""
+
+import importlib
+import json
+
+import pytest
+from PIL import Image
+
+from configs import paper as shared
+from experiments import cli, defense_gallery
+from srdef import defenses, models
+from srdef.errors import InputError
+from srdef.evaluation import protocol
+from srdef.evaluation.paper import TABLES, Reference
+
+TABLE_CONFIGS = [f"table{number}" for number in TABLES]
+ARGUMENTS = ["lite0", "lite2,3x60", "inception_v3,downloads", "resnet50,4x100,downloads"]
+
+
+def config_of(name, argument=None):
+    module = importlib.import_module(f"configs.{name}")
+    return cli.plain(module.get_config(argument) if argument else module.get_config())
+
+
+def steps_of(config):
+    for entry in config["defenses"].values():
+        yield from entry if isinstance(entry, list) else [entry]
+
+
+@pytest.mark.parametrize("name", TABLE_CONFIGS)
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_structure(name, argument):
+    config = config_of(name, argument)
+    assert set(config) == {*protocol.FIELDS, *protocol.OPTIONAL}
+    assert config["classifier"]["name"] in models.list_names()
+    assert next(iter(config["defenses"])) == "no defense"
+    for step in steps_of(config):
+        assert step["name"] in defenses.list()
+        if "network" in step:
+            assert step["network"] in models.list_names()
+        if "bank" in step:  # patches as large as in the images, but not theirs
+            assert step["bank"]["dataset"] == {
+                "name": "imagenet_samples",
+                "size": config["dataset"]["size"],
+            }
+    table = Reference.of(config["paper"])
+    assert table.table == int(name[-1])
+    if config["classifier"]["name"] in TABLES[table.table].rows:
+        assert table.classifier == config["classifier"]["name"]
+
+
+@pytest.mark.parametrize("name", TABLE_CONFIGS)
+def test_the_papers_numbers_find_their_places(name, monkeypatch):
+    """Every number of the paper for this classifier stands in one of our cells."""
+    monkeypatch.setenv("SRDEF_SRRESNET", "srresnet.safetensors")
+    monkeypatch.setenv("SRDEF_SRGAN", "srgan.safetensors")
+    config = config_of(name, "lite0,downloads")
+    table = Reference.of(config["paper"])
+    found = {
+        table.percent(row, column)
+        for row in config["defenses"]
+        for column in (protocol.CLEAN, *config["attacks"])
+    }
+    printed = TABLES[table.table].rows[table.classifier]
+    assert found - {None} == {number for row in printed.values() for number in row}
+
+
+@pytest.mark.parametrize("argument", ["lite9", "lite0,3x", "lite0,3x60,4x60", "lite0,fast"])
+def test_bad_arguments(argument):
+    with pytest.raises(InputError, match="choose from"):
+        shared.start(1, argument)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Two images in the competition's layout."""
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "images.csv").write_text("ImageId,TrueLabel\na,1\nb,2\n")
+    monkeypatch.setenv("SRDEF_NIPS2017", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", TABLE_CONFIGS)
+def test_installed_weights_are_enough(name, small):
+    config = config_of(name, "lite0,3x60")
+    for step in steps_of(config):
+        if "bank" in step:
+            step["bank"]["count"] = 20
+    experiment = protocol.resolve(config)
+    assert list(experiment.defenses) == list(config["defenses"])
+    assert "C&W 3x60" in experiment.attacks
+
+
+def test_a_bank_of_the_evaluated_images_is_refused():
+    config = config_of("defense_gallery")
+    source = config["defenses"]["quilting"]["bank"]["dataset"]
+    source["offset"] = config["dataset"]["offset"]
+    with pytest.raises(InputError, match="defense 'quilting': its patch bank would be made of the images"):
+        protocol.resolve(config)
+
+
+def test_gallery_shows_every_registered_defense():
+    config = config_of("defense_gallery")
+    assert {step["name"] for step in steps_of(config)} == set(defenses.list())
+
+
+def test_gallery_script(tmp_path, capsys):
+    module = importlib.import_module("configs.defense_gallery")
+    config = module.get_config()
+    plain = json.loads(config.to_json())
+    config.defenses = {name: plain["defenses"][name] for name in ("no defense", "WD", "bicubic x2")}
+    config.dataset.size, config.dataset.limit = 128, 4
+    defense_gallery.main(config, tmp_path / "run")
+    assert Image.open(tmp_path / "run" / "defense_gallery.png").width > 400
+    assert "bicubic x2" in capsys.readouterr().out
