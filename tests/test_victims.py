@@ -3,9 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+import pytest
+from flax import nnx, struct
 
-from srdef.victims import DiverseInputs, Undefended, canvas_side
+from srdef import defenses, images, models
+from srdef.attacks.gradient_sign import cross_entropy
+from srdef.errors import InputError
+from srdef.victims import (
+    Defended,
+    DiverseInputs,
+    ExpectationOverTransformation,
+    Undefended,
+    canvas_side,
+    expected,
+)
+
+KEY = jax.random.key(0)
 
 
 class Mean(nnx.Module):
@@ -99,3 +112,218 @@ def test_diverse_inputs_probability():
     # A resized image may land there too, with probability 1/9; 4 standard deviations.
     share = 0.7 + 0.3 / 9
     assert abs(plain / 400 - share) < 4 * np.sqrt(share * (1 - share) / 400)
+
+
+class Pooled(nnx.Module):
+    """A small smooth classifier of images of any size: a patch-wise layer, averaged."""
+
+    num_classes = 4
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.first = nnx.Param(jnp.asarray(rng.normal(size=(12, 16)), jnp.float32))
+        self.second = nnx.Param(jnp.asarray(3 * rng.normal(size=(16, 4)), jnp.float32))
+
+    def __call__(self, images):
+        n, height, width, _ = images.shape
+        patches = images[:, : height // 2 * 2, : width // 2 * 2]
+        patches = patches.reshape(n, height // 2, 2, width // 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+        hidden = jnp.tanh(patches.reshape(n, height // 2, width // 2, 12) @ self.first[...])
+        return hidden.mean(axis=(1, 2)) @ self.second[...]
+
+
+def photograph(height=32, width=24):
+    """Smooth structure and some noise, in [0, 1]."""
+    rng = np.random.default_rng(1)
+    coarse = rng.uniform(0.2, 0.8, (4, 4, 3)).astype(np.float32)
+    smooth = np.asarray(images.resize(coarse, height, width))
+    return jnp.asarray(np.clip(smooth + rng.normal(0, 0.03, smooth.shape), 0, 1), jnp.float32)
+
+
+def eager_gradient_of(victim, image, key=KEY):
+    """Of the cross-entropy with label 1, as attacks take it."""
+    return jax.grad(lambda x: expected(victim, lambda z: cross_entropy(z, 1), x, key))(image)
+
+
+gradient_of = jax.jit(eager_gradient_of)
+
+
+def wd_sr(**options):
+    network = models.create("edsr", blocks=2, features=8)
+    parts = [defenses.Wavelet(sigma=0.04), defenses.SuperResolution(network, clip=False)]
+    return Defended(Pooled(), defenses.Sequential(parts), **options)
+
+
+def test_defended_logits_are_those_of_the_defended_image_whatever_the_gradient():
+    image = photograph()
+    coarse = defenses.BitDepth(3)
+    expected_logits = Pooled()(coarse(image, KEY)[None])[0]
+    for gradient in ("exact", "identity", Faded()):
+        victim = Defended(Pooled(), coarse, gradient)
+        np.testing.assert_array_equal(victim(image, KEY), expected_logits)
+        assert victim.num_classes == 4
+
+
+def test_exact_gradient_through_bayesshrink_and_edsr_against_finite_differences():
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,
+            jax.tree.map(jnp.asarray, wd_sr()),
+        )
+        image = photograph().astype(jnp.float64)
+
+        @jax.jit
+        def loss(x):
+            return cross_entropy(wide(x, jax.random.key(0)), 1)
+
+        gradient = jax.jit(jax.grad(loss))(image)
+        rng = np.random.default_rng(0)
+        for direction in rng.normal(size=(5, *image.shape)):
+            h = 1e-6
+            slope = (loss(image + h * direction) - loss(image - h * direction)) / (2 * h)
+            # Some constants of the defense are float32; a threshold that a coefficient crosses
+            # within h changes the slope a little.
+            np.testing.assert_allclose(jnp.vdot(gradient, direction), slope, rtol=1e-3)
+
+
+def test_identity_gradient_is_the_classifiers_at_the_defended_image():
+    image, coarse = photograph(), defenses.BitDepth(3)
+    by_hand = eager_gradient_of(Undefended(Pooled()), coarse(image, KEY))
+    found = gradient_of(Defended(Pooled(), coarse, "identity"), image)
+    np.testing.assert_allclose(found, by_hand, atol=1e-7)
+    assert jnp.abs(found).max() > 1e-2
+    assert (gradient_of(Defended(Pooled(), coarse), image) == 0).all()  # the true one
+
+
+def test_identity_gradient_of_another_size_is_brought_back_by_the_transposed_resize():
+    image, victim = photograph(), wd_sr(gradient="identity")
+    enlarged = victim.defense(image, KEY)
+    outer = np.asarray(eager_gradient_of(Undefended(Pooled()), enlarged))
+    rows, columns = images.resize_matrix(32, 64), images.resize_matrix(24, 48)
+    by_hand = np.einsum("yh,yxc,xw->hwc", rows, outer, columns, optimize=True)
+    np.testing.assert_allclose(gradient_of(victim, image), by_hand, atol=1e-6 * np.abs(by_hand).max())
+
+
+def test_surrogate_gradient_is_that_of_the_surrogate_at_the_defended_image():
+    image, coarse, surrogate = photograph(), defenses.BitDepth(3), Faded()
+    outer = eager_gradient_of(Undefended(Pooled()), coarse(image, KEY))
+    _, pull = jax.vjp(lambda x: surrogate(x, KEY), image)
+    found = gradient_of(Defended(Pooled(), coarse, surrogate), image)
+    np.testing.assert_allclose(found, pull(outer)[0], atol=1e-7)
+
+
+def test_defended_is_a_pytree_that_compiles_once_for_other_numbers():
+    image = photograph()
+    gradient = jax.jit(lambda victim: eager_gradient_of(victim, image))
+    found = [
+        gradient(Defended(Pooled(), defenses.BitDepth(bits), defenses.Wavelet(sigma=bits / 100)))
+        for bits in (3, 5)
+    ]
+    assert gradient._cache_size() == 1
+    assert jnp.abs(found[0] - found[1]).max() > 1e-4
+
+
+def test_defended_rejects_unknown_gradients_and_surrogates_of_another_size():
+    with pytest.raises(InputError, match=r"bpda.*exact, identity"):
+        Defended(Pooled(), defenses.Jpeg(), "bpda")
+    with pytest.raises(InputError, match="surrogate makes images of"):
+        Defended(Pooled(), defenses.Identity(), defenses.ResizePad())(photograph(), KEY)
+
+
+@struct.dataclass
+class Faded:
+    """Every value fades by a random factor."""
+
+    random = differentiable = True
+
+    def __call__(self, image, key):
+        return image * jax.random.uniform(key, image.shape, minval=0.3)
+
+
+RANDOM = Defended(Pooled(), Faded())
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_expectation_of_the_loss_has_the_mean_of_the_draws_gradients(chunk):
+    image = photograph()
+    victim = ExpectationOverTransformation(RANDOM, draws=6, chunk=chunk)
+    keys = jax.random.split(KEY, 6)
+    each = np.stack([gradient_of(RANDOM, image, key=key) for key in keys])
+    assert np.abs(each - each.mean(axis=0)).max() > 1e-4  # the draws differ
+    np.testing.assert_allclose(gradient_of(victim, image), each.mean(axis=0), atol=1e-6)
+
+
+def test_expectation_of_logits_and_of_probabilities():
+    image = photograph()
+    logits = jax.vmap(RANDOM, (None, 0))(image, jax.random.split(KEY, 6))
+    averaged = ExpectationOverTransformation(RANDOM, 6, "logits")
+    np.testing.assert_allclose(averaged(image, KEY), logits.mean(axis=0), rtol=1e-5)
+    mean = jax.nn.softmax(logits).mean(axis=0)
+    averaged = ExpectationOverTransformation(RANDOM, 6, "probabilities")
+    np.testing.assert_allclose(jax.nn.softmax(averaged(image, KEY)), mean, rtol=1e-5)
+    value = expected(averaged, lambda z: cross_entropy(z, 2), image, KEY)
+    assert value == pytest.approx(-np.log(mean[2]), rel=1e-5)
+
+
+def test_expectation_draws_anew_unless_fixed_and_depends_on_the_key_alone():
+    image, other = photograph(), jax.random.key(1)
+    fresh = ExpectationOverTransformation(RANDOM, 3)
+    assert (gradient_of(fresh, image) == gradient_of(fresh, image)).all()
+    assert (gradient_of(fresh, image) != gradient_of(fresh, image, key=other)).any()
+    fixed = ExpectationOverTransformation(RANDOM, 3, fixed=True)
+    assert (gradient_of(fixed, image) == gradient_of(fixed, image, key=other)).all()
+    reseeded = ExpectationOverTransformation(RANDOM, 3, fixed=True, seed=1)
+    assert (gradient_of(fixed, image) != gradient_of(reseeded, image)).any()
+
+
+def test_expectation_within_diverse_inputs_still_averages_the_loss():
+    image = photograph()
+    victim = DiverseInputs(ExpectationOverTransformation(RANDOM, 3))
+    key = jax.random.split(KEY)[0]
+    found = expected(victim, lambda z: cross_entropy(z, 1), image, KEY)
+    by_hand = expected(
+        victim.victim, lambda z: cross_entropy(z, 1), victim.transform(image, key), jax.random.split(KEY)[1]
+    )
+    assert found == by_hand
+
+
+@pytest.mark.parametrize("victim", [wd_sr(gradient="identity"), ExpectationOverTransformation(RANDOM, 3)])
+def test_compiled_and_in_a_batch_as_alone(victim):
+    batch = jnp.stack([photograph(), photograph()[::-1]])
+    keys = jax.random.split(KEY, 2)
+    together = jax.jit(jax.vmap(eager_gradient_of, (None, 0, 0)))(victim, batch, keys)
+    for i in range(2):
+        alone = gradient_of(victim, batch[i], key=keys[i])
+        np.testing.assert_allclose(together[i], alone, atol=1e-6)
+    eager = eager_gradient_of(victim, batch[0], key=keys[0])
+    np.testing.assert_allclose(together[0], eager, atol=1e-6)
+
+
+def test_expectation_rejects_bad_options():
+    with pytest.raises(InputError, match="unknown average"):
+        ExpectationOverTransformation(RANDOM, 3, "mean")
+    with pytest.raises(InputError, match="at least 1"):
+        ExpectationOverTransformation(RANDOM, 0)
+
+
+@pytest.mark.slow
+def test_memory_of_the_exact_gradient():
+    """16 images of 299 pixels through wavelets, EDSR-baseline and EfficientNet-Lite0 in 10 GiB."""
+    network = models.create("edsr_baseline_x2")
+    classifier = models.create("efficientnet_lite0")
+
+    def bytes_for(victim):
+        def gradients(victim, batch, keys):
+            return jax.vmap(lambda x, k: gradient_of(victim, x, key=k))(batch, keys)
+
+        batch = jax.ShapeDtypeStruct((16, 299, 299, 3), jnp.float32)
+        keys = jax.eval_shape(lambda: jax.random.split(KEY, 16))
+        compiled = jax.jit(gradients).lower(victim, batch, keys).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    enlarge = defenses.SuperResolution(network)
+    exact = Defended(classifier, defenses.Sequential([defenses.Wavelet(), enlarge]))
+    assert bytes_for(exact) < 10 * 2**30
+    # Twenty draws one at a time take little more than one.
+    random = Defended(classifier, defenses.Sequential([defenses.PixelDeflection(deflections=20), enlarge]))
+    assert bytes_for(ExpectationOverTransformation(random, 20, chunk=1)) < 10 * 2**30

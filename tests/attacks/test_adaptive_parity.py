@@ -59,7 +59,7 @@ def robust_in_torch(model, attack, photographs, epsilon, norm="linf"):
     """How many images torchattacks leaves, counted as its own evaluation does."""
     images, labels = photographs
     inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    attacked = attack(inputs, torch.from_numpy(labels))
+    attacked = attack(inputs, torch.from_numpy(labels)).detach()
     with torch.no_grad():
         fooled = model(attacked).argmax(1).numpy() != labels
     change = (attacked - inputs).numpy().reshape(len(images), -1)
@@ -102,7 +102,6 @@ def test_robust_accuracy_is_that_of_torchattacks(name, classifier, photographs, 
     ours, theirs, epsilons = CASES[name]
     counts = []
     for epsilon in epsilons:
-        # All sizes in one batch, so that every ε shares its programs.
         result = attacks.autoattack(
             Undefended(classifier), images, labels, epsilon, key=KEY, attacks={name: ours(epsilon)}
         )
