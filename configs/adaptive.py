@@ -44,7 +44,12 @@ def get_config(argument: str = "samples") -> ConfigDict:
         {
             "gray box": {"knows": "classifier", "attack": momentum},
             "transfer": {"knows": "other classifier", "attack": momentum},
-            "Square": {"knows": "scores", "attack": {"name": "square", "queries": 200}},
+            # Few queries and one ε: here it is a check of the gradients, not the strongest black box.
+            "Square": {
+                "knows": "scores",
+                "attack": {"name": "square", "queries": 100},
+                "epsilons": (8 / 255,),
+            },
             "BPDA": {"knows": "identity", "attack": white_box},
             "exact": {"knows": "gradient", "attack": white_box},
             "EOT": {

@@ -8,6 +8,7 @@ SRDEF_NIPS2017, or `--config.dataset.path`.
 import os
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import quickstart
 from srdef.errors import InputError
@@ -34,6 +35,7 @@ def get_config(classifier: str = "lite0") -> ConfigDict:
     config.batch_size = 20
     config.attacks = ConfigDict({name: dict(quickstart.attacks()[name]) for name in ATTACKS})
     path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
-    config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size})
+    config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size, "offset": 0})
+    config.dataset.limit = placeholder(int)  # `--config.dataset.limit=100` takes the first hundred
     config.classifier = ConfigDict({"name": name, "pretrained": True})
     return config

@@ -9,7 +9,7 @@ All of them take the argument `CLASSIFIER[,ROUNDSxSTEPS][,downloads]`, as in
   work for an accelerator;
 - downloads: also the rows whose networks' weights do not come with srdef and have to be downloaded.
 
-The images are NIPS-2017 DEV. `--config.dataset.limit=100` takes the first hundred.
+The images are NIPS-2017 DEV; `--config.dataset.limit=100` takes the first hundred.
 """
 
 import re

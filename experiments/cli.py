@@ -30,7 +30,9 @@ def parse(arguments: list[str]) -> list[str]:
     """absl's flag parsing, with one line instead of a traceback for a bad flag or configuration."""
     try:
         return flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+    except (AttributeError, KeyError) as error:  # what an unknown field raises, with only its name
+        fail(f"no such field of the configuration: {error}")
+    except (flags.Error, ValueError, TypeError, OSError) as error:
         fail(str(error))
 
 

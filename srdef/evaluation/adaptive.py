@@ -70,11 +70,18 @@ class Threat:
         Name and options of a registered attack with a budget, without its epsilon.
     draws : int
         For "expectation": draws averaged in each step.
+    epsilons : tuple of float, optional
+        Those of the experiment's ε at which it attacks; default: all.
     """
 
     knows: Knowledge
     attack: dict[str, Any]
     draws: int = 1
+    epsilons: tuple[float, ...] | None = None
+
+    def attacks_at(self, epsilon: float) -> bool:
+        """Whether this ε is one of its own."""
+        return self.epsilons is None or epsilon in self.epsilons
 
     def make(self, epsilon: float) -> attacks.Attack:
         """The attack with this budget."""
@@ -166,7 +173,7 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     options = specification(config, "other_classifier")
     other = models.create(options.pop("name"), **options)
     threats = {
-        label: _threat(label, entry, epsilons[0]) for label, entry in subsections(config, "threats").items()
+        label: _threat(label, entry, epsilons) for label, entry in subsections(config, "threats").items()
     }
     protected = {
         label: _protected(label, entry, classifier)
@@ -193,18 +200,25 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     )
 
 
-def _threat(label: str, entry: Any, epsilon: float) -> Threat:
+def _threat(label: str, entry: Any, epsilons: tuple[float, ...]) -> Threat:
     if label in (CLEAN, WORST):
         raise InputError(f"config.threats: {label!r} is always there; choose another label")
-    if not isinstance(entry, dict) or not {"knows", "attack"} <= set(entry) <= {"knows", "attack", "draws"}:
-        raise InputError(f"threat {label!r} must have the fields knows and attack, and may have draws")
+    optional = {"draws", "epsilons"}
+    if not isinstance(entry, dict) or not {"knows", "attack"} <= set(entry) <= {"knows", "attack"} | optional:
+        raise InputError(
+            f"threat {label!r} must have the fields knows and attack, and may have draws and epsilons"
+        )
     if entry["knows"] not in get_args(Knowledge):
         raise InputError(
             f"threat {label!r}: unknown knowledge {entry['knows']!r}; "
             f"choose from: {', '.join(get_args(Knowledge))}"
         )
-    threat = Threat(entry["knows"], specification(entry, "attack"), entry.get("draws", 1))
-    threat.make(epsilon)
+    own = entry.get("epsilons")
+    own = None if own is None else tuple(own)
+    if own is not None and not set(own) <= set(epsilons):
+        raise InputError(f"threat {label!r}: epsilons must be some of config.epsilons, not {list(own)}")
+    threat = Threat(entry["knows"], specification(entry, "attack"), entry.get("draws", 1), own)
+    threat.make(epsilons[0])
     return threat
 
 
@@ -228,7 +242,8 @@ class Outcome:
         How many the undefended classifier gets right: the denominator.
     chosen, judged : dict of (defense, threat) to float array (images, epsilons)
         The share of draws that are right, twice, with draws of their own; equal for deterministic
-        defenses. "clean" has the same value at every ε.
+        defenses; NaN at an ε at which the threat does not attack. "clean" has the same value at
+        every ε.
     """
 
     images: int
@@ -239,7 +254,7 @@ class Outcome:
     judged: dict[tuple[str, str], np.ndarray]
 
     def accuracy(self, defense: str, threat: str) -> np.ndarray | None:
-        """Accuracies `(epsilons,)` under one threat or in the worst case; None where not attacked."""
+        """Accuracies `(epsilons,)` under one threat or in the worst case; None or NaN where not attacked."""
         shares = self.worst(defense) if threat == WORST else self.judged.get((defense, threat))
         return None if shares is None else shares.mean(axis=0)
 
@@ -258,7 +273,7 @@ class Outcome:
             # (candidates, images)
             candidates = chosen[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
             reported = judged[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
-            result[:, e] = np.take_along_axis(reported, candidates.argmin(axis=0)[None], axis=0)[0]
+            result[:, e] = np.take_along_axis(reported, np.nanargmin(candidates, axis=0)[None], axis=0)[0]
         return result
 
 
@@ -404,7 +419,8 @@ class Runner:
             epsilons=list(experiment.epsilons),
         )
         blind = threat.knows in BLIND
-        sources = [self.blind(label, epsilon) for epsilon in experiment.epsilons] if blind else []
+        wanted = [epsilon for epsilon in experiment.epsilons if threat.attacks_at(epsilon)]
+        sources = {epsilon: self.blind(label, epsilon) for epsilon in wanted} if blind else {}
         before, _ = self.clean(defense)
 
         def compute(rows: slice) -> dict[str, np.ndarray]:
@@ -415,10 +431,13 @@ class Runner:
             standing = before[rows] > 0
             for e, epsilon in enumerate(experiment.epsilons):
                 where = np.arange(len(numbers)) if blind else np.flatnonzero(standing)
+                if not threat.attacks_at(epsilon):
+                    chosen[:, e] = judged[:, e] = np.nan
+                    continue
                 if not len(where):
-                    break
+                    continue
                 if blind:
-                    images = sources[e].read_rows("images", rows)
+                    images = sources[epsilon].read_rows("images", rows)
                 else:
                     images = self.perturb(threat, victim, epsilon, numbers[where])
                 chosen[where, e], judged[where, e] = self.shares(defense, images, numbers[where])

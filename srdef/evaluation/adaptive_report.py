@@ -51,7 +51,8 @@ def rows(outcome: Outcome, epsilon: float, *, intervals: bool = True) -> list[li
         cells = [defense]
         for threat in columns(outcome):
             accuracy = outcome.accuracy(defense, threat)
-            cells.append("–" if accuracy is None else _cell(accuracy[e], outcome.images, intervals))
+            value = math.nan if accuracy is None else float(accuracy[e])
+            cells.append("–" if math.isnan(value) else _cell(value, outcome.images, intervals))
         table.append(cells)
     return table
 
@@ -97,7 +98,7 @@ def to_json(outcome: Outcome) -> str:
     """All accuracies, by defense and threat, in the order of `epsilons`."""
     accuracies = {
         defense: {
-            threat: found.tolist()
+            threat: [None if np.isnan(value) else value for value in found.tolist()]
             for threat in columns(outcome)
             if (found := outcome.accuracy(defense, threat)) is not None
         }
@@ -130,9 +131,10 @@ def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> No
                 if accuracy is None:
                     continue
                 worst = threat == WORST
+                there = np.flatnonzero(~np.isnan(accuracy))
                 (line,) = panel.plot(
-                    [start, *x],
-                    100 * np.array([clean[0], *accuracy]),
+                    [start, *x[there]],
+                    100 * np.array([clean[0], *accuracy[there]]),
                     color="black" if worst else _COLOURS[index % len(_COLOURS)],
                     marker="" if worst else _MARKERS[index % len(_MARKERS)],
                     linestyle="--" if worst else "-",

@@ -48,7 +48,7 @@ THREATS = {
     "transfer": {"knows": "other classifier", "attack": {"name": "ifgsm", "steps": 4}},
     "BPDA": {"knows": "identity", "attack": {"name": "ifgsm", "steps": 4}},
     "exact": {"knows": "gradient", "attack": {"name": "ifgsm", "steps": 4}},
-    "EOT": {"knows": "expectation", "attack": {"name": "ifgsm", "steps": 4}, "draws": 3},
+    "EOT": {"knows": "expectation", "attack": {"name": "ifgsm", "steps": 4}, "draws": 3, "epsilons": (0.02,)},
 }
 
 
@@ -74,7 +74,7 @@ def experiment():
         Linear(7),
         {label: adaptive._protected(label, entry, classifier) for label, entry in DEFENSES.items()},
         {
-            label: Threat(entry["knows"], entry["attack"], entry.get("draws", 1))
+            label: Threat(entry["knows"], entry["attack"], entry.get("draws", 1), entry.get("epsilons"))
             for label, entry in THREATS.items()
         },
         EPSILONS,
@@ -110,6 +110,8 @@ def test_who_can_attack_what(outcome):
     # Its own gradient is zero and it is not random.
     assert attacked["JPEG"] == everyone
     assert attacked["random"] == everyone | {"exact", "EOT"}
+    np.testing.assert_array_equal(np.isnan(outcome.accuracy("random", "EOT")), [True, False, True])
+    assert not np.isnan(outcome.accuracy("random", WORST)).any()
 
 
 def test_knowledge_helps(outcome):
@@ -136,7 +138,7 @@ def test_accuracy_falls_with_epsilon_and_the_worst_case_is_the_worst(outcome):
 
 
 def test_random_defenses_are_shares_of_draws(outcome):
-    shares = outcome.judged["random", "EOT"]
+    shares = outcome.judged["random", "EOT"][:, 1]
     np.testing.assert_allclose(shares * 2, np.round(shares * 2))  # two draws judge, two choose
     for defense in ("none", "WD", "JPEG"):
         assert outcome.chosen[defense, "BPDA"] is outcome.judged[defense, "BPDA"] or np.array_equal(
@@ -221,6 +223,10 @@ def test_checks_of_every_defense(experiment, folder):
         ),
         ({"threats": {"x": {"knows": "gradient"}}}, "threat 'x' must have the fields knows and attack"),
         ({"threats": {CLEAN: {}}}, "'clean' is always there"),
+        (
+            {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "epsilons": (0.3,)}}},
+            "threat 'x': epsilons must be some of config.epsilons",
+        ),
         ({"colour": 1}, "unknown config field 'colour'"),
         ({"defenses": {"J": {"defense": {"name": "jpeg"}}}}, "must have the fields defense and surrogate"),
     ],
