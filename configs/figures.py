@@ -56,7 +56,7 @@ def get_config(argument: str = "figure1") -> ConfigDict:
         config.cutoff = 0.25  # of the clean image's Nyquist frequency
     elif figure == "figure4":
         config.image = 0
-        config.block = "block4"  # at an eighth of the image's side, as res_3 of a ResNet-50
+        config.block = "block2"  # 40 x 40 of the 160 pixels; the paper shows res_3 of a ResNet-50
         config.channels = 3
     elif figure == "figure5":
         config.images = 4

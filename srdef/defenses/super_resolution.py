@@ -10,14 +10,16 @@ from flax import nnx
 
 from srdef import images
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.rounding import Gradient, check_gradient, straight_through
 
 
 @flax.struct.dataclass
 class SuperResolution:
     """Enlarge the image with a super-resolution network.
 
-    Deterministic, differentiable (not with `round_to_8_bits`), `scale` times the size. A sensible
-    surrogate is bicubic interpolation by the same factor, or the identity.
+    Deterministic, differentiable (with `round_to_8_bits` only if `gradient` is "straight_through"),
+    `scale` times the size. A sensible surrogate is bicubic interpolation by the same factor, or the
+    identity.
 
     Parameters
     ----------
@@ -27,27 +29,39 @@ class SuperResolution:
         Clip the result to [0, 1] (networks overshoot by a little).
     round_to_8_bits : bool
         Round the result to multiples of 1/255, as the paper's released code does when it stores
-        the enlarged image. The gradient is then zero.
+        the enlarged image.
+    gradient : "zero" or "straight_through"
+        The gradient of that rounding: its own, which is zero, or one.
+
+    Raises
+    ------
+    InputError
+        For an unknown gradient.
     """
 
     network: nnx.Module
     clip: bool = flax.struct.field(pytree_node=False, default=True)
     round_to_8_bits: bool = flax.struct.field(pytree_node=False, default=False)
+    gradient: Gradient = flax.struct.field(pytree_node=False, default="zero")
 
     random: ClassVar[bool] = False
     # XLA convolves a batch of large images on a CPU at two thirds of the pace of one image.
     one_by_one: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_gradient("super_resolution", self.gradient, ("zero", "straight_through"))
+
     @property
     def differentiable(self) -> bool:
-        """Whether the result is not rounded."""
-        return not self.round_to_8_bits
+        """Whether the result is not rounded, or the rounding has a gradient."""
+        return not self.round_to_8_bits or self.gradient != "zero"
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Enlarge one image, (H, W, 3) in [0, 1], to (scale H, scale W, 3)."""
         enlarged = self.network(image[None])[0]
         if self.round_to_8_bits:
-            return images.round_to_8_bits(enlarged)
+            rounded = images.round_to_8_bits(enlarged)
+            return rounded if self.gradient == "zero" else straight_through(enlarged, rounded)
         return jnp.clip(enlarged, 0, 1) if self.clip else enlarged
 
 
@@ -57,6 +71,7 @@ def create_super_resolution(
     pretrained: bool = True,
     clip: bool = True,
     round_to_8_bits: bool = False,
+    gradient: Gradient = "zero",
     weights: str | Path | None = None,
 ) -> SuperResolution:
     """Build `SuperResolution` from a network, or from the name of a model.
@@ -67,7 +82,7 @@ def create_super_resolution(
         A name is looked up with `srdef.models.create(network, pretrained=pretrained)`.
     pretrained : bool
         Load the trained weights; used with a name only.
-    clip, round_to_8_bits : bool
+    clip, round_to_8_bits, gradient
         As in `SuperResolution`.
     weights : str or path, optional
         A file of weights, or the name of published ones, instead of `pretrained`; used with a name only.
@@ -82,4 +97,4 @@ def create_super_resolution(
         from srdef import models  # here, so that defenses without a network load no model code
 
         module = models.create(network, pretrained=pretrained and weights is None, weights=weights)
-    return SuperResolution(module, clip=clip, round_to_8_bits=round_to_8_bits)
+    return SuperResolution(module, clip, round_to_8_bits, gradient)

@@ -17,7 +17,6 @@ import numpy as np
 
 import srdef
 from srdef import attacks, batching, datasets, defenses, models, victims
-from srdef.attacks import transfer
 from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
@@ -296,7 +295,9 @@ class Runner:
             "classifier": experiment.config["classifier"],
             "seed": experiment.seed,
             **experiment.digests,
-            "code": code_digest(experiment.classifier, batching, attacks.batch, transfer, victims, *code),
+            "code": code_digest(
+                experiment.classifier, batching, attacks.perturb, attacks.share_correct, victims, *code
+            ),
             **parts,
         }
         return BatchStore(

@@ -70,8 +70,15 @@ def _checked(
             "dataset": dataset.digest(),
             "victim": digest(victim),
             "seed": experiment.seed,
-            "code": code_digest(victim, attacks.gradient_sign, attacks.square, attacks.batch, victims),
-            "checks": code_digest(self_checks),
+            "code": code_digest(
+                victim,
+                attacks.pgd,
+                attacks.square,
+                attacks.perturb,
+                attacks.share_correct,
+                victims,
+                self_checks,
+            ),
             **chosen,
         }
     )

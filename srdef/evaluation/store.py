@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
@@ -68,7 +68,7 @@ def _without_addresses(value: Any) -> str:
 
 
 def code_digest(*objects: Any) -> str:
-    """A hash of the source files of `objects`: of modules, and of the classes of all there is in values.
+    """A hash of the source files of `objects`: modules, functions, and the classes of all there is in values.
 
     So that an attack which is edited between two runs is computed again.
     """
@@ -81,6 +81,8 @@ def code_digest(*objects: Any) -> str:
         seen.add(id(value))
         if isinstance(value, ModuleType):
             files.add(str(value.__file__))
+        elif isinstance(value, FunctionType):
+            files.add(value.__code__.co_filename)
         elif isinstance(value, (list, tuple)):
             for item in value:
                 visit(item)

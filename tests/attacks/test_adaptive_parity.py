@@ -74,24 +74,24 @@ CASES = {
     "apgd-ce": (
         lambda epsilon: attacks.apgd(epsilon, steps=10),
         lambda model, epsilon: torchattacks.APGD(model, eps=epsilon, steps=10),
-        (LEVEL / 8, LEVEL / 4, LEVEL / 2),
+        (LEVEL / 8, LEVEL / 4),
     ),
     "apgd-t": (
         lambda epsilon: attacks.apgd_t(epsilon, steps=10, targets=3),
         lambda model, epsilon: torchattacks.APGDT(model, eps=epsilon, steps=10, n_classes=4),
-        (LEVEL / 8, LEVEL / 4, LEVEL / 2),
+        (LEVEL / 8, LEVEL / 4),
     ),
     "fab-t": (
         lambda epsilon: attacks.fab_t(steps=10, targets=3, enough=epsilon, start_radius=epsilon),
         lambda model, epsilon: torchattacks.FAB(
             model, eps=epsilon, steps=10, multi_targeted=True, n_classes=4
         ),
-        (LEVEL / 8, LEVEL / 4, LEVEL / 2),
+        (LEVEL / 8, LEVEL / 4),
     ),
     "square": (
         lambda epsilon: attacks.square(epsilon, queries=150),
         lambda model, epsilon: torchattacks.Square(model, eps=epsilon, n_queries=150, resc_schedule=False),
-        (LEVEL, 2 * LEVEL, 4 * LEVEL),
+        (LEVEL, 3 * LEVEL),
     ),
 }
 

@@ -17,7 +17,16 @@ KEY = jax.random.key(0)
 EPSILON = 0.03
 
 # Budgets that keep the tests short and change no promise.
-SHORT = {"carlini_wagner": {"steps": 60}, "pgd": {"steps": 10, "restarts": 2}}
+SHORT = {
+    "apgd": {"steps": 10},
+    "apgd_t": {"steps": 10, "targets": 3},
+    "carlini_wagner": {"steps": 60},
+    "fab": {"steps": 10},
+    "fab_t": {"steps": 10, "targets": 3},
+    "hop_skip_jump": {"steps": 5, "first_queries": 30},
+    "pgd": {"steps": 10, "restarts": 2},
+    "square": {"queries": 300},
+}
 
 
 def has(name, option):
@@ -27,6 +36,7 @@ def has(name, option):
 NAMES = attacks.list_names()
 WITH_EPSILON = [name for name in NAMES if has(name, "epsilon")]
 WITHOUT_EPSILON = [name for name in NAMES if not has(name, "epsilon")]
+TARGETED = [name for name in NAMES if has(name, "targeted")]
 
 
 def make(name, **options):
@@ -128,15 +138,18 @@ def test_perturb_is_the_attack_itself(name):
     alone = jax.jit(lambda *arguments: arguments[0](*arguments[1:]))(
         make(name), Undefended(classifier), images[1], labels[1], jax.random.fold_in(KEY, 1)
     )
-    np.testing.assert_allclose(alone, on_linear(name).images[1], atol=1e-5)
+    beside = run(make(name), classifier, images[1:2], labels[1:2], ids=np.array([1])).images[0]
+    np.testing.assert_allclose(alone, beside, atol=1e-5)
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "targeted"), [(name, False) for name in NAMES] + [(name, True) for name in TARGETED]
+)
 def test_a_zero_gradient_gives_no_nan(name, targeted):
-    classifier = linear_victims.Constant([1.0, 2.0, 0.0])
+    classifier = linear_victims.Constant([1.0, 2.0, 0.0, -1.0])
     images = linear_victims.images(3)
-    result = run(make(name, targeted=targeted), classifier, images, np.array([1, 0, 2]), storage="uint8")
+    options = {"targeted": True} if targeted else {}
+    result = run(make(name, **options), classifier, images, np.array([1, 0, 2]), storage="uint8")
     assert np.isfinite(result.images).all()
     np.testing.assert_array_equal(result.success, np.array([0, 1, 1]) != targeted)
 
@@ -157,6 +170,8 @@ def test_minimal_attacks_leave_misclassified_images_alone(name):
 @pytest.mark.parametrize("classes", [2, 1000])
 @pytest.mark.parametrize("name", NAMES)
 def test_two_classes_a_thousand_and_the_last_one(name, classes):
+    if (name, classes) == ("apgd_t", 2):
+        pytest.skip("the targeted DLR loss needs four classes; tests/attacks/test_apgd.py has the error")
     classifier, images, labels = linear(classes)
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
     # With another bias the last class becomes the prediction everywhere.
@@ -168,7 +183,7 @@ def test_two_classes_a_thousand_and_the_last_one(name, classes):
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TARGETED)
 def test_targeted_reaches_the_target(name):
     classifier, images, labels = linear()
     targets = (labels + 1) % 5

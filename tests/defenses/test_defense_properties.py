@@ -29,7 +29,11 @@ BANK = defenses.build_bank([images.to_uint8(photograph(index, 40, 40)) for index
 # One or more settings of every registered defense, small enough for a test.
 CASES = {
     "identity": [{}],
-    "super_resolution": [{"network": Enlarge()}, {"network": Enlarge(), "round_to_8_bits": True}],
+    "super_resolution": [
+        {"network": Enlarge()},
+        {"network": Enlarge(), "round_to_8_bits": True},
+        {"network": Enlarge(), "round_to_8_bits": True, "gradient": "straight_through"},
+    ],
     "wavelet": [{}, {"sigma": None, "wavelet": "db2"}, {"method": "VisuShrink", "color": "rgb"}],
     "bit_depth": [{}, {"gradient": "straight_through"}],
     "interpolation": [{}, {"order": "up_down"}, {"order": "down_up", "method": "nearest"}],

@@ -1,4 +1,4 @@
-"""Rates and their intervals against scipy, PSNR against scikit-image."""
+"""Rates and their intervals against scipy, PSNR and SSIM against scikit-image."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from srdef.errors import InputError
 from srdef.evaluation import metrics
@@ -98,3 +98,52 @@ def test_psnr_bad_input(pair):
         metrics.psnr(a, b[:1])
     with pytest.raises(InputError, match="border 9 leaves nothing of 20x17"):
         metrics.psnr(a, b, border=9)
+
+
+def scikit_image_ssim(a, b, **options):
+    """Wang et al.'s window, and moments that divide by the weights' sum, 1, as in their `ssim_index.m`."""
+    options |= {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return structural_similarity(a, b, data_range=1, **options)
+
+
+def test_ssim_is_scikit_images(pair):
+    """Float32 against float64: at most 1e-6 of rounding in each quotient, and they are averaged."""
+    a, b = pair
+    expected = [
+        scikit_image_ssim(x.astype(float), y.astype(float), channel_axis=-1)
+        for x, y in zip(*pair, strict=True)
+    ]
+    np.testing.assert_allclose(metrics.ssim(a, b), expected, atol=1e-6)
+    assert metrics.ssim(a[1], b[1]) == pytest.approx(expected[1], abs=1e-6)
+
+
+def test_ssim_of_luma_without_border(pair):
+    a, b = (images[0, 3:-3, 3:-3].astype(float) for images in pair)
+    expected = scikit_image_ssim(rgb2ycbcr(a)[..., 0] / 255, rgb2ycbcr(b)[..., 0] / 255)
+    assert metrics.ssim(pair[0][0], pair[1][0], border=3, luma=True) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_of_smooth_images():
+    """The hard case for float32: variances that are tiny beside the squared means."""
+    ramp = np.broadcast_to(np.linspace(0.9, 0.95, 40, dtype=np.float32)[:, None, None], (40, 30, 3))
+    noisy = ramp + np.random.default_rng(1).normal(0, 1e-3, ramp.shape).astype(np.float32)
+    expected = scikit_image_ssim(ramp.astype(float), noisy.astype(float), channel_axis=-1)
+    # The variances, about 1e-5, carry an error of 1e-8 or so beside c2 = 9e-4.
+    assert metrics.ssim(ramp, noisy) == pytest.approx(expected, abs=5e-5)
+
+
+def test_ssim_closed_forms():
+    """Constant images: no variance, so only the means' quotient stays; equal images: 1."""
+    dark, light = (np.full((12, 13, 3), value, np.float32) for value in (0.25, 0.5))
+    assert metrics.ssim(dark, dark) == pytest.approx(1, abs=1e-6)
+    expected = (2 * 0.25 * 0.5 + 1e-4) / (0.25**2 + 0.5**2 + 1e-4)
+    # The variances of constants, 0, come out as 1e-8 or so beside c2 = 9e-4.
+    assert metrics.ssim(dark, light) == pytest.approx(expected, abs=5e-5)
+
+
+def test_ssim_bad_input(pair):
+    a, b = pair
+    with pytest.raises(InputError, match="different shapes"):
+        metrics.ssim(a, b[:1])
+    with pytest.raises(InputError, match="needs 11 pixels a side; border 4 leaves less of 20x17"):
+        metrics.ssim(a, b, border=4)

@@ -48,7 +48,7 @@ def published(tmp_path):
 
 
 def test_into_the_cache(published, cache, monkeypatch):
-    """With the hash of the catalogue; `pretrained=True` then needs no network."""
+    """With the hash of the catalogue; `weights="official"` then needs no network."""
     path, tensors = published
     entry = catalog.entry("edsr_baseline_x2")
     digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
@@ -56,7 +56,7 @@ def test_into_the_cache(published, cache, monkeypatch):
     monkeypatch.setattr(catalog, "DOWNLOADS", (entry,))
     script.main(["edsr_baseline_x2", str(path)])
     assert [file.name for file in cache.iterdir()] == [download.converted_path(entry).name]
-    network = models.create("edsr_baseline_x2", pretrained=True)
+    network = models.create("edsr_baseline_x2", weights="official")
     np.testing.assert_array_equal(
         loading.flatten(network)["tail.kernel"], tensors["tail.1.weight"].permute(2, 3, 1, 0).numpy()
     )

@@ -253,7 +253,7 @@ def test_bad_configurations(tmp_path, old, new, message):
     ("flags", "message"),
     [
         (["--config={config}", "--workdir={file}/run"], "cannot write to workdir"),
-        (["--config={config}", "--workdir={new}", "--config.bacth_size=3"], "no such field of the configuration"),
+        (["--config={config}", "--workdir={new}", "--config.bacth_size=3"], "no such field"),
         (["--config={new}.py", "--workdir={new}"], "{new}.py"),
         (["--workdir={new}"], "config"),
         (["--config={config}", "--workdir={new}", "extra"], "unexpected argument 'extra'"),

@@ -1,0 +1,36 @@
+"""Write one self-contained HTML page about a finished evaluation.
+
+    python -m experiments.report --workdir=workdir/quickstart
+
+Leaves `report.html` in the workdir. `--attack=FGSM-2 --attack=DeepFool` chooses whose images the gallery
+shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves it out, and
+then neither the data set nor the networks are needed.
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+from experiments import cli
+from srdef.errors import InputError
+from srdef.evaluation import report, store
+
+ATTACKS = flags.DEFINE_multi_string("attack", [], "Attack whose images are shown; may be given again.")
+IMAGES = flags.DEFINE_integer("images", 6, "Images in the gallery for each attack.")
+
+
+def main(arguments: list[str]) -> None:
+    """Read the workdir, write the page."""
+    if len(arguments) > 1:
+        raise InputError(f"unexpected argument {arguments[1]!r}; options are written --name=value")
+    if not cli.WORKDIR.value:
+        raise InputError("usage: report --workdir=DIRECTORY")
+    workdir = Path(cli.WORKDIR.value)
+    page = workdir / "report.html"
+    text = report.build(workdir, ATTACKS.value, IMAGES.value)
+    store.write_atomically(page, text)
+    cli.console.print(f"wrote {page} ({len(text) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app.run(cli.guarded(main), flags_parser=cli.parse)

@@ -1,0 +1,228 @@
+"""`evaluate_sr` and `train_all` on tiny images: tables beside scikit-image, resuming, bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from experiments import evaluate_sr, train_all
+from srdef import models
+from srdef.errors import InputError
+from srdef.models.edsr import EDSR
+from srdef.models.registry import REGISTRY
+from srdef.models.srresnet import SRResNet
+from srdef.training import patches, quality
+from srdef.weights import loading
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "Set2"
+    folder.mkdir()
+    for i, size in enumerate([(67, 64), (64, 64)]):
+        noise = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), np.uint8))
+        noise.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def set_flags():
+    saver = flags.FLAGS
+    if not saver.is_parsed():
+        saver(["test"])
+    before = {}
+
+    def change(**values):
+        for name, value in values.items():
+            before.setdefault(name, saver[name].value)
+            saver[name].value = value
+
+    yield change
+    for name, value in before.items():
+        saver[name].value = value
+
+
+def by_scikit_image(pairs, border):
+    """The four means in float64."""
+    inside = slice(border, -border)
+    rows = []
+    for pair in pairs:
+        a, b = (np.asarray(image, np.float64)[inside, inside] for image in pair)
+        row = []
+        for x, y in ((rgb2ycbcr(a) / 255, rgb2ycbcr(b) / 255), (a, b)):
+            luma = x is not a
+            x, y = (x[..., 0], y[..., 0]) if luma else (x, y)
+            row.append(peak_signal_noise_ratio(x, y, data_range=1))
+            options = {} if luma else {"channel_axis": -1}
+            options |= {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+            row.append(structural_similarity(x, y, data_range=1, **options))
+        rows.append(row)
+    return np.mean(rows, axis=0)
+
+
+def test_evaluate_sr(folder, tmp_path, set_flags):
+    """A checkpoint beside bicubic; the files hold the same numbers, which are scikit-image's."""
+    loading.save_safetensors(models.create("edsr_small_x2", seed=2), tmp_path / "mine.safetensors")
+    set_flags(folder=[str(folder)], table=[str(tmp_path / "t.md"), str(tmp_path / "t.json")])
+    evaluate_sr.main(["edsr_small_x2", f"edsr_small_x2={tmp_path / 'mine.safetensors'}"])
+    rows = json.loads((tmp_path / "t.json").read_text())
+    methods = ["bicubic x2", "edsr_small_x2", "edsr_small_x2 (mine.safetensors)"]
+    assert [row["method"] for row in rows] == methods
+    photographs = patches.read_folder(folder)
+    trained = models.create("edsr_small_x2", pretrained=True)
+    for row, results in (
+        (rows[0], quality.bicubic_results(2, photographs)),
+        (rows[1], quality.network_results(trained, photographs)),
+    ):
+        expected = by_scikit_image(results, 2)
+        found = [row[name] for name in quality.Quality._fields]
+        # The luma and SSIM are computed in float32: 1e-4 dB, and 1e-5 in SSIM's quotients.
+        np.testing.assert_allclose(found[::2], expected[::2], atol=1e-4)
+        np.testing.assert_allclose(found[1::2], expected[1::2], atol=1e-5)
+    assert rows[1]["psnr_y"] > rows[2]["psnr_y"] + 10  # which is random
+    line = f"| Set2 (2) | bicubic x2 | {' | '.join(quality.cells(quality.Quality(*found_of(rows[0]))))} |"
+    assert line in (tmp_path / "t.md").read_text()
+
+
+def found_of(row):
+    return [row[name] for name in quality.Quality._fields]
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "message"),
+    [
+        ([], {}, "usage: evaluate_sr"),
+        (["edsr_small_x2"], {"table": ["t.csv"]}, r"unknown kind; choose from: \.md, \.json"),
+        (["edsr_small_x2"], {"table": ["/nowhere/t.md"]}, "its folder does not exist"),
+        (["squeezenet"], {}, "'squeezenet' is not a super-resolution network"),
+        (["edsr_baseline_x2"], {}, "weights='official' takes those of its authors"),
+        (["edsr_small_x2=none.npz"], {}, r"none\.npz: cannot be read"),
+    ],
+)
+def test_evaluate_sr_bad_input(folder, set_flags, names, changes, message):
+    set_flags(folder=[str(folder)], **changes)
+    with pytest.raises(InputError, match=message):
+        evaluate_sr.main(names)
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """The names of the big networks for tiny ones."""
+    for scale in (2, 3, 4):
+        monkeypatch.setitem(
+            REGISTRY._builders,
+            f"edsr_baseline_x{scale}",
+            lambda *, rngs, scale=scale: EDSR(1, 4, scale, rngs=rngs),
+        )
+    for name in ("srresnet_x2", "srgan_x2"):
+        monkeypatch.setitem(REGISTRY._builders, name, lambda *, rngs: SRResNet(1, 4, 2, rngs=rngs))
+
+
+TINY = [
+    "batch_size=2",
+    "patch=16",
+    "steps=12",
+    "warmup_steps=4",
+    "log_every=1",
+    "evaluate_every=50",
+    "checkpoint_every=4",
+]
+
+
+@pytest.mark.slow
+def test_train_all(folder, tmp_path, set_flags, small_networks, monkeypatch):
+    """All five, the second one killed in its middle and the command given again; then once more."""
+    workdir, output = tmp_path / "work", tmp_path / "weights"
+    set_flags(
+        networks=list(train_all.NETWORKS),
+        minutes=["0", "0", "60", "0", "0"],
+        train_folder=str(folder),
+        validation_folder=str(folder),
+        test_folder=[str(folder)],
+        perceptual="squeezenet",
+        data="noise",
+        licence="CC0",
+        set=TINY,
+    )
+    monkeypatch.setattr(train_all.train_sr.budget, "fit_steps", lambda config, records: len(records) + 5)
+    train, killed = train_all.train_sr.super_resolution.train, []
+
+    def kill(network, config, folder, report, *arguments, **options):
+        def stop(record):
+            if record["step"] == 6 and config.network == "edsr_baseline_x4":
+                killed.append(record)
+                raise KeyboardInterrupt
+            report(record)
+
+        return train(network, config, folder, stop, *arguments, **options)
+
+    monkeypatch.setattr(train_all.train_sr.super_resolution, "train", kill)
+    with pytest.raises(KeyboardInterrupt):
+        train_all.main(workdir, output)
+    assert sorted(path.name for path in output.iterdir()) == [
+        "edsr_baseline_x2.md",
+        "edsr_baseline_x2.safetensors",
+    ]
+    first = (output / "edsr_baseline_x2.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(train_all.train_sr.super_resolution, "train", train)
+    train_all.main(workdir, output)
+    names = ["edsr_baseline_x2", "edsr_baseline_x4", "edsr_baseline_x3", "srresnet_x2", "srgan_x2"]
+    expected = {f"{name}{suffix}" for name in names for suffix in (".md", ".safetensors")}
+    assert {path.name for path in output.iterdir()} == expected
+    assert (workdir / "baseline_x2/edsr_baseline_x2.safetensors").stat().st_mtime_ns < first + 1
+    for name in names:
+        models.create(name, weights=output / f"{name}.safetensors")
+        card = (output / f"{name}.md").read_text()
+        assert f"| Set2 | {name} |" in card
+        assert "noise" in card
+        assert str(tmp_path) not in card
+    assert "started from | edsr_baseline_x2.safetensors" in (output / "edsr_baseline_x4.md").read_text()
+    assert "started from | srresnet_x2.safetensors" in (output / "srgan_x2.md").read_text()
+    # x3 had minutes: its number of steps followed from its first four.
+    assert json.loads((workdir / "baseline_x3/plan.json").read_text()) == {"steps": 9}
+    log = (workdir / "baseline_x3/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == list(range(1, 10))
+    assert " --config.steps=9 " in (output / "edsr_baseline_x3.md").read_text()
+    methods = [row["method"] for row in json.loads((workdir / "quality.json").read_text())]
+    assert methods == ["bicubic x2", "bicubic x3", "bicubic x4", *names]
+    # Nothing is left to do: no image is read for training.
+    set_flags(train_folder="/nowhere")
+    train_all.main(workdir, output)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"networks": ["small_x2"]}, "unknown network 'small_x2'; choose from: baseline_x2, "),
+        ({"minutes": ["ten"]}, "minutes must be numbers, not ten"),
+        ({"minutes": ["1", "2"]}, "or one for each of 1 networks, not 1,2"),
+        ({"minutes": ["-1"]}, "minutes must be one number from 0 up"),
+        ({"networks": ["baseline_x3"]}, "baseline_x3 starts from baseline_x2: train that before, or put its"),
+        ({"set": ["batchsize=3"]}, "set batchsize=3: baseline_x2 has no such field"),
+        ({"set": ["batch_size=many"]}, "set batch_size=many: .* of another kind"),
+        ({"test_folder": ["/nowhere"]}, "folder /nowhere does not exist"),
+    ],
+)
+def test_train_all_bad_input(folder, tmp_path, set_flags, changes, message):
+    set_flags(**{"networks": ["baseline_x2"], "train_folder": str(folder), **changes})
+    with pytest.raises(InputError, match=message):
+        train_all.main(tmp_path / "work", tmp_path / "weights")
+    assert not (tmp_path / "work").exists()
+
+
+def test_features_that_must_be_downloaded_are_asked_for_before_all_training(
+    folder, tmp_path, set_flags, monkeypatch
+):
+    def fail(name, **options):
+        raise InputError(f"cannot download {name}")
+
+    monkeypatch.setattr(train_all.models, "create", fail)
+    set_flags(train_folder=str(folder))
+    with pytest.raises(InputError, match="srgan_x2: cannot download vgg19; --perceptual=squeezenet needs no"):
+        train_all.main(tmp_path / "work", tmp_path / "weights")
