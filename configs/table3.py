@@ -31,7 +31,7 @@ def get_config(argument: str = "lite0") -> ConfigDict:
             }
     rows["EDSR (small)"] = paper.super_resolution("edsr_small_x2")
     if downloads:
-        rows["EDSR (baseline)"] = paper.super_resolution("edsr_baseline_x2")
-        rows["EDSR (full)"] = paper.super_resolution("edsr_x2")
+        rows["EDSR (baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official")
+        rows["EDSR (full)"] = paper.super_resolution("edsr_x2", weights="official")
     config.defenses = ConfigDict(rows)
     return config

@@ -13,11 +13,11 @@ def get_config(argument: str = "lite0") -> ConfigDict:
     """WD, SR and WD+SR."""
     config, downloads = paper.start(5, argument)
     rows = {**paper.NO_DEFENSE, "WD": paper.WAVELET}
-    networks = {"": "edsr_small_x2"}
+    networks = {"": paper.super_resolution()}
     if downloads:
-        networks[" (EDSR-baseline)"] = "edsr_baseline_x2"
-    for words, network in networks.items():
-        rows[f"SR{words}"] = paper.super_resolution(network)
-        rows[f"WD+SR{words}"] = [paper.WAVELET, paper.super_resolution(network)]
+        networks[" (EDSR-baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official")
+    for words, enlarge in networks.items():
+        rows[f"SR{words}"] = enlarge
+        rows[f"WD+SR{words}"] = [paper.WAVELET, enlarge]
     config.defenses = ConfigDict(rows)
     return config

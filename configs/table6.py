@@ -31,6 +31,8 @@ def get_config(argument: str = "lite0") -> ConfigDict:
     }
     if downloads:
         for scale in SCALES:
-            rows[f"S = {scale} (EDSR-baseline)"] = paper.super_resolution(f"edsr_baseline_x{scale}")
+            rows[f"S = {scale} (EDSR-baseline)"] = paper.super_resolution(
+                f"edsr_baseline_x{scale}", weights="official"
+            )
     config.defenses = ConfigDict(rows)
     return config

@@ -4,7 +4,8 @@
     python -m experiments.convert_weights inception_v3 FILE.h5
     python -m experiments.convert_weights resnet50 FILE.h5 --output=FILE.safetensors
 
-Without `--output` the file must be the published one; `pretrained=True` finds it from then on.
+Without `--output` the file must be the published one; `weights=VARIANT` (or, but for EDSR,
+`pretrained=True`) finds it from then on.
 """
 
 from pathlib import Path

@@ -1,10 +1,18 @@
-"""PSNR of super-resolution networks on folders of high-resolution images, beside bicubic.
+"""PSNR and SSIM of super-resolution networks on folders of high-resolution images, beside bicubic.
 
-    python -m experiments.evaluate_sr edsr_small_x2 --folder=Set5 --folder=Set14
+    python -m experiments.evaluate_sr edsr_small_x2 --folder=Set5 --folder=Set14 --table=quality.md
 
-Y channel, a border of `scale` pixels cut off, low resolution by antialiased bicubic in 8 bits.
+A network is NAME, with the weights that come with srdef, or NAME=WEIGHTS: a file, or "official" for those of
+the network's authors, which are downloaded:
+
+    python -m experiments.evaluate_sr edsr_small_x2 edsr_baseline_x2=x2/edsr_baseline_x2.safetensors \\
+        edsr_baseline_x2=official --folder=Set5
+
+On Y of YCbCr and on RGB, a border of `scale` pixels left out, low resolution by antialiased bicubic
+in 8 bits.
 """
 
+import json
 from pathlib import Path
 
 from absl import app, flags
@@ -14,34 +22,85 @@ from rich.table import Table
 from experiments import cli
 from srdef import models
 from srdef.errors import InputError
-from srdef.training import super_resolution
+from srdef.evaluation import store
+from srdef.models.protocols import SuperResolutionNetwork
+from srdef.training import patches, quality
+from srdef.training.quality import Quality
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Folder of high-resolution images; may be given again.")
-WEIGHTS = flags.DEFINE_string("weights", None, "A weights file instead of the shipped one.")
+TABLES = flags.DEFINE_multi_string("table", [], "A .md or .json file for the table; may be given again.")
+
+COLUMNS = ("PSNR (dB), Y", "SSIM, Y", "PSNR (dB), RGB", "SSIM, RGB")
+Row = tuple[str, int, str, Quality]
+
+
+def load(argument: str) -> SuperResolutionNetwork:
+    """The network that NAME or NAME=WEIGHTS names."""
+    name, _, weights = argument.partition("=")
+    network = models.create(name, pretrained=not weights, weights=weights or None)
+    if not hasattr(network, "scale"):
+        raise InputError(f"model {name!r} is not a super-resolution network")
+    return network
+
+
+def label(argument: str) -> str:
+    """NAME, or NAME (FILE)."""
+    name, _, weights = argument.partition("=")
+    return f"{name} ({Path(weights).name})" if weights else name
+
+
+def evaluate(networks: dict[str, SuperResolutionNetwork], folders: list[str]) -> list[Row]:
+    """One row for each folder and network, after those of bicubic for every scale: means over the folder."""
+    rows: list[Row] = []
+    for folder in folders:
+        photographs = patches.read_folder(folder)
+        where = Path(folder).name
+        for scale in sorted({network.scale for network in networks.values()}):
+            found = quality.measure(quality.bicubic_results(scale, photographs), scale)
+            rows.append((where, len(photographs), f"bicubic x{scale}", found))
+        for name, network in networks.items():
+            progress = track(photographs, f"{name} on {where}", console=cli.console, transient=True)
+            found = quality.measure(quality.network_results(network, progress), network.scale)
+            rows.append((where, len(photographs), name, found))
+    return rows
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a table, and how they were measured."""
+    lines = [f"| images | method | {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---:|"]
+    for folder, count, name, values in rows:
+        lines.append(f"| {folder} ({count}) | {name} | {' | '.join(quality.cells(values))} |")
+    return "\n".join([*lines, "", quality.CONDITIONS.format(border="scale")]) + "\n"
+
+
+def as_json(rows: list[Row]) -> str:
+    """The rows as a list of objects, numbers in full."""
+    records = [
+        {"folder": folder, "images": count, "method": name, **values._asdict()}
+        for folder, count, name, values in rows
+    ]
+    return json.dumps(records, indent=2) + "\n"
+
+
+WRITERS = {".md": markdown, ".json": as_json}
 
 
 def main(names: list[str]) -> None:
     """Measure every named network on every folder."""
     if not names or not FOLDERS.value:
-        raise InputError("usage: evaluate_sr NETWORK ... --folder=DIRECTORY ...")
-    networks = {
-        name: models.create(name, pretrained=WEIGHTS.value is None, weights=WEIGHTS.value) for name in names
-    }
-    for name, network in networks.items():
-        if not hasattr(network, "scale"):
-            raise InputError(f"model {name!r} is not a super-resolution network")
-    table = Table("PSNR (dB, Y)", *names, *(f"bicubic x{n.scale}" for n in networks.values()))
-    for folder in FOLDERS.value:
-        photographs = super_resolution.read_folder(folder)
-        values = []
-        for name, network in networks.items():
-            progress = track(
-                photographs, f"{name} on {Path(folder).name}", console=cli.console, transient=True
-            )
-            values.append(super_resolution.evaluate_psnr(network, progress))
-        values += [super_resolution.bicubic_psnr(photographs, n.scale) for n in networks.values()]
-        table.add_row(f"{Path(folder).name} ({len(photographs)})", *(f"{value:.2f}" for value in values))
+        raise InputError("usage: evaluate_sr NETWORK[=WEIGHTS] ... --folder=DIRECTORY ... [--table=FILE]")
+    for file in TABLES.value:
+        if Path(file).suffix not in WRITERS:
+            raise InputError(f"table {file}: unknown kind; choose from: {', '.join(WRITERS)}")
+        if not Path(file).absolute().parent.is_dir():
+            raise InputError(f"table {file}: its folder does not exist")
+    rows = evaluate({label(name): load(name) for name in names}, FOLDERS.value)
+    table = Table("images", "method", *COLUMNS)
+    for folder, count, name, values in rows:
+        table.add_row(f"{folder} ({count})", name, *quality.cells(values))
     cli.console.print(table)
+    for file in TABLES.value:
+        store.write_atomically(Path(file), WRITERS[Path(file).suffix](rows))
 
 
 if __name__ == "__main__":

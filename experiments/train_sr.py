@@ -3,61 +3,114 @@
     python -m experiments.train_sr --config=configs/train_edsr.py:small_x2 \\
         --config.train_folder=DIV2K_train_HR --config.validation_folder=Set5 --workdir=workdir/small_x2
 
-An SRGAN starts from a trained SRResNet:
+On a GPU, in as many steps as fit into 20 minutes:
 
-    python -m experiments.train_sr --config=configs/train_edsr.py:srgan_x2 \\
-        --config.initial_weights=workdir/srresnet_x2/srresnet_x2.safetensors \\
-        --config.train_folder=DIV2K_train_HR --workdir=workdir/srgan_x2
+    python -m experiments.train_sr --config=configs/train_edsr.py:baseline_x2,gpu --config.minutes=20.0 \\
+        --config.train_folder=DIV2K_train_HR --config.validation_folder=Set5 --workdir=workdir/baseline_x2
+
+EDSRs for x3 and x4 start from one for x2, and an SRGAN from an SRResNet: --config.initial_weights=FILE.
+`experiments.train_all` trains all of them, one after the other.
 
 Leaves in the workdir: `NETWORK.safetensors` (averaged weights), `NETWORK.md` (their card),
 `metrics.jsonl`, `curve.png` and `checkpoints/`. A run that was stopped continues from its last
 checkpoint, with the same batches as if it had not been.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from configs import train_edsr
 from experiments import cli
 from srdef import models
-from srdef.errors import InputError
 from srdef.evaluation import store
-from srdef.training import export, srgan, super_resolution
-from srdef.weights import loading
+from srdef.training import budget, export, quality, srgan, super_resolution
+from srdef.training.patches import read_folder
+
+# What does not change the weights, or is named by `minutes`' result.
+_NOT_IN_COMMAND = ("recipe", "network", "minutes", "data", "licence", "test_folders")
+_PATHS = ("train_folder", "validation_folder", "initial_weights")
 
 
-def main(config: ConfigDict, workdir: Path) -> None:
-    """Train, then export."""
+def command(config: ConfigDict) -> str:
+    """The command that trains the same weights, with every value that is not the recipe's, paths by name."""
+    standard = cli.plain(train_edsr.get_config(config.recipe))
+    words = [f"python -m experiments.train_sr --config=configs/train_edsr.py:{config.recipe}"]
+    for field, given in cli.plain(config).items():
+        values = given if isinstance(given, dict) else {"": given}
+        for part, value in values.items():
+            usual = standard[field][part] if part else standard[field]
+            if value != usual and field not in _NOT_IN_COMMAND:
+                option = f"config.{field}.{part}" if part else f"config.{field}"
+                words.append(f"--{option}={Path(value).name if field in _PATHS else value}")
+    return " ".join([*words, "--workdir=…"])
+
+
+def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
+    """`config` with the steps that fit into its minutes: measured the first time, then read."""
+    plan = workdir / "plan.json"
+    if not plan.exists():
+        steps = budget.probe_steps(config)
+        train(config, until=steps)
+        records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+        if records[-1]["step"] < steps:  # the time was over before
+            return config
+        store.write_atomically(plan, json.dumps({"steps": budget.fit_steps(config, records)}) + "\n")
+    return budget.with_steps(config, json.loads(plan.read_text())["steps"])
+
+
+def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> tuple[Any, ConfigDict]:
+    """The trained network, and the configuration with the number of steps that was planned."""
+    create = srgan.create_trainer if config.loss == "srgan" else super_resolution.create_trainer
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=cli.console) as progress:
+        task = progress.add_task(config.network, total=config.steps)
+
+        def report(record: dict[str, Any]) -> None:
+            speed, busy = record["images_per_second"], record["busy"]
+            progress.update(
+                task,
+                completed=record["step"],
+                description=f"{config.network}  loss {record['loss']:.4f}  {speed:.0f} images/s, "
+                f"device busy {busy:.0%}",
+            )
+            if "psnr" in record:
+                line = f"step {record['step']:7d}  loss {record['loss']:.5f}  PSNR {record['psnr']:.2f} dB"
+                progress.console.print(line)
+
+        def run(config: ConfigDict, until: int | None = None) -> Any:
+            progress.update(task, total=config.steps)
+            network = super_resolution.initial_network(config)
+            return super_resolution.train(
+                network, config, workdir, report, create, photographs=photographs, until=until
+            )
+
+        if config.minutes:
+            config = _fitted(config, workdir, run)
+        return run(config), config
+
+
+def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None = None) -> None:
+    """Train, then export; `photographs` instead of reading `config.train_folder`."""
     with store.exclusive(workdir):
-        weights = config.initial_weights or None
-        network = models.create(config.network, seed=config.seed, weights=weights)
-        if not hasattr(network, "scale"):
-            raise InputError(f"model {config.network!r} is not a super-resolution network")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=cli.console) as progress:
-            task = progress.add_task(config.network, total=config.steps)
-
-            def report(record: dict[str, Any]) -> None:
-                psnr = f"  PSNR {record['psnr']:.2f} dB" if "psnr" in record else ""
-                speed = record["images_per_second"]
-                progress.update(
-                    task,
-                    completed=record["step"],
-                    description=f"{config.network}  loss {record['loss']:.4f}  {speed:.0f} images/s",
-                )
-                if psnr:
-                    progress.console.print(f"step {record['step']:7d}  loss {record['loss']:.5f}{psnr}")
-
-            trainer = srgan if config.loss == "srgan" else super_resolution
-            network = super_resolution.train(network, config, workdir, report, trainer.create_trainer)
+        trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
         exported = workdir / f"{config.network}.safetensors"
-        loading.save_safetensors(network, exported)
+        validation = read_folder(config.validation_folder) if config.validation_folder else []
+        stored = export.save_weights(trained, exported, config.storage, validation)
         export.save_curve(workdir / "metrics.jsonl", workdir / "curve.png", config.network, config.loss)
-        store.write_atomically(
-            workdir / f"{config.network}.md", export.card(network, cli.plain(config), exported)
-        )
+        # What is measured is the file.
+        network = models.create(config.network, weights=exported)
+        measured = {}
+        for folder in config.test_folders or [config.validation_folder]:
+            if folder:
+                measured[Path(folder).name] = quality.beside_bicubic(network, read_folder(folder))
+        records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+        text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
+        store.write_atomically(workdir / f"{config.network}.md", text)
     cli.console.print(f"Weights, card and curve: {workdir}")
 
 

@@ -40,7 +40,9 @@ def create(
     name : str
         One of `list_names()`.
     pretrained : bool
-        Load the weights that `srdef.weights.catalog` has under this name.
+        Load the weights that `srdef.weights.catalog` has under this name. A super-resolution network takes
+        those that srdef trained itself and never its authors', so that the same call does not change its
+        meaning on the day when srdef's own are there.
     weights : str or path, optional
         A variant that the catalog has for this network (`official` for EDSR's authors' own), which is
         downloaded once. Or a file: `.safetensors` or `.npz` in srdef's own layout (as
@@ -59,8 +61,9 @@ def create(
     Raises
     ------
     InputError
-        For an unknown name or option, a network without trained weights, a download that fails, or
-        a weights file that is missing, damaged, or does not fit the network tensor by tensor.
+        For an unknown name or option, a network without trained weights (of srdef's own, for
+        super-resolution), a download that fails, or a weights file that is missing, damaged, or does not
+        fit the network tensor by tensor.
     """
     builder = REGISTRY.builder(name)
     valid = [parameter for parameter in inspect.signature(builder).parameters if parameter != "rngs"]
@@ -80,6 +83,12 @@ def create(
     module = nnx.eval_shape(build)
     entry = catalog.entry(name) if pretrained else catalog.variants(name).get(str(weights))
     if isinstance(entry, catalog.Download):
+        if pretrained and entry.variant == "official":
+            own = [shipped.name for shipped in catalog.CATALOG.values() if shipped.package == "srdef"]
+            raise InputError(
+                f"srdef has no weights of its own for model {name!r}; weights='official' takes those of its "
+                f"authors (a download); srdef has its own for: {', '.join(own)}"
+            )
         _load_file(module, _converted(entry))
     elif entry is not None:
         _load_file(module, catalog.locate(entry), entry.sha256)

@@ -167,7 +167,7 @@ def create_trainer(
                 f"model {perceptual.network!r} has no endpoint {perceptual.endpoint!r}; "
                 f"choose from: {', '.join(known)}"
             )
-    training, evaluation, parameters, statistics = super_resolution.split_modes(network)
+    training, evaluation, parameters, statistics = super_resolution.split_modes(network, config.precision)
     optimizer = super_resolution.create_optimizer(config)
 
     def new_discriminator() -> Discriminator:
@@ -175,7 +175,9 @@ def create_trainer(
         return Discriminator(side, *sizes, rngs=nnx.Rngs(config.seed + 1))
 
     discriminator = initialise(new_discriminator)
-    judge, _, judge_parameters, judge_statistics = super_resolution.split_modes(discriminator)
+    judge, _, judge_parameters, judge_statistics = super_resolution.split_modes(
+        discriminator, config.precision
+    )
     structure, arrays = nnx.split(features)
     state = {
         "parameters": parameters,

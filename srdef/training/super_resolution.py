@@ -3,17 +3,17 @@
 The recipe is EDSR's (Lim et al., 2017, section 4): patches of 48x48 low-resolution pixels, L1 loss (or
 the squared error of SRResNet), Adam, flips and quarter turns. The low-resolution patch is made on the
 device by the antialiased bicubic of the literature and rounded to 8 bits. Batch `step` is a function
-of the seed and `step` alone, so a run that was killed continues as if it had not been.
+of the seed and `step` alone, so a run that was killed continues as if it had not been. The batch is
+spread over all devices of this machine; every device has all weights, and all photographs.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -21,118 +21,19 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srdef import batching, images
-from srdef.datasets.files import SUFFIXES, existing_folder, list_images
-from srdef.datasets.reading import read_image
+from srdef import batching, models
 from srdef.errors import InputError
-from srdef.evaluation import metrics
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.training.patches import MARGIN, PatchSource, PhotographsOnDevice, batches, read_folder
+from srdef.training.quality import bicubic_psnr as bicubic_psnr  # with evaluate_psnr: their old place
+from srdef.training.quality import evaluate_psnr, make_low_resolution
+from srdef.weights import loading, readers
 
-# Low-resolution pixels cut off around each patch, so that its border is made from real neighbours.
-MARGIN = 4
-
-
-def read_folder(folder: str | Path) -> list[np.ndarray]:
-    """All images below `folder` as RGB uint8 `(H, W, 3)`, decoded once, in the order of their paths.
-
-    Raises
-    ------
-    InputError
-        If there is no such folder, no image in it, or one that cannot be read.
-    """
-    paths = list_images(existing_folder(folder))
-    if not paths:
-        raise InputError(f"no images ({', '.join(SUFFIXES)}) in {folder}")
-    return [np.asarray(read_image(path)) for path in paths]
-
-
-def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
-    """Cut the bottom and right edges so that both sides are multiples of `scale`."""
-    height, width = image.shape[:2]
-    return image[: height - height % scale, : width - width % scale]
-
-
-@dataclass(frozen=True)
-class PatchSource:
-    """Random high-resolution patches; patch `index` depends on `seed` and `index` alone.
-
-    An image is drawn with probability proportional to its area. Patches are uint8
-    `(scale·(patch + 2·MARGIN),) * 2 + (3,)`, turned and flipped at random.
-    """
-
-    photographs: list[np.ndarray]
-    patch: int
-    scale: int
-    seed: int
-
-    @classmethod
-    def create(cls, photographs: list[np.ndarray], patch: int, scale: int, seed: int) -> "PatchSource":
-        side, margin = scale * patch, scale * MARGIN
-        large = [cut_to_multiple(image, scale) for image in photographs if min(image.shape[:2]) >= side]
-        if not large:
-            raise InputError(f"no training image has both sides of at least {side} pixels")
-        pad = ((margin, margin), (margin, margin), (0, 0))
-        return cls([np.pad(image, pad, mode="symmetric") for image in large], patch, scale, seed)
-
-    def __call__(self, index: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, index))
-        areas = np.array([image.shape[0] * image.shape[1] for image in self.photographs], np.float64)
-        image = self.photographs[rng.choice(len(areas), p=areas / areas.sum())]
-        side = self.scale * (self.patch + 2 * MARGIN)
-        # Corners on the low-resolution grid, as if the whole image had been made small.
-        top = self.scale * rng.integers((image.shape[0] - side) // self.scale + 1)
-        left = self.scale * rng.integers((image.shape[1] - side) // self.scale + 1)
-        patch = np.rot90(image[top : top + side, left : left + side], int(rng.integers(4)))
-        return patch[:, ::-1] if rng.integers(2) else patch
-
-
-def batches(source: PatchSource, batch_size: int, first_step: int, steps: int) -> Iterator[np.ndarray]:
-    """The batches of steps `first_step` … `steps - 1`, made ahead in threads."""
-    patches = grain.MapDataset.range(first_step * batch_size, steps * batch_size)
-    stream = patches.map(lambda index: np.ascontiguousarray(source(int(index)))).batch(batch_size)
-    return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)))
-
-
-def make_low_resolution(high: jax.Array | np.ndarray, scale: int) -> jax.Array:
-    """`(..., scale·H, scale·W, 3)` to `(..., H, W, 3)`: MATLAB's bicubic `imresize`, 8-bit rounding."""
-    height, width = high.shape[-3] // scale, high.shape[-2] // scale
-    return images.round_to_8_bits(images.resize(high, height, width, border="symmetric"))
-
-
-@jax.jit
-def _predict(network: SuperResolutionNetwork, low: jax.Array) -> jax.Array:
-    return network(low)
-
-
-def _psnr(high: np.ndarray, recovered: jax.Array, scale: int) -> float:
-    rounded = np.asarray(images.round_to_8_bits(recovered))
-    return float(metrics.psnr(rounded, high, border=scale, luma=True))
-
-
-def evaluate_psnr(network: SuperResolutionNetwork, photographs: Iterable[np.ndarray]) -> float:
-    """Mean PSNR in dB of `network` on uint8 photographs, as the literature measures it.
-
-    On Y of YCbCr, without a border of `scale` pixels, the output rounded to 8 bits.
-    """
-    values = []
-    for photograph in photographs:
-        high = images.from_uint8(cut_to_multiple(photograph, network.scale))
-        low = make_low_resolution(high, network.scale)
-        values.append(_psnr(high, _predict(network, low[None])[0], network.scale))
-    return float(np.mean(values))
-
-
-def bicubic_psnr(photographs: Iterable[np.ndarray], scale: int) -> float:
-    """What `evaluate_psnr` gives for bicubic interpolation."""
-    values = []
-    for photograph in photographs:
-        high = images.from_uint8(cut_to_multiple(photograph, scale))
-        low = make_low_resolution(high, scale)
-        enlarged = images.resize(low, high.shape[0], high.shape[1], border="symmetric")
-        values.append(_psnr(high, enlarged, scale))
-    return float(np.mean(values))
+# The matrix arithmetic of each `precision`; in bf16 it is that of what is left in float32.
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "tensorfloat32"}
+CROPS = ("device", "host")
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -163,20 +64,84 @@ def pairs(high: jax.Array, scale: int) -> tuple[jax.Array, jax.Array]:
     return low, target[:, cut, cut]
 
 
-def split_modes(network: Any) -> tuple[Any, Any, Any, Any]:
+def _set_convolutions(network: Any, dtype: Any) -> None:
+    """The type in which the convolutions compute, but for the first and the last of a network that enlarges.
+
+    Those two make a few percent of the work and see the image; as their results are float32, so is what
+    the residual branches are added to.
+    """
+    for path, module in nnx.iter_modules(network):
+        if isinstance(module, nnx.Conv) and path not in (("head",), ("tail",)):
+            module.dtype = dtype
+
+
+def split_modes(network: Any, precision: str = "float32") -> tuple[Any, Any, Any, Any]:
     """The structure of `network` in train mode and in evaluation mode, its parameters, and the rest.
 
-    The modes differ where the network has batch normalisations; what `nnx.merge` makes of a structure
-    is in its mode.
+    The modes differ where the network has batch normalisations, and with `precision="bf16"` in the type
+    of the convolutions, whose weights stay float32; what `nnx.merge` makes of a structure is in its mode.
     """
     network.train()
+    if precision == "bf16":
+        _set_convolutions(network, jnp.bfloat16)
     training, parameters, statistics = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
     network.eval()
+    if precision == "bf16":
+        _set_convolutions(network, None)
     return training, nnx.graphdef(network), parameters, statistics
 
 
+def load_initial(network: Any, file: Path) -> None:
+    """Put the weights of a trained network into one that may have another scale, in place.
+
+    Between scales only the upsampling convolutions differ (EDSR, section 4.2: x3 and x4 start from x2);
+    those that do not fit keep their random weights.
+
+    Parameters
+    ----------
+    network : nnx.Module
+        With random weights.
+    file : path
+        `.safetensors` or `.npz` in srdef's layout.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or differs in more than the upsampling.
+    """
+    tensors = readers.read(file)
+    own = loading.flatten(network)
+    for name, array in own.items():
+        if name.startswith("upsample.") and tensors.get(name, array[:0]).shape != array.shape:
+            tensors[name] = array
+    tensors = {n: array for n, array in tensors.items() if n in own or not n.startswith("upsample.")}
+    loading.load(network, tensors, str(file))
+
+
+def initial_network(config: ml_collections.ConfigDict) -> SuperResolutionNetwork:
+    """The network that `config` names, with random weights or those of `initial_weights`.
+
+    Raises
+    ------
+    InputError
+        For an unknown network, one that does not enlarge, or weights that do not fit.
+    """
+    file = Path(config.initial_weights)
+    own_layout = file.suffix in (".safetensors", ".npz")
+    weights = config.initial_weights if config.initial_weights and not own_layout else None
+    network = models.create(config.network, seed=config.seed, weights=weights)
+    if not hasattr(network, "scale"):
+        raise InputError(f"model {config.network!r} is not a super-resolution network")
+    if own_layout:
+        load_initial(network, file)
+    return network
+
+
 def averaged_update(average: Any, parameters: Any, decay: float, step: jax.Array) -> Any:
-    """The running average of the parameters; it starts late enough to forget the random first ones."""
+    """The running average of the parameters; it starts late enough to forget the random first ones.
+
+    With a decay of 0 it is the parameters themselves.
+    """
     early = jnp.minimum(decay, (1 + step) / (10 + step))
     return optax.incremental_update(parameters, average, 1 - early)
 
@@ -245,7 +210,7 @@ def create_trainer(
     """
     if config.loss not in LOSSES:
         raise InputError(f"unknown loss {config.loss!r}; choose from: {', '.join([*LOSSES, 'srgan'])}")
-    training, evaluation, parameters, statistics = split_modes(network)
+    training, evaluation, parameters, statistics = split_modes(network, config.precision)
     optimizer = create_optimizer(config)
     state = {
         "parameters": parameters,
@@ -270,12 +235,48 @@ def _keep_until(path: Path, step: int) -> None:
     path.write_text("".join(line + "\n" for line in kept))
 
 
+def _check(config: ml_collections.ConfigDict, devices: int) -> None:
+    if config.precision not in PRECISIONS:
+        raise InputError(f"unknown precision {config.precision!r}; choose from: {', '.join(PRECISIONS)}")
+    if config.crop not in CROPS:
+        raise InputError(f"unknown crop {config.crop!r}; choose from: {', '.join(CROPS)}")
+    if not 0 <= config.ema_decay < 1:
+        raise InputError(f"ema_decay must be at least 0 (no average) and below 1, not {config.ema_decay}")
+    if config.batch_size % devices:
+        raise InputError(f"batch_size {config.batch_size} is not a multiple of {devices} devices")
+
+
+def _compiled_step(
+    trainer: Any, config: ml_collections.ConfigDict, mesh: Mesh, state: Any, frozen: Any, pool: Any, side: int
+) -> Callable[..., Any]:
+    """The training step for these shapes: `(state, frozen, pool, batch, index)` to `(state, losses)`."""
+
+    def step(state: Any, frozen: Any, pool: Any, batch: jax.Array, index: jax.Array) -> Any:
+        with jax.default_matmul_precision(PRECISIONS[config.precision]):
+            return trainer.step(state, frozen, batch if pool is None else pool.crop(batch), index)
+
+    shape, dtype = ((side, side, 3), jnp.uint8) if pool is None else ((5,), jnp.int32)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    batch = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated)
+    return jitted.lower(state, frozen, pool, batch, np.int32(0)).compile()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; none if it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def train(
     network: SuperResolutionNetwork,
     config: ml_collections.ConfigDict,
     workdir: Path,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
     create: Callable[..., Any] = create_trainer,
+    *,
+    photographs: list[np.ndarray] | None = None,
+    until: int | None = None,
 ) -> Any:
     """Train `network` as `config` says; returns it with the averaged weights.
 
@@ -288,55 +289,84 @@ def train(
     workdir : Path
         Receives `checkpoints/` and `metrics.jsonl`; a run found there is continued.
     report : callable
-        Called with `{"step", "loss", "images_per_second", ...}` every `log_every` steps.
+        Called every `log_every` steps with the record that goes to `metrics.jsonl`: `step`, `loss`,
+        `images_per_second`, `busy` (a lower bound of the share of the time in which the device computed: a
+        wait for data counts in full if the device had finished by its end), `seconds` (of training, with
+        compilation, evaluations and the runs before), and now and then the validation's `psnr`.
     create : callable
         From the network and the configuration to a trainer and its initial state: `create_trainer`, or
         that of `srdef.training.srgan`.
+    photographs : list of (H, W, 3) uint8, optional
+        Instead of reading `config.train_folder`.
+    until : int, optional
+        Stop after this step instead of `config.steps`, for which the learning rate is still planned.
 
     Raises
     ------
     InputError
-        For missing folders or images, or an unknown schedule or loss.
+        For missing folders or images, an unknown option, or a loss that is not finite.
     """
-    source = PatchSource.create(read_folder(config.train_folder), config.patch, network.scale, config.seed)
+    mesh = batching.data_mesh()
+    _check(config, mesh.devices.size)
+    photographs = read_folder(config.train_folder) if photographs is None else photographs
+    source = PatchSource.create(photographs, config.patch, network.scale, config.seed)
     validation = read_folder(config.validation_folder) if config.validation_folder else []
     trainer, state = create(network, config)
-    mesh = batching.data_mesh()
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    if config.batch_size % mesh.devices.size:
-        raise InputError(f"batch_size {config.batch_size} is not a multiple of {mesh.devices.size} devices")
-    step_function = jax.jit(trainer.step, donate_argnums=0)
+    end = config.steps if until is None else min(until, config.steps)
+    budget = 60 * config.minutes if config.minutes else np.inf
 
     log = workdir / "metrics.jsonl"
     options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.checkpoint_every)
     with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
-        first = manager.latest_step() or 0
+        step = manager.latest_step() or 0
         state = batching.replicate(state, mesh)
-        frozen = batching.replicate(trainer.frozen, mesh)
-        if first:
-            state = manager.restore(first, args=ocp.args.StandardRestore(state))
-        _keep_until(log, first)
+        if step:
+            state = manager.restore(step, args=ocp.args.StandardRestore(state))
+        _keep_until(log, step)
+        before = max((record.get("seconds", 0.0) for record in read_metrics(log)), default=0.0)
+        if step >= end or before >= budget:
+            return trainer.averaged(state)
 
-        started, since = time.monotonic(), first
-        for index, batch in enumerate(batches(source, config.batch_size, first, config.steps), start=first):
-            batch = jax.device_put(batch, sharding)
-            state, measured = step_function(state, frozen, batch, jnp.asarray(index))
-            step = index + 1
-            last = step == config.steps
+        began = time.monotonic() - before
+        frozen = batching.replicate(trainer.frozen, mesh)
+        on_device = config.crop == "device"
+        pool = batching.replicate(PhotographsOnDevice.create(source), mesh) if on_device else None
+        step_function = _compiled_step(trainer, config, mesh, state, frozen, pool, source.side)
+        make = source.draw if on_device else source
+        measured: dict[str, jax.Array] = {}
+        started, since, idle = time.monotonic(), step, 0.0
+        asked = started
+        for batch in batches(make, config.batch_size, step, end):
+            shards = jax.device_put(batch, sharding)
+            if all(value.is_ready() for value in measured.values()):  # type: ignore[attr-defined]
+                idle += time.monotonic() - asked
+            state, measured = step_function(state, frozen, pool, shards, np.int32(step))
+            step += 1
+            last = step == end
             if step % config.log_every == 0 or last:
                 measures = {name: float(value) for name, value in measured.items()}
                 for name, value in measures.items():
                     if not np.isfinite(value):
                         raise InputError(f"the {name} is {value} at step {step}; lower learning_rate")
-                speed = (step - since) * config.batch_size / (time.monotonic() - started)
-                started, since = time.monotonic(), step
-                record = {"step": step, **measures, "images_per_second": round(speed, 1)}
+                seconds = time.monotonic() - started
+                last = last or time.monotonic() - began >= budget
+                record = {
+                    "step": step,
+                    **measures,
+                    "images_per_second": round((step - since) * config.batch_size / seconds, 1),
+                    "busy": round(1 - idle / seconds, 4),
+                }
                 if validation and (step % config.evaluate_every == 0 or last):
                     record["psnr"] = evaluate_psnr(trainer.averaged(state), validation)
-                    started = time.monotonic()
+                record["seconds"] = round(time.monotonic() - began, 1)
                 _append(log, record)
                 report(record)
+                started, since, idle = time.monotonic(), step, 0.0
             if step % config.checkpoint_every == 0 or last:
                 manager.save(step, args=ocp.args.StandardSave(state), force=last)
+            if last:
+                break
+            asked = time.monotonic()
         manager.wait_until_finished()
     return trainer.averaged(state)

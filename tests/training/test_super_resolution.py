@@ -9,7 +9,7 @@ from srdef import models
 from srdef.errors import InputError
 from srdef.evaluation.store import digest
 from srdef.images import from_uint8
-from srdef.training import super_resolution
+from srdef.training import patches, quality, super_resolution
 
 RNG = np.random.default_rng(0)
 
@@ -49,9 +49,9 @@ def network():
 
 def test_training_improves_and_is_logged(folder, tmp_path):
     config = tiny(folder, steps=200, evaluate_every=100, log_every=100)
-    before = super_resolution.evaluate_psnr(network(), super_resolution.read_folder(folder))
+    before = quality.evaluate_psnr(network(), patches.read_folder(folder))
     trained = super_resolution.train(network(), config, tmp_path)
-    after = super_resolution.evaluate_psnr(trained, super_resolution.read_folder(folder))
+    after = quality.evaluate_psnr(trained, patches.read_folder(folder))
     assert after > before + 6
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [100, 200]
@@ -86,25 +86,25 @@ def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
 
 
 def test_patches_depend_on_their_index_alone(folder):
-    source = super_resolution.PatchSource.create(super_resolution.read_folder(folder), 12, 2, seed=3)
+    source = patches.PatchSource.create(patches.read_folder(folder), 12, 2, seed=3)
     first = [source(index) for index in range(8)]
     again = [source(index) for index in reversed(range(8))][::-1]
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert first[0].shape == (2 * (12 + 2 * super_resolution.MARGIN),) * 2 + (3,)
+    assert first[0].shape == (2 * (12 + 2 * patches.MARGIN),) * 2 + (3,)
     assert len({patch.tobytes() for patch in first}) == 8
-    batches = np.concatenate(list(super_resolution.batches(source, 4, first_step=1, steps=2)))
+    batches = np.concatenate(list(patches.batches(source, 4, first_step=1, steps=2)))
     np.testing.assert_array_equal(batches, first[4:])
 
 
 def test_patches_are_cut_from_the_low_resolution_of_the_whole_image(folder):
     """Inside the margin, the low resolution of a patch is a patch of the image's low resolution."""
-    image = super_resolution.read_folder(folder)[0]
-    source = super_resolution.PatchSource.create([image], 12, 2, seed=0)
-    whole = np.asarray(super_resolution.make_low_resolution(from_uint8(image), 2))
-    margin = super_resolution.MARGIN
+    image = patches.read_folder(folder)[0]
+    source = patches.PatchSource.create([image], 12, 2, seed=0)
+    whole = np.asarray(quality.make_low_resolution(from_uint8(image), 2))
+    margin = patches.MARGIN
     for index in range(6):
-        low = np.asarray(super_resolution.make_low_resolution(from_uint8(source(index)), 2))
+        low = np.asarray(quality.make_low_resolution(from_uint8(source(index)), 2))
         low = low[margin:-margin, margin:-margin]
         # Any of the 8 orientations; found by looking everywhere.
         windows = np.lib.stride_tricks.sliding_window_view(whole, (12, 12), axis=(0, 1))
@@ -134,7 +134,7 @@ def test_bad_input(folder, tmp_path, changes, message):
 def test_a_damaged_image_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(InputError, match=r"image .*broken\.png: .*"):
-        super_resolution.read_folder(tmp_path)
+        patches.read_folder(tmp_path)
 
 
 def test_a_network_with_batch_normalisation(folder, tmp_path):
@@ -145,9 +145,7 @@ def test_a_network_with_batch_normalisation(folder, tmp_path):
     norm = trained.body_end.norm
     assert norm.use_running_average
     assert np.abs(np.asarray(norm.mean[...])).max() > 1e-3
-    photographs = super_resolution.read_folder(folder)
-    before = super_resolution.evaluate_psnr(
-        models.create("srresnet", blocks=1, features=8, scale=2), photographs
-    )
-    after = super_resolution.evaluate_psnr(trained, photographs)
+    photographs = patches.read_folder(folder)
+    before = quality.evaluate_psnr(models.create("srresnet", blocks=1, features=8, scale=2), photographs)
+    after = quality.evaluate_psnr(trained, photographs)
     assert after > before + 3

@@ -1,0 +1,179 @@
+"""Photographs, and random patches of them: decoded once, cropped on the device or by threads of the host."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import flax.struct
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srdef.datasets.files import SUFFIXES, existing_folder, list_images
+from srdef.datasets.reading import read_image
+from srdef.errors import InputError
+
+# Low-resolution pixels cut off around each patch, so that its border is made from real neighbours.
+MARGIN = 4
+
+# That make batches ahead.
+THREADS = 4
+
+TFDS = "tfds:"
+
+
+def read_folder(folder: str | Path) -> list[np.ndarray]:
+    """All images below `folder` as RGB uint8 `(H, W, 3)`, decoded once, in the order of their paths.
+
+    Parameters
+    ----------
+    folder : path
+        Or `tfds:NAME`, the training split of a prepared data set of TensorFlow Datasets (`tfds:div2k`).
+
+    Raises
+    ------
+    InputError
+        If there is no such folder or data set, no image in it, or one that cannot be read.
+    """
+    if str(folder).startswith(TFDS):
+        return _read_tfds(str(folder).removeprefix(TFDS))
+    paths = list_images(existing_folder(folder))
+    if not paths:
+        raise InputError(f"no images ({', '.join(SUFFIXES)}) in {folder}")
+    return [np.asarray(read_image(path)) for path in paths]
+
+
+def _read_tfds(name: str) -> list[np.ndarray]:
+    """The high-resolution images (`hr`, or else `image`) of the training split, without TensorFlow."""
+    # Imported here: the package takes a while and is not needed for folders.
+    import tensorflow_datasets
+
+    where = f"data set {TFDS}{name}"
+    try:
+        builder = tensorflow_datasets.builder(name)
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        raise InputError(f"{where}: TensorFlow Datasets has no data set of this name") from None
+    feature = "hr" if "hr" in builder.info.features else "image"
+    if feature not in builder.info.features:
+        raise InputError(f"{where}: has neither hr nor image; it has: {', '.join(builder.info.features)}")
+    try:
+        records = builder.as_data_source("train")
+    except (NotImplementedError, KeyError, ValueError, OSError):
+        raise InputError(
+            f"{where}: not prepared as array_record in {builder.data_path.parent}; prepare it (with "
+            f"tensorflow-cpu installed) by tfds.builder({name!r}, file_format='array_record')"
+            ".download_and_prepare()"
+        ) from None
+    return [np.asarray(record[feature]) for record in records]
+
+
+def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
+    """Cut the bottom and right edges so that both sides are multiples of `scale`."""
+    height, width = image.shape[:2]
+    return image[: height - height % scale, : width - width % scale]
+
+
+@dataclass(frozen=True)
+class PatchSource:
+    """Random high-resolution patches; patch `index` depends on `seed` and `index` alone.
+
+    An image is drawn with probability proportional to its area. Patches are uint8
+    `(scale·(patch + 2·MARGIN),) * 2 + (3,)`, turned and flipped at random.
+    """
+
+    photographs: list[np.ndarray]
+    patch: int
+    scale: int
+    seed: int
+    # Cumulative shares of the photographs in the whole area.
+    shares: np.ndarray = field(repr=False)
+
+    @classmethod
+    def create(cls, photographs: list[np.ndarray], patch: int, scale: int, seed: int) -> "PatchSource":
+        side, margin = scale * patch, scale * MARGIN
+        large = [cut_to_multiple(image, scale) for image in photographs if min(image.shape[:2]) >= side]
+        if not large:
+            raise InputError(f"no training image has both sides of at least {side} pixels")
+        pad = ((margin, margin), (margin, margin), (0, 0))
+        padded = [np.pad(image, pad, mode="symmetric") for image in large]
+        shares = np.cumsum([float(image.shape[0] * image.shape[1]) for image in padded])
+        return cls(padded, patch, scale, seed, shares / shares[-1])
+
+    @property
+    def side(self) -> int:
+        """Pixels of a patch with its margins."""
+        return self.scale * (self.patch + 2 * MARGIN)
+
+    def draw(self, index: int) -> np.ndarray:
+        """Patch `index` in numbers: photograph, top, left, quarter turns, whether flipped; int32 `(5,)`."""
+        rng = np.random.default_rng((self.seed, index))
+        number = int(self.shares.searchsorted(rng.random(), side="right"))
+        height, width = self.photographs[number].shape[:2]
+        # Corners on the low-resolution grid, as if the whole image had been made small.
+        top = self.scale * rng.integers((height - self.side) // self.scale + 1)
+        left = self.scale * rng.integers((width - self.side) // self.scale + 1)
+        return np.array([number, top, left, rng.integers(4), rng.integers(2)], np.int32)
+
+    def __call__(self, index: int) -> np.ndarray:
+        number, top, left, turns, flipped = self.draw(index)
+        square = self.photographs[number][top : top + self.side, left : left + self.side]
+        return np.ascontiguousarray(_oriented(square, turns, flipped))
+
+
+def _oriented(square: np.ndarray, turns: int, flipped: int) -> np.ndarray:
+    turned = np.rot90(square, turns)
+    return turned[:, ::-1] if flipped else turned
+
+
+def batches(
+    make: Callable[[int], np.ndarray], batch_size: int, first_step: int, steps: int
+) -> Iterator[np.ndarray]:
+    """Stacked `make(index)` of the steps `first_step` … `steps - 1`, made ahead in threads."""
+    indices = grain.MapDataset.range(first_step * batch_size, steps * batch_size)
+    stream = indices.map(lambda index: make(int(index))).batch(batch_size)
+    return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=64)))
+
+
+@flax.struct.dataclass
+class PhotographsOnDevice:
+    """All photographs of a `PatchSource` in one array, from which `crop` cuts the patches on the device.
+
+    Parameters
+    ----------
+    pixels : (P, 3) uint8
+        Row by row, one photograph after the other.
+    first, widths : (N,) int32
+        Of each photograph, the index of its first pixel, and its width.
+    """
+
+    pixels: jax.Array | np.ndarray
+    first: jax.Array | np.ndarray
+    widths: jax.Array | np.ndarray
+    side: int = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def create(cls, source: PatchSource) -> "PhotographsOnDevice":
+        """Gather what `source` draws from; InputError if 32 bits cannot count its pixels."""
+        counts = [image.shape[0] * image.shape[1] for image in source.photographs]
+        if sum(counts) >= 2**31:
+            raise InputError(
+                f"{sum(counts)} pixels of training images are too many for crop='device'; choose crop='host'"
+            )
+        pixels = np.concatenate([image.reshape(-1, 3) for image in source.photographs])
+        first = np.cumsum([0, *counts[:-1]]).astype(np.int32)
+        widths = np.array([image.shape[1] for image in source.photographs], np.int32)
+        return cls(pixels, first, widths, source.side)
+
+    def crop(self, draws: jax.Array) -> jax.Array:
+        """The patches `(N, side, side, 3)` that `PatchSource.draw` described in `(N, 5)` numbers."""
+        square = np.arange(self.side**2, dtype=np.int32).reshape(self.side, self.side)
+        orders = jnp.asarray(np.stack([_oriented(square, t, f) for t in range(4) for f in range(2)]))
+
+        def one(draw: jax.Array) -> jax.Array:
+            number, top, left, turns, flipped = draw
+            order = orders[2 * turns + flipped]
+            rows, columns = top + order // self.side, left + order % self.side
+            return self.pixels[self.first[number] + rows * self.widths[number] + columns]
+
+        return jax.vmap(one)(draws)
