@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from srdef.attacks.apgd import apgd, apgd_t
 from srdef.attacks.base import Attack, Scalar
-from srdef.attacks.batch import SHRINK, Storage, perturb
+from srdef.attacks.batch import Storage, perturb, smaller_batch
 from srdef.attacks.checks import (
     check_choice,
     check_count,
@@ -184,7 +184,7 @@ def autoattack(
     judged = draws if version == "rand" else 1
 
     def share(index: int, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        options: dict[str, Any] = {"batch_size": _size(batch_size or count, len(rows)), "mesh": mesh}
+        options: dict[str, Any] = {"batch_size": smaller_batch(batch_size or count, len(rows)), "mesh": mesh}
         return share_correct(
             victim,
             images,
@@ -212,7 +212,7 @@ def autoattack(
                 labels[left],
                 key=jax.random.fold_in(key, 2 * number),
                 ids=ids[left],
-                batch_size=_size(batch_size or count, len(left)),
+                batch_size=smaller_batch(batch_size or count, len(left)),
                 storage=storage,
                 mesh=mesh,
             )
@@ -240,13 +240,6 @@ def _check_classes(attacks: Mapping[str, Attack], classes: int) -> None:
                 f"{name} needs at least {needed} classes, and the victim has {classes}; "
                 "give `attacks` without it"
             )
-
-
-def _size(batch_size: int, left: int) -> int:
-    """The smallest batch for the images that are left, of the sizes to which `perturb` shrinks one."""
-    while batch_size // SHRINK >= left:
-        batch_size //= SHRINK
-    return batch_size
 
 
 def _distance(difference: np.ndarray, norm: Norm) -> np.ndarray:

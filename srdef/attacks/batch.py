@@ -198,6 +198,16 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     return _put(everything, rows, state)
 
 
+def smaller_batch(batch_size: int, left: int) -> int:
+    """The smallest batch that holds `left` images, of the sizes to which `perturb` shrinks `batch_size`.
+
+    For callers that attack fewer and fewer of the same images: no other sizes are compiled.
+    """
+    while batch_size // SHRINK >= left:
+        batch_size //= SHRINK
+    return batch_size
+
+
 def perturb(
     attack: Attack,
     victim: Victim,

@@ -364,9 +364,6 @@ class Runner:
 
     def perturb(self, threat: Threat, victim: Victim, epsilon: float, rows: np.ndarray) -> np.ndarray:
         """Attacked images of some rows of one batch; few rows go in a smaller batch."""
-        size = self.experiment.batch_size
-        while size // attacks.batch.SHRINK >= len(rows):  # the sizes `perturb` itself goes down to
-            size //= attacks.batch.SHRINK
         return attacks.perturb(
             threat.make(epsilon),
             victim,
@@ -374,7 +371,7 @@ class Runner:
             self.dataset.labels[rows],
             key=self.experiment.key(0),
             ids=self.dataset.ids[rows],
-            batch_size=size,
+            batch_size=attacks.batch.smaller_batch(self.experiment.batch_size, len(rows)),
         ).images
 
     def blind(self, label: str, epsilon: float) -> BatchStore:
