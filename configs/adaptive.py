@@ -54,8 +54,8 @@ def get_config(argument: str = "samples") -> ConfigDict:
             "exact": {"knows": "gradient", "attack": white_box},
             "EOT": {
                 "knows": "expectation",
-                "attack": {"name": "pgd", "steps": 20, "random_start": False},
-                "draws": 8,
+                "attack": {"name": "pgd", "steps": 10, "random_start": False},
+                "draws": 4,
             },
         }
     )
@@ -78,5 +78,7 @@ def get_config(argument: str = "samples") -> ConfigDict:
             "pixel deflection": {"name": "pixel_deflection"},
         }
     )
+    # Which of them; empty: all. `--config.rows="('WD', 'SR')"` computes two, and more of them later.
+    config.rows = ()
     config.checks = ConfigDict({"epsilon": 4 / 255, "images": 6, "steps": 10, "queries": 100, "draws": 4})
     return config

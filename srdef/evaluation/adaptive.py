@@ -55,6 +55,7 @@ FIELDS = (
     "final_draws",
     "batch_size",
     "checks",
+    "rows",
 )
 
 
@@ -174,9 +175,14 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     threats = {
         label: _threat(label, entry, epsilons) for label, entry in subsections(config, "threats").items()
     }
+    entries = subsections(config, "defenses")
+    for label in config["rows"]:
+        if label not in entries:
+            raise InputError(f"config.rows: there is no defense {label!r}; choose from: {', '.join(entries)}")
     protected = {
         label: _protected(label, entry, classifier)
-        for label, entry in subsections(config, "defenses").items()
+        for label, entry in entries.items()
+        if label in config["rows"] or not config["rows"]
     }
     options = specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)

@@ -227,6 +227,7 @@ def test_checks_of_every_defense(experiment, folder):
             {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "epsilons": (0.3,)}}},
             "threat 'x': epsilons must be some of config.epsilons",
         ),
+        ({"rows": ("snow",)}, "there is no defense 'snow'; choose from: none"),
         ({"colour": 1}, "unknown config field 'colour'"),
         ({"defenses": {"J": {"defense": {"name": "jpeg"}}}}, "must have the fields defense and surrogate"),
     ],
