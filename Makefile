@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= workdir/quickstart
+# Tests side by side; each takes about 3 GB at most.
+JOBS ?= 2
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow lint clean
@@ -11,10 +13,10 @@ demo: $(VENV)/requirements.done
 	$(BIN)/python -m experiments.evaluate --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/requirements-dev.done
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu" $(PYTEST_OPTIONS)
 
 test-slow: $(VENV)/requirements-dev.done
-	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not gpu" $(PYTEST_OPTIONS)
 
 lint: $(VENV)/requirements-dev.done
 	$(BIN)/ruff check .
