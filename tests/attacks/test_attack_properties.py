@@ -209,7 +209,14 @@ def test_doubling_epsilon_does_not_lower_success(name):
 FEWEST_STEPS = {"carlini_wagner": 15}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if has(name, "steps")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith(("fab", "hop")) else [])
+        for name in NAMES
+        if has(name, "steps")
+    ],
+)
 def test_doubling_the_steps_does_not_lower_success(name):
     classifier, images, labels = linear()
     # Steps and budget so short that the first rates are low.

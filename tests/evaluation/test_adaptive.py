@@ -201,6 +201,7 @@ def test_reports(outcome, tmp_path):
         adaptive_report.rows(outcome, 7 / 255)
 
 
+@pytest.mark.slow
 def test_checks_of_every_defense(experiment, folder):
     some = replace(experiment, defenses={k: experiment.defenses[k] for k in ("none", "JPEG", "random")})
     text = adaptive_checks.run(some, folder, reporter())

@@ -105,6 +105,7 @@ def test_gallery_shows_every_registered_defense():
     assert {step["name"] for step in steps_of(config)} == set(defenses.list())
 
 
+@pytest.mark.slow
 def test_gallery_script(tmp_path, capsys):
     module = importlib.import_module("configs.defense_gallery")
     config = module.get_config()
