@@ -248,10 +248,14 @@ REAL = {"epsilon": 8 / 255}
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name == "fgsm" else pytest.mark.slow) for name in NAMES if name != "fab"],
+    [
+        pytest.param(name, marks=[] if name == "fgsm" else pytest.mark.slow)
+        for name in NAMES
+        if name not in ("fab", "hop_skip_jump")
+    ],
 )
 def test_on_a_real_network(name):
-    """All but `fab`, which takes a gradient for each of the 1000 classes; `fab_t` is here."""
+    """All but `fab`, which takes 1000 gradients a step, and `hop_skip_jump` (test_adaptive_parity.py)."""
     classifier, images, labels = efficientnet()
     attack = make(name, **(REAL if name in WITH_EPSILON else {}))
     whole = run(attack, classifier, images, labels, storage="uint8")
