@@ -6,7 +6,6 @@ them that classifier and defense together get right. Random defenses are judged 
 on those that the attack has seen, and with the mean, never with one lucky draw.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -314,17 +313,6 @@ class Runner:
     def dataset_digest(self) -> str:
         return self.dataset.digest()
 
-    def complete(
-        self, title: str, store: BatchStore, compute: Callable[[slice], dict[str, np.ndarray]]
-    ) -> None:
-        """Compute and write the batches that `store` does not hold yet."""
-        missing = store.missing()
-        left = sum(rows.stop - rows.start for rows in missing)
-        with self.reporter.step(title, store.count, left) as advance:
-            for rows in missing:
-                store.write(rows, **compute(rows))
-                advance(rows.stop - rows.start)
-
     def shares(self, defense: str, images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The share of right draws for images of the data set's rows: to choose, and to judge."""
         experiment = self.experiment
@@ -365,7 +353,7 @@ class Runner:
             chosen, judged = self.shares(defense, self.dataset.images[rows], numbers)
             return {"chosen": chosen, "judged": judged}
 
-        self.complete(f"{defense}: {CLEAN}", store, compute)
+        self.reporter.complete(f"{defense}: {CLEAN}", store, compute)
         return store.read("chosen"), store.read("judged")
 
     def perturb(self, threat: Threat, victim: Victim, epsilon: float, rows: np.ndarray) -> np.ndarray:
@@ -398,7 +386,7 @@ class Runner:
         def compute(rows: slice) -> dict[str, np.ndarray]:
             return {"images": self.perturb(threat, victim, epsilon, np.arange(rows.start, rows.stop))}
 
-        self.complete(f"{label}, ε {255 * epsilon:g}/255", store, compute)
+        self.reporter.complete(f"{label}, ε {255 * epsilon:g}/255", store, compute)
         return store
 
     def attacked(self, defense: str, label: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -448,7 +436,7 @@ class Runner:
                 standing = (chosen[:, e] > 0) | (judged[:, e] > 0)
             return {"chosen": chosen, "judged": judged}
 
-        self.complete(f"{defense}: {label}", store, compute)
+        self.reporter.complete(f"{defense}: {label}", store, compute)
         return store.read("chosen"), store.read("judged")
 
 

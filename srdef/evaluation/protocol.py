@@ -314,6 +314,17 @@ class Reporter:
                 f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
             )
 
+    def complete(
+        self, title: str, store: BatchStore, compute: Callable[[slice], dict[str, np.ndarray]]
+    ) -> None:
+        """Compute and write the batches that `store` does not hold yet."""
+        missing = store.missing()
+        left = sum(rows.stop - rows.start for rows in missing)
+        with self.step(title, store.count, left) as advance:
+            for rows in missing:
+                store.write(rows, **compute(rows))
+                advance(rows.stop - rows.start)
+
 
 # What is kept of every attacked image beside the image.
 MEASURES: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -358,17 +369,6 @@ class Evaluation:
             **specifications,
         }
 
-    def complete(
-        self, title: str, store: BatchStore, compute: Callable[[slice], dict[str, np.ndarray]]
-    ) -> None:
-        """Compute and write the batches that `store` does not hold yet."""
-        missing = store.missing()
-        left = sum(rows.stop - rows.start for rows in missing)
-        with self.reporter.step(title, store.count, left) as advance:
-            for rows in missing:
-                store.write(rows, **compute(rows))
-                advance(rows.stop - rows.start)
-
     def predictions(
         self,
         attack: str,
@@ -403,7 +403,7 @@ class Evaluation:
             ids, passes = dataset.ids[rows], experiment.passes[defense]
             return classify(experiment, transformation, read(rows), ids, experiment.batch_size, passes)
 
-        self.complete(f"{attack}: {defense}", store, compute)
+        self.reporter.complete(f"{attack}: {defense}", store, compute)
         return {name: store.read(name) for name in ("prediction", "confidence")}
 
     def adversarial(self, label: str, dataset: Dataset) -> BatchStore:
@@ -444,7 +444,7 @@ class Evaluation:
             stored = images.to_uint8(result.images) if storage == "uint8" else result.images
             return {"images": stored, **_measures(result)}
 
-        self.complete(f"attack {label}", store, compute)
+        self.reporter.complete(f"attack {label}", store, compute)
         return store
 
     def rounded(self, label: str, dataset: Dataset, attacked: BatchStore) -> BatchStore:
@@ -478,7 +478,7 @@ class Evaluation:
             )
             return _measures(result)
 
-        self.complete(f"round {label}", store, compute)
+        self.reporter.complete(f"round {label}", store, compute)
         return store
 
 

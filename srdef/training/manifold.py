@@ -444,7 +444,7 @@ class Work:
             )
             return {"features": maps}
 
-        self.evaluation.complete(f"features of {attack}", store, compute)
+        self.evaluation.reporter.complete(f"features of {attack}", store, compute)
         return store.read("features"), fooled
 
     def defended_scores(
