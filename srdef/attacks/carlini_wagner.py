@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.rounding import MinimalNorm
 from srdef.victims import Victim, expected
 
 Preset = Literal["paper", "original"]
@@ -48,7 +48,7 @@ class State(struct.PyTreeNode):
 
 
 @struct.dataclass
-class CarliniWagner(Iterative):
+class CarliniWagner(MinimalNorm, Iterative):
     """The smallest L2 perturbation by Adam in tanh space, with a search over the constant c.
 
     For x(ω) = (tanh(ω) + 1) / 2 minimise
@@ -190,11 +190,6 @@ class CarliniWagner(Iterative):
 
     def result(self, state: State) -> jax.Array:
         return state.best
-
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        return rounding.smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
 
 
 _PRESETS: dict[str, dict[str, float]] = {

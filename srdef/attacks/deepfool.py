@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
 from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.rounding import MinimalNorm
 from srdef.errors import InputError
 from srdef.victims import Victim
 
@@ -33,7 +33,7 @@ class State(struct.PyTreeNode):
 
 
 @struct.dataclass
-class DeepFool(Iterative):
+class DeepFool(MinimalNorm, Iterative):
     """Project the image onto the nearest linearised class boundary until it has crossed one.
 
     With f_k = Z_k - Z_label and its gradient w_k, the distance to the boundary with class k is
@@ -131,11 +131,6 @@ class DeepFool(Iterative):
 
     def result(self, state: State) -> jax.Array:
         return state.x
-
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        return rounding.smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
 
 
 @REGISTRY.register("deepfool")

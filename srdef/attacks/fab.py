@@ -5,17 +5,18 @@ Croce and Hein 2020, "Minimally distorted adversarial examples with a fast adapt
 (fra31/auto-attack, `fab_base.py`).
 """
 
+from dataclasses import replace
 from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks import rounding
 from srdef.attacks.apgd import likeliest_others
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
 from srdef.attacks.checks import check_choice, check_count, check_numbers
 from srdef.attacks.projections import Norm, divided, length, onto_hyperplane
+from srdef.attacks.rounding import MinimalNorm
 from srdef.victims import Victim
 
 
@@ -33,7 +34,7 @@ class State(struct.PyTreeNode):
 
 
 @struct.dataclass
-class FAB(Iterative):
+class FAB(MinimalNorm, Iterative):
     """Project onto linearised boundaries, with a pull towards the image, and step back inside.
 
     With f the lead of another class over the label and w its gradient at x_i, both x_i and the image
@@ -144,11 +145,6 @@ class FAB(Iterative):
     def result(self, state: State) -> jax.Array:
         return state.best
 
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        return rounding.smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
-
     def _start(self, state: State, run: jax.Array, key: jax.Array) -> jax.Array:
         """The image for the first run (of each target), a random point near it for the others."""
         if self.norm == "linf":
@@ -158,13 +154,6 @@ class FAB(Iterative):
         radius = jnp.minimum(state.distance, self.start_radius) / 2
         noise = radius * divided(noise, length(noise, self.norm))
         return jnp.where(run % self.restarts == 0, state.image, jnp.clip(state.image + noise, 0, 1))
-
-
-def _checked(options: dict[str, Scalar], steps: int, restarts: int, norm: Norm) -> None:
-    check_numbers(**options)
-    check_count("steps", steps)
-    check_count("restarts", restarts)
-    check_choice("norm", norm, get_args(Norm))
 
 
 @REGISTRY.register("fab")
@@ -187,7 +176,10 @@ def fab(
         "start_radius": start_radius,
         "enough": enough,
     }
-    _checked(numbers, steps, restarts, norm)
+    check_numbers(**numbers)
+    check_count("steps", steps)
+    check_count("restarts", restarts)
+    check_choice("norm", norm, get_args(Norm))
     return FAB(**numbers, steps=steps, restarts=restarts, norm=norm, targets=0)
 
 
@@ -206,12 +198,14 @@ def fab_t(
 ) -> FAB:
     """FAB-T: FAB towards the 9 most likely other classes in turn, so one gradient a step."""
     check_count("targets", targets)
-    numbers: dict[str, Scalar] = {
-        "eta": eta,
-        "beta": beta,
-        "alpha_max": alpha_max,
-        "start_radius": start_radius,
-        "enough": enough,
-    }
-    _checked(numbers, steps, restarts, norm)
-    return FAB(**numbers, steps=steps, restarts=restarts, norm=norm, targets=targets)
+    attack = fab(
+        steps=steps,
+        restarts=restarts,
+        norm=norm,
+        eta=eta,
+        beta=beta,
+        alpha_max=alpha_max,
+        start_radius=start_radius,
+        enough=enough,
+    )
+    return replace(attack, targets=targets)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
 from srdef.attacks.checks import check_choice, check_count, check_numbers
 from srdef.attacks.projections import divided, length, onto_ball
+from srdef.attacks.rounding import MinimalNorm
 from srdef.victims import Victim
 
 HopNorm = Literal["l2", "linf"]
@@ -41,7 +41,7 @@ class State(struct.PyTreeNode):
 
 
 @struct.dataclass
-class HopSkipJump(Iterative):
+class HopSkipJump(MinimalNorm, Iterative):
     """Estimate the direction of the boundary from predictions, step along it, come back to it.
 
     The start is a random image of another class, brought to the boundary by halving the way to the
@@ -167,11 +167,6 @@ class HopSkipJump(Iterative):
 
     def result(self, state: State) -> jax.Array:
         return state.x
-
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        return rounding.smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
 
     def _direction(
         self, victim: Victim, state: State, radius: jax.Array, count: jax.Array, key: jax.Array

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef.attacks.base import Scalar
+from srdef.attacks.base import Scalar, fulfilled
 from srdef.images import from_uint8
+from srdef.victims import Victim
 
 # In levels. Keeps 255 * (x + 16/255) from falling just below the whole level it stands for.
 _SLACK = 1e-3
@@ -120,3 +121,12 @@ def smallest_surviving(
     low = jnp.where(high > 1, high / 2, high)
     _, high = jax.lax.fori_loop(0, halvings, halve, (low, high))
     return rounded(jnp.where(found, high, 1.0))
+
+
+class MinimalNorm:
+    """Mixin for attacks that look for the smallest perturbation: `smallest_surviving` rounds it."""
+
+    def round(
+        self: Any, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        return smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
