@@ -12,6 +12,8 @@ import os
 
 from ml_collections import ConfigDict
 
+from configs import quickstart
+
 CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
 
 
@@ -60,14 +62,10 @@ def get_config(argument: str = "samples") -> ConfigDict:
         }
     )
 
-    wavelet = {"name": "wavelet", "sigma": 0.04}
-    super_resolution = {"name": "super_resolution", "network": "edsr_small_x2"}
     config.defenses = ConfigDict(
         {
             "no defense": {"name": "identity"},
-            "WD": wavelet,
-            "SR": super_resolution,
-            "WD+SR": [wavelet, super_resolution],
+            **quickstart.defenses(),
             # The JPEG of a file; its attacker rounds with a gradient.
             "JPEG": {
                 "defense": {"name": "jpeg", "quality": 80},

@@ -13,8 +13,6 @@ from configs import quickstart
 from srdef.errors import InputError
 
 FIGURES = ("figure1", "figure3", "figure4", "figure5", "figure6", "spectra")
-WAVELET = {"name": "wavelet", "sigma": 0.04}
-SUPER_RESOLUTION = {"name": "super_resolution", "network": "edsr_small_x2"}
 
 
 def get_config(argument: str = "figure1") -> ConfigDict:
@@ -45,7 +43,7 @@ def get_config(argument: str = "figure1") -> ConfigDict:
         "spectra": ("FGSM-10", "I-FGSM", "MI-FGSM", "MDI²FGSM"),
     }[figure]
     config.attacks = ConfigDict({label: attacks[label] for label in used})
-    config.defenses = ConfigDict({"WD+SR": [WAVELET, SUPER_RESOLUTION]})
+    config.defenses = ConfigDict({"WD+SR": quickstart.defenses()["WD+SR"]})
 
     if figure == "figure1":
         config.images = 100
@@ -69,9 +67,7 @@ def get_config(argument: str = "figure1") -> ConfigDict:
         config.bins = 32
         config.defenses = ConfigDict(
             {
-                "WD": WAVELET,
-                "SR": SUPER_RESOLUTION,
-                "WD+SR": [WAVELET, SUPER_RESOLUTION],
+                **quickstart.defenses(),
                 "bicubic ×2": {"name": "interpolation", "method": "bicubic", "factor": 2},
                 "JPEG": {"name": "jpeg", "quality": 80},
             }

@@ -36,13 +36,9 @@ def get_config(argument: str = "lite0") -> ConfigDict:
     config.classifier = evaluated.classifier
     config.attacks = ConfigDict(attacks())
 
-    wavelet = {"name": "wavelet", "sigma": 0.04}
-    super_resolution = {"name": "super_resolution", "network": "edsr_small_x2"}
     config.defenses = ConfigDict(
         {
-            "WD": wavelet,
-            "SR": super_resolution,
-            "WD+SR": [wavelet, super_resolution],
+            **quickstart.defenses(),
             "bicubic ×2": {"name": "interpolation", "method": "bicubic", "factor": 2},
         }
     )

@@ -21,12 +21,12 @@ from configs import nips2017, quickstart
 from srdef.errors import InputError
 
 NO_DEFENSE = {"no defense": {"name": "identity"}}
-WAVELET = {"name": "wavelet", "sigma": 0.04}
+WAVELET = quickstart.WAVELET
 
 
 def super_resolution(network: str = "edsr_small_x2", **options: Any) -> dict[str, Any]:
     """Super-resolution by a network of that name, with its trained weights."""
-    return {"name": "super_resolution", "network": network, **options}
+    return {**quickstart.SUPER_RESOLUTION, "network": network, **options}
 
 
 def interpolation(method: str, order: str = "up", factor: int = 2) -> dict[str, Any]:

@@ -26,6 +26,15 @@ def attacks() -> dict[str, dict[str, Any]]:
     }
 
 
+WAVELET = {"name": "wavelet", "sigma": 0.04}
+SUPER_RESOLUTION = {"name": "super_resolution", "network": "edsr_small_x2"}
+
+
+def defenses() -> dict[str, Any]:
+    """The paper's defense and the two halves of it, by label."""
+    return {"WD": WAVELET, "SR": SUPER_RESOLUTION, "WD+SR": [WAVELET, SUPER_RESOLUTION]}
+
+
 def get_config() -> ConfigDict:
     """EfficientNet-Lite0 at 160 pixels; super-resolution doubles that to 320."""
     config = ConfigDict()
@@ -36,14 +45,10 @@ def get_config() -> ConfigDict:
 
     config.attacks = ConfigDict(attacks())
 
-    wavelet = {"name": "wavelet", "sigma": 0.04}
-    super_resolution = {"name": "super_resolution", "network": "edsr_small_x2"}
     config.defenses = ConfigDict(
         {
             "no defense": {"name": "identity"},
-            "WD": wavelet,
-            "SR": super_resolution,
-            "WD+SR": [wavelet, super_resolution],
+            **defenses(),
         }
     )
 

@@ -19,7 +19,7 @@ from srdef import attacks, batching, datasets, defenses, models, victims
 from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
-from srdef.evaluation.protocol import Reporter, make_defense, specification, subsections
+from srdef.evaluation.protocol import Reporter, check_fields, make_defense, specification, subsections
 from srdef.evaluation.store import BatchStore, code_digest, digest
 from srdef.models.protocols import Classifier
 from srdef.victims import Defended, ExpectationOverTransformation, Undefended, Victim
@@ -152,12 +152,7 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     InputError
         For unknown or missing fields, names and options, or unreadable files.
     """
-    for name in config:
-        if name not in FIELDS:
-            raise InputError(f"unknown config field {name!r}; choose from: {', '.join(FIELDS)}")
-    for name in FIELDS:
-        if name not in config:
-            raise InputError(f"config field {name!r} is missing")
+    check_fields(config, FIELDS)
     for name in ("batch_size", "final_draws"):
         if not isinstance(config[name], int) or config[name] < 1:
             raise InputError(f"config.{name} must be a whole number of at least 1, not {config[name]!r}")

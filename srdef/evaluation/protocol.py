@@ -7,7 +7,7 @@ through a `BatchStore`, so a run continues where it was stopped and repeats noth
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -94,6 +94,17 @@ class Experiment:
         return jax.random.fold_in(jax.random.key(self.seed), 1)
 
 
+def check_fields(config: dict[str, Any], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """InputError for a field of `config` that is unknown, or missing."""
+    known = (*required, *optional)
+    for name in config:
+        if name not in known:
+            raise InputError(f"unknown config field {name!r}; choose from: {', '.join(known)}")
+    for name in required:
+        if name not in config:
+            raise InputError(f"config field {name!r} is missing")
+
+
 def specification(config: dict[str, Any], field: str) -> dict[str, Any]:
     """The options at `field`, split off their name."""
     value = config[field]
@@ -178,13 +189,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
     InputError
         For unknown or missing fields, names and options, or unreadable files.
     """
-    known = (*FIELDS, *OPTIONAL)
-    for name in config:
-        if name not in known:
-            raise InputError(f"unknown config field {name!r}; choose from: {', '.join(known)}")
-    for name in FIELDS:
-        if name not in config:
-            raise InputError(f"config field {name!r} is missing")
+    check_fields(config, FIELDS, OPTIONAL)
     seed, batch_size = config["seed"], config["batch_size"]
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"config.seed must be a whole number of at least 0, not {seed!r}")
