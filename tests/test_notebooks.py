@@ -1,6 +1,7 @@
 """The notebooks run as they stand, and are kept with their outputs."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -16,6 +17,10 @@ def read(path):
     return notebook
 
 
+def words(text):
+    return re.sub(r"[-+]?\d[\d.]*", "#", text).split()
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_is_kept_with_the_outputs_of_one_run_from_top_to_bottom(path):
     cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
@@ -29,7 +34,7 @@ def test_is_kept_with_the_outputs_of_one_run_from_top_to_bottom(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_and_prints_as_much(path):
+def test_runs_and_prints_the_same_lines(path):
     notebook = read(path)
     printed = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stdout"]
     for cell in notebook.cells:
@@ -38,5 +43,5 @@ def test_runs_and_prints_as_much(path):
     resources = {"metadata": {"path": str(path.parent)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     again = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stdout"]
-    # Numbers may differ in their last digit on another processor.
-    assert len(again) == len(printed)
+    # The same words; numbers may differ in their last digit on another processor.
+    assert [words(text) for text in again] == [words(text) for text in printed]

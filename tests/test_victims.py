@@ -306,7 +306,6 @@ def test_expectation_rejects_bad_options():
         ExpectationOverTransformation(RANDOM, 0)
 
 
-@pytest.mark.xfail(strict=False, reason="not run to its end yet")
 @pytest.mark.slow
 def test_memory_of_the_exact_gradient():
     """16 images of 299 pixels through wavelets, EDSR-baseline and EfficientNet-Lite0 in 10 GiB."""

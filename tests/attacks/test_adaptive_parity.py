@@ -8,11 +8,10 @@ import torch
 import torchattacks
 from art.attacks.evasion import HopSkipJump
 from art.estimators.classification import BlackBoxClassifier
-from efficientnet_lite_pytorch import EfficientNet
 
+from experiments.benchmarks.attacks import torch_network
 from srdef import attacks, datasets, models
 from srdef.victims import Undefended
-from srdef.weights import catalog
 
 pytestmark = pytest.mark.slow
 
@@ -40,19 +39,7 @@ def photographs(classifier):
 
 @pytest.fixture(scope="module")
 def torch_model():
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=SIZE)
-    path = catalog.locate(catalog.entry("efficientnet_lite0"))
-    network.load_state_dict(torch.load(path, weights_only=True))
-
-    class Scaled(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = network
-
-        def forward(self, x):
-            return self.network((255 * x - 127) / 128)
-
-    return Scaled().eval()
+    return torch_network(SIZE)
 
 
 def robust_in_torch(model, attack, photographs, epsilon, norm="linf"):

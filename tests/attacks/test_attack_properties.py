@@ -255,7 +255,7 @@ REAL = {"epsilon": 8 / 255}
     ],
 )
 def test_on_a_real_network(name):
-    """All but `fab`, which takes 1000 gradients a step, and `hop_skip_jump` (test_adaptive_parity.py)."""
+    """All but `fab`, which takes a gradient for each of the 1000 classes; `fab_t` is here."""
     classifier, images, labels = efficientnet()
     attack = make(name, **(REAL if name in WITH_EPSILON else {}))
     whole = run(attack, classifier, images, labels, storage="uint8")

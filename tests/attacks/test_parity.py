@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from efficientnet_lite_pytorch import EfficientNet
 
+from experiments.benchmarks.attacks import torch_network
 from srdef import attacks, datasets, models
 from srdef.victims import Undefended
-from srdef.weights import catalog
 
 pytestmark = pytest.mark.slow
 
@@ -44,20 +43,7 @@ def foolbox_model(classifier):
 
 @pytest.fixture(scope="module")
 def torch_model():
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=160)
-    path = catalog.locate(catalog.entry("efficientnet_lite0"))
-    network.load_state_dict(torch.load(path, weights_only=True))
-    network.eval()
-
-    class Scaled(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = network
-
-        def forward(self, x):
-            return self.network((255 * x - 127) / 128)
-
-    return Scaled().eval()
+    return torch_network(160)
 
 
 def distances(attacked, images):
