@@ -13,14 +13,20 @@ import os
 from ml_collections import ConfigDict
 
 from configs import quickstart
+from srdef.errors import InputError
 
+IMAGES = ("samples", "nips")
 CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
 
 
 def get_config(argument: str = "samples") -> ConfigDict:
     """`samples`, `samples_lite2`, `nips` or `nips_lite2`."""
     images, _, name = argument.partition("_")
-    network, size = CLASSIFIERS[name or "lite0"]
+    name = name or "lite0"
+    if images not in IMAGES or name not in CLASSIFIERS:
+        choices = [f"{a}_{b}" for a in IMAGES for b in CLASSIFIERS]
+        raise InputError(f"unknown argument {argument!r}; choose from: {', '.join((*IMAGES, *choices))}")
+    network, size = CLASSIFIERS[name]
     (other,) = (other for other, _ in CLASSIFIERS.values() if other != network)
     config = ConfigDict()
     config.seed = 0
@@ -30,10 +36,8 @@ def get_config(argument: str = "samples") -> ConfigDict:
     if images == "nips":
         path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
         config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size, "limit": 200})
-    elif images == "samples":
-        config.dataset = ConfigDict({"name": "imagenet_samples", "size": size})
     else:
-        raise ValueError(f"unknown images {images!r}; choose from: samples, nips")
+        config.dataset = ConfigDict({"name": "imagenet_samples", "size": size})
 
     # Levels of 255; 0 is the column "clean".
     config.epsilons = tuple(level / 255 for level in (0.5, 1, 2, 4, 8, 16))

@@ -33,7 +33,14 @@ def parse(arguments: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # what an unknown field raises, with only its name
         fail(f"no such field of the configuration: {error}")
     except (flags.Error, ValueError, TypeError, OSError) as error:
-        fail(str(error))
+        fail(_reason(str(error)))
+
+
+def _reason(message: str) -> str:
+    """What was wrong: of a failure inside a configuration, which arrives as a traceback, the last line."""
+    if "Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].split(": ", 1)[-1]
 
 
 def guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:

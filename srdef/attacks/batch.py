@@ -4,8 +4,8 @@ The loop over the steps of an attack stands on the host: it is as fast as `scan`
 an unrolled loop (10 steps on EfficientNet-Lite0, 18 images at 160 pixels, two CPU cores: all within
 the noise of 10 bare gradients), it compiles in the time of one step, and images may leave it.
 Whenever at most a quarter of a batch still needs steps, the finished ones are taken out and the
-others go on in a batch of a quarter of the size. (Each size is compiled once. With halves, DeepFool on
-18 photographs computes a sixth less in its steps, but compiles five programs instead of three.)
+others go on in a batch of a quarter of the size. (A quarter and not a half, because each size is a program
+of its own to compile.)
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
-from srdef.attacks.checks import check_ids, check_labels
+from srdef.attacks.checks import check_ids, check_images, check_labels
 from srdef.batching import map_batches
 from srdef.errors import InputError
 from srdef.victims import Victim
@@ -63,8 +63,13 @@ def share_correct(
     Returns
     -------
     float array (N,)
+
+    Raises
+    ------
+    InputError
+        For images, labels, ids or draws of the wrong kind, shape or range.
     """
-    images = np.asarray(images, np.float32)
+    images = check_images(images)
     labels = check_labels(labels, len(images), victim.num_classes)
     if draws < 1:
         raise InputError(f"draws must be at least 1, not {draws}")

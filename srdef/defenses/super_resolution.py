@@ -45,7 +45,7 @@ class SuperResolution:
     gradient: Gradient = flax.struct.field(pytree_node=False, default="zero")
 
     random: ClassVar[bool] = False
-    # XLA convolves a batch of large images on a CPU at two thirds of the pace of one image.
+    # On a CPU XLA convolves a batch of large images more slowly than one image after the other.
     one_by_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -255,6 +255,10 @@ def test_bad_configurations(tmp_path, old, new, message):
         (["--config={config}", "--workdir={file}/run"], "cannot write to workdir"),
         (["--config={config}", "--workdir={new}", "--config.bacth_size=3"], "no such field"),
         (["--config={new}.py", "--workdir={new}"], "{new}.py"),
+        (
+            ["--config=configs/table1.py:lite9", "--workdir={new}"],
+            "error: unknown classifier 'lite9'; choose",
+        ),
         (["--workdir={new}"], "config"),
         (["--config={config}", "--workdir={new}", "extra"], "unexpected argument 'extra'"),
         (["--config={config}", "--workdir={new}", "--wrokdir=1"], "wrokdir"),
