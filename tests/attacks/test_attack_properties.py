@@ -248,11 +248,7 @@ REAL = {"epsilon": 8 / 255}
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name == "fgsm" else pytest.mark.slow)
-        for name in NAMES
-        if name not in ("fab", "hop_skip_jump")
-    ],
+    [pytest.param(name, marks=[] if name == "fgsm" else pytest.mark.slow) for name in NAMES if name != "fab"],
 )
 def test_on_a_real_network(name):
     """All but `fab`, which takes a gradient for each of the 1000 classes; `fab_t` is here."""
