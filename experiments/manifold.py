@@ -16,8 +16,8 @@ from rich.markdown import Markdown
 
 from experiments import cli
 from srdef.analysis import plots, style
-from srdef.evaluation import protocol, store
-from srdef.training import export, manifold
+from srdef.evaluation import manifold, protocol, store
+from srdef.training import export
 
 
 def main(config: ConfigDict, workdir: Path) -> None:

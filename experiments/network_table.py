@@ -1,7 +1,7 @@
 """The tables of all networks and of their weights in docs/networks.md.
 
 python -m experiments.network_table                          # prints them
-python -m experiments.network_table --write=docs/networks.md  # puts them between their marks there
+python -m experiments.network_table --document=docs/networks.md  # puts them between their marks there
 """
 
 import inspect
@@ -18,7 +18,7 @@ from srdef.errors import InputError
 from srdef.models import cost
 from srdef.weights import catalog
 
-WRITE = flags.DEFINE_string("write", None, "Markdown file in which the tables are replaced.")
+DOCUMENT = flags.DEFINE_string("document", None, "Markdown file in which the tables are replaced.")
 
 # The side of the images that a super-resolution network's cost is given for: the paper's.
 LOW_RESOLUTION = 299
@@ -96,11 +96,11 @@ def replaced(document: str) -> str:
 def main(arguments: list[str]) -> None:
     """Print, or replace in a file."""
     if len(arguments) > 1:
-        raise InputError("usage: network_table [--write=FILE.md]")
-    if WRITE.value is None:
+        raise InputError("usage: network_table [--document=FILE.md]")
+    if DOCUMENT.value is None:
         print(text())
         return
-    path = Path(WRITE.value)
+    path = Path(DOCUMENT.value)
     try:
         path.write_text(replaced(path.read_text(encoding="utf-8")), encoding="utf-8")
     except OSError as error:

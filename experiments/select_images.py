@@ -1,6 +1,6 @@
 """Choose images that a classifier gets right, as the paper does, and keep their list.
 
-    python -m experiments.select_images --config=imagenet.py --count=5000 --output=inception_v3.json
+    python -m experiments.select_images --config=imagenet.py --count=5000 --selection=inception_v3.json
 
 takes data set and classifier from a configuration of experiments.evaluate, which then reads only these
 images with `--config.dataset.selection=inception_v3.json`; docs/datasets.md has an `imagenet.py`.
@@ -24,7 +24,7 @@ from srdef.errors import InputError
 from srdef.evaluation.store import digest
 
 COUNT = flags.DEFINE_integer("count", 5000, "How many images to choose.")
-OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write.")
+SELECTION = flags.DEFINE_string("selection", None, "The JSON file to write.")
 
 
 @jax.jit
@@ -85,9 +85,9 @@ def select(config: dict[str, Any], count: int) -> Selection:
 
 def main(arguments: list[str]) -> None:
     """Choose and write."""
-    config, output = cli.CONFIG.value, OUTPUT.value
+    config, output = cli.CONFIG.value, SELECTION.value
     if not isinstance(config, ConfigDict) or output is None:
-        raise InputError("usage: select_images --config=FILE.py --output=FILE.json [--count=5000]")
+        raise InputError("usage: select_images --config=FILE.py --selection=FILE.json [--count=5000]")
     selection = select(cli.plain(config), COUNT.value)
     selection.save(output)
     share = len(selection.positions) / selection.tried

@@ -22,7 +22,7 @@ from srdef.victims import Undefended
 from srdef.weights import catalog
 
 EPSILON = 16 / 255
-SEARCHES, STEPS = 3, 60  # of C&W
+SEARCHES, STEPS = 3, 40  # of C&W
 
 # Name of the attack -> srdef's attack, and each library's name for it.
 ATTACKS: dict[str, Any] = {

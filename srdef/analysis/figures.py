@@ -101,10 +101,12 @@ def _hidden(config: dict[str, Any], found: Cases, pixels: np.ndarray) -> np.ndar
     size = found.experiment.batch_size
     if not config["detector"]:
         return features.last_hidden_layer(found.experiment.classifier, pixels, batch_size=size)
-    from srdef.training import manifold  # here, as only this figure needs it, and only sometimes
+    # Here, as only this figure needs them, and only sometimes.
+    from srdef.models.manifold import hidden_features
+    from srdef.training.manifold import load
 
-    detector = manifold.load(Path(config["detector"]))
-    return manifold.hidden_features(detector, images.from_uint8(images.to_uint8(pixels)), batch_size=size)
+    detector = load(Path(config["detector"]))
+    return hidden_features(detector, images.from_uint8(images.to_uint8(pixels)), batch_size=size)
 
 
 def figure1(config: dict[str, Any], folder: Path) -> list[Path]:

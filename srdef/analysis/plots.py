@@ -263,7 +263,7 @@ def residual_figure(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Fi
             axes.set_title(name)
             axes.set_yscale("log")
             axes.axvline(0.5, color=style.GREY, lw=0.5)
-            axes.legend(fontsize=6.5, loc="lower left", frameon=True, framealpha=0.85, edgecolor="none")
+            axes.legend(fontsize=6.5, loc="best", frameon=True, framealpha=0.85, edgecolor="none")
         grid[0].set_ylim(high * 3e-4, high * 2)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()

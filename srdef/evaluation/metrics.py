@@ -91,6 +91,19 @@ def destruction_rate(clean_correct: np.ndarray, correct: np.ndarray) -> Rate:
     return rate(correct[clean_correct])
 
 
+def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The area under the ROC curve: the chance that a positive has a higher score than a negative.
+
+    Ties count half (Mann and Whitney). nan if one of the two kinds is missing.
+    """
+    above = np.sort(scores[~positive])
+    if not len(above) or positive.all() or not positive.any():
+        return float("nan")
+    low = np.searchsorted(above, scores[positive], side="left")
+    high = np.searchsorted(above, scores[positive], side="right")
+    return float((low + high).mean() / (2 * len(above)))
+
+
 def _mask(values: np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype != bool or values.ndim != 1:

@@ -62,7 +62,7 @@ def made(tmp_path_factory):
     """Eight photographs that EfficientNet-Lite0 gets right at 128 pixels, by the script."""
     path = tmp_path_factory.mktemp("selection") / "folder" / "lite0.json"
     command = [sys.executable, "-m", "experiments.select_images", "--config=configs/quickstart.py"]
-    options = ["--config.dataset.size=128", "--count=8", f"--output={path}"]
+    options = ["--config.dataset.size=128", "--count=8", f"--selection={path}"]
     root = Path(__file__).parents[2]
     process = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

@@ -72,7 +72,7 @@ def test_parameters_leave_out_statistics():
 
 @pytest.mark.slow
 def test_the_document_is_up_to_date():
-    """`python -m experiments.network_table --write=docs/networks.md` makes it so."""
+    """`python -m experiments.network_table --document=docs/networks.md` makes it so."""
     document = DOCUMENT.read_text(encoding="utf-8")
     assert network_table.replaced(document) == document
 

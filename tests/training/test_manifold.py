@@ -18,7 +18,10 @@ from experiments import manifold as script
 from srdef import datasets, models
 from srdef.analysis import figures
 from srdef.errors import InputError
+from srdef.evaluation import manifold as evaluation
+from srdef.evaluation.metrics import roc_auc
 from srdef.evaluation.protocol import Reporter
+from srdef.models import manifold as network_module
 from srdef.training import manifold
 
 
@@ -42,8 +45,8 @@ def test_roc_auc_equals_scikit_learn():
     rng = np.random.default_rng(0)
     positive = rng.uniform(size=200) < 0.3
     scores = np.round(rng.normal(size=200) + positive, 1)  # with ties
-    assert manifold.roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
-    assert np.isnan(manifold.roc_auc(scores, np.zeros(200, bool)))
+    assert roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert np.isnan(roc_auc(scores, np.zeros(200, bool)))
 
 
 @pytest.mark.parametrize(("count", "share"), [(20, 0.3), (2, 0.01), (3, 0.99)])
@@ -89,17 +92,17 @@ def test_the_frozen_part_and_the_top_are_the_whole_network(network):
 
     @jax.jit
     def both(network, images):
-        endpoint, top = manifold.cut(network, 2)
+        endpoint, top = network_module.cut(network, 2)
         return top(network.endpoints(images)[endpoint]), network.features(images)
 
-    assert manifold.cut(network, 2)[0] == "block13"
+    assert network_module.cut(network, 2)[0] == "block13"
     ours, whole = both(network, images)
     np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_networks_whose_top_is_not_known():
     with pytest.raises(InputError, match="SqueezeNet"):
-        manifold.cut(models.create("squeezenet", num_classes=5), 2)
+        network_module.cut(models.create("squeezenet", num_classes=5), 2)
 
 
 def test_top_is_trained_with_a_tenth_of_the_rate_and_nothing_below_it(network, options, tmp_path):
@@ -140,7 +143,7 @@ def quiet():
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("manifold")
     script.main(ConfigDict(run_config()), workdir)
-    return workdir, manifold.run(run_config(), workdir, quiet())
+    return workdir, evaluation.run(run_config(), workdir, quiet())
 
 
 def test_a_run_counts_every_image(finished):
@@ -168,9 +171,9 @@ def test_a_stopped_run_continues_with_the_same_numbers(finished, tmp_path):
     workdir, result = finished
     config = run_config()
     (tmp_path / "store").symlink_to(workdir / "store")
-    manifold.run({**config, "manifold": {**config["manifold"], "steps": 2}}, tmp_path, quiet())
+    evaluation.run({**config, "manifold": {**config["manifold"], "steps": 2}}, tmp_path, quiet())
     Path(tmp_path / "config.json").unlink()
-    again = manifold.run(config, tmp_path, quiet())
+    again = evaluation.run(config, tmp_path, quiet())
     assert again == result
     assert (tmp_path / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
 
@@ -180,7 +183,7 @@ def test_a_loaded_classifier_is_the_trained_one(finished):
     workdir, _ = finished
     model = manifold.load(workdir)
     images, _ = datasets.load(**run_config()["dataset"])
-    hidden = manifold.hidden_features(model, images, batch_size=4)
+    hidden = network_module.hidden_features(model, images, batch_size=4)
     assert hidden.shape == (12, 32)
     assert hidden.min() >= 0
     logits = hidden @ np.asarray(model.detector.output.kernel[...])[:, 0]
@@ -213,7 +216,7 @@ def test_load_says_where_nothing_is(tmp_path):
 )
 def test_bad_configurations(change, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        manifold.run({**run_config(), **change}, tmp_path, quiet())
+        evaluation.run({**run_config(), **change}, tmp_path, quiet())
 
 
 @pytest.mark.parametrize(("field", "value"), [("dropout", 1.0), ("steps", 0), ("hidden", 1.5)])
@@ -221,7 +224,7 @@ def test_bad_options(field, value):
     config = run_config()
     config["manifold"][field] = value
     with pytest.raises(InputError, match=rf"config\.manifold\.{field}"):
-        manifold.check(config)
+        evaluation.check(config)
 
 
 @pytest.mark.slow
