@@ -16,7 +16,7 @@ from srdef.analysis import cam, cases, features, pca, plots, scatter_html, spect
 from srdef.analysis.cases import Cases
 from srdef.analysis.plots import PointSet, View
 from srdef.errors import InputError
-from srdef.evaluation.protocol import CLEAN
+from srdef.evaluation.protocol import CLEAN, check_fields
 from srdef.evaluation.store import canonical_json, write_atomically
 
 # The fields of each figure's configuration beside `figure` and those of `cases.SHARED`.
@@ -53,13 +53,7 @@ def make(config: dict[str, Any], folder: Path) -> list[Path]:
     name = config.get("figure")
     if name not in FIGURES:
         raise InputError(f"unknown figure {name!r}; choose from: {', '.join(FIGURES)}")
-    known = ("figure", *cases.SHARED, *FIELDS[name])
-    for field in config:
-        if field not in known:
-            raise InputError(f"{name}: unknown config field {field!r}; choose from: {', '.join(known)}")
-    for field in known:
-        if field not in config:
-            raise InputError(f"{name}: config field {field!r} is missing")
+    check_fields(config, ("figure", *cases.SHARED, *FIELDS[name]))
     return FIGURES[name](config, folder)
 
 

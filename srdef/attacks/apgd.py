@@ -16,6 +16,7 @@ from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
 from srdef.attacks.gradient_sign import cross_entropy
+from srdef.attacks.gradients import value_and_grad
 from srdef.attacks.projections import Norm, divided, length, onto_ball, within_l1
 from srdef.errors import InputError
 from srdef.victims import Victim, expected
@@ -201,7 +202,7 @@ class AutoPGD(Iterative):
         def loss_at(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             return expected(victim, lambda logits: (self._loss(logits, state.label, target), logits), x, key)
 
-        (loss, logits), gradient = jax.value_and_grad(loss_at, has_aux=True)(state.x)
+        (loss, logits), gradient = value_and_grad(loss_at, state.x)
         state = self._keep_best(state, loss, gradient)
         state = self._keep_found(state, loss, fulfilled(self, logits, state.label))
         state, x, gradient = self._checkpoint(state, gradient)

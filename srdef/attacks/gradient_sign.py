@@ -16,6 +16,7 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.gradients import value_and_grad
 from srdef.victims import DiverseInputs, Victim, expected
 
 Norm = Literal["linf", "l2"]
@@ -118,7 +119,7 @@ class GradientSign(Iterative):
             value, logits = expected(victim, lambda z: (cross_entropy(z, state.label), z), x, key)
             return -value if self.targeted else value, logits
 
-        gradient, logits = jax.grad(loss, has_aux=True)(state.x)
+        (_, logits), gradient = value_and_grad(loss, state.x)
         g = self.momentum * state.g + _divided(gradient, jnp.abs(gradient).sum())
         direction = jnp.sign(g) if self.norm == "linf" else _divided(g, jnp.linalg.norm(g.ravel()))
         x = self._project(state.image, state.x + self.step_size * direction)
