@@ -1,9 +1,13 @@
-"""Set-up shared by all tests: where optional data lies."""
+"""Set-up shared by all tests: where optional data lies, and what was compiled before."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+# Most of the tests' time is compilation: what one test, worker or script has compiled the others load.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def data_path(variable: str) -> Path:

@@ -160,6 +160,17 @@ def test_the_worst_of_noisy_candidates_is_not_too_low():
     assert naive < 0.2
 
 
+def test_of_equal_candidates_the_strongest_on_average_counts():
+    """Both attacks break the first image in the draws that choose; only the stronger one does so always."""
+    shares = {
+        "c": {("d", CLEAN): [1, 1], ("d", "weak"): [0, 1], ("d", "strong"): [0, 0]},
+        "j": {("d", CLEAN): [1, 1], ("d", "weak"): [0.5, 1], ("d", "strong"): [0, 0.25]},
+    }
+    chosen, judged = ({k: np.array(v)[:, None] for k, v in shares[kind].items()} for kind in "cj")
+    outcome = Outcome(2, (0.1,), ("d",), ("weak", "strong"), chosen, judged)
+    np.testing.assert_array_equal(outcome.worst("d")[:, 0], [0, 0.25])
+
+
 def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, outcome, folder, monkeypatch):
     again = reporter()
     repeated = adaptive.run(experiment, folder, again)
