@@ -13,7 +13,6 @@ from flax import struct
 
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
-from srdef.attacks.gradients import value_and_grad
 from srdef.attacks.rounding import MinimalNorm
 from srdef.victims import Victim, expected
 
@@ -131,7 +130,9 @@ class CarliniWagner(MinimalNorm, Iterative):
             success = fulfilled(self, logits, state.label) & reached
             return value, (x, l2, success)
 
-        (value, (x, l2, success)), gradient = value_and_grad(loss, state.change)
+        # Not `gradients.value_and_grad`: with its rounding, the search for an image in a batch of one ended
+        # further from where it ends in a larger batch.
+        (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.change)
         update, adam = _ADAM.update(gradient, state.adam)
         better = success & (l2 < state.best_l2)
         state = state.replace(
