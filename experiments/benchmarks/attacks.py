@@ -162,8 +162,7 @@ def art_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
     def run(attack: Any) -> np.ndarray:
         return attack.generate(inputs, labels).transpose(0, 2, 3, 1)
 
-    common: dict[str, Any] = {"batch_size": len(images), "verbose": False}
-    fixed: dict[str, Any] = common | {"max_iter": 10}
+    fixed: dict[str, Any] = {"batch_size": len(images), "verbose": False, "max_iter": 10}
     return {
         "I-FGSM": lambda: run(BasicIterativeMethod(model, EPSILON, EPSILON / 10, **fixed)),
         "MI-FGSM": lambda: run(

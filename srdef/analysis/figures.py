@@ -18,6 +18,7 @@ from srdef.analysis.plots import PointSet, View
 from srdef.errors import InputError
 from srdef.evaluation.protocol import CLEAN, check_fields
 from srdef.evaluation.store import canonical_json, write_atomically
+from srdef.models.manifold import hidden_features
 
 # The fields of each figure's configuration beside `figure` and those of `cases.SHARED`.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -95,11 +96,9 @@ def _hidden(config: dict[str, Any], found: Cases, pixels: np.ndarray) -> np.ndar
     size = found.experiment.batch_size
     if not config["detector"]:
         return features.last_hidden_layer(found.experiment.classifier, pixels, batch_size=size)
-    # Here, as only this figure needs them, and only sometimes.
-    from srdef.models.manifold import hidden_features
-    from srdef.training.manifold import load
+    from srdef.training import manifold  # here, as only this figure needs it, and only sometimes
 
-    detector = load(Path(config["detector"]))
+    detector = manifold.load(Path(config["detector"]))
     return hidden_features(detector, images.from_uint8(images.to_uint8(pixels)), batch_size=size)
 
 

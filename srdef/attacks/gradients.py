@@ -8,12 +8,11 @@ import jax.numpy as jnp
 
 
 def value_and_grad(loss: Callable[[jax.Array], tuple[jax.Array, Any]], x: jax.Array) -> Any:
-    """`jax.value_and_grad(loss, has_aux=True)(x)`, a tenth faster on a CPU.
+    """`jax.value_and_grad(loss, has_aux=True)(x)`, faster on a CPU.
 
-    When forward and backward pass stand in one computation, XLA on a CPU fuses parts of the forward pass into
-    the backward pass and computes them twice. Computations of a conditional are compiled apart, so there the
-    backward pass is the branch that is always taken. (EfficientNet-Lite0, 18 images of 160 pixels, two cores,
-    ten gradients: 5.3 s in one computation, 4.8 s so.)
+    When forward and backward pass stand in one computation, XLA on a CPU is slower than with each compiled
+    apart. The branches of a conditional are, so there the backward pass is the branch that is always taken.
+    `experiments/benchmark.py attacks` shows it: its floor is the pace of the one computation.
 
     Parameters
     ----------

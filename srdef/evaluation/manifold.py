@@ -49,10 +49,7 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     InputError
         For fields that are unknown, missing or of another type, and attacks that are not kept in 8 bits.
     """
-    for name in config:
-        if name not in (*SHARED, "manifold"):
-            known = ", ".join((*SHARED, "manifold"))
-            raise InputError(f"unknown config field {name!r}; choose from: {known}")
+    protocol.check_fields(config, (), (*SHARED, "manifold"))
     options = config.get("manifold")
     if not isinstance(options, dict) or set(options) != set(OPTIONS):
         raise InputError(f"config.manifold must have the fields {', '.join(OPTIONS)}")
