@@ -7,7 +7,7 @@ Adversarial Attacks" (IEEE TIP 2020, arXiv:1901.01677). Its own sources are Good
 Xie et al. 2019 (arXiv:1803.06978); PGD is Madry et al. 2018 (arXiv:1706.06083).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, largest_other
 from srdef.attacks.checks import check_choice, check_count, check_numbers
 from srdef.attacks.gradients import value_and_grad
+from srdef.attacks.projections import divided, onto_ball
 from srdef.victims import DiverseInputs, Victim, expected
 
 Norm = Literal["linf", "l2"]
@@ -120,9 +121,9 @@ class GradientSign(Iterative):
             return -value if self.targeted else value, logits
 
         (_, logits), gradient = value_and_grad(loss, state.x)
-        g = self.momentum * state.g + _divided(gradient, jnp.abs(gradient).sum())
-        direction = jnp.sign(g) if self.norm == "linf" else _divided(g, jnp.linalg.norm(g.ravel()))
-        x = self._project(state.image, state.x + self.step_size * direction)
+        g = self.momentum * state.g + divided(gradient, jnp.abs(gradient).sum())
+        direction = jnp.sign(g) if self.norm == "linf" else divided(g, jnp.linalg.norm(g.ravel()))
+        x = onto_ball(state.image, state.x + self.step_size * direction, self.epsilon, self.norm)
         state = state.replace(turn=state.turn + 1)
         if self.restarts == 1:
             return state.replace(x=x, g=g)
@@ -159,19 +160,7 @@ class GradientSign(Iterative):
             noise = jax.random.uniform(key, image.shape, minval=-1, maxval=1)
         else:
             noise = jax.random.ball(key, image.size).reshape(image.shape)
-        return self._project(image, image + self.epsilon * noise)
-
-    def _project(self, image: jax.Array, x: jax.Array) -> jax.Array:
-        if self.norm == "linf":
-            return jnp.clip(x, jnp.maximum(image - self.epsilon, 0), jnp.minimum(image + self.epsilon, 1))
-        difference = x - image
-        norm = jnp.linalg.norm(difference.ravel())
-        return jnp.clip(image + difference * jnp.minimum(1, _divided(self.epsilon, norm)), 0, 1)
-
-
-def _divided(array: Any, norm: jax.Array) -> Any:
-    """`array / norm`, and zero for a zero gradient, whose norm is zero too."""
-    return array / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)
+        return onto_ball(image, image + self.epsilon * noise, self.epsilon, self.norm)
 
 
 @REGISTRY.register("fgsm")

@@ -20,7 +20,8 @@ from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.protocol import Reporter, check_fields, make_defense, specification, subsections
-from srdef.evaluation.store import BatchStore, code_digest, digest
+from srdef.evaluation.source import code_digest
+from srdef.evaluation.store import BatchStore, digest
 from srdef.models.protocols import Classifier
 from srdef.victims import Defended, ExpectationOverTransformation, Undefended, Victim
 

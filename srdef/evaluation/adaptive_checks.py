@@ -14,7 +14,8 @@ from srdef.evaluation import self_checks
 from srdef.evaluation.adaptive import AdaptiveExperiment
 from srdef.evaluation.protocol import Reporter
 from srdef.evaluation.self_checks import Check
-from srdef.evaluation.store import canonical_json, code_digest, digest, write_atomically
+from srdef.evaluation.source import code_digest
+from srdef.evaluation.store import canonical_json, digest, write_atomically
 from srdef.victims import Defended, ExpectationOverTransformation, Victim
 
 FIELDS = ("epsilon", "images", "steps", "queries", "draws")

@@ -19,7 +19,8 @@ from srdef.errors import InputError
 from srdef.evaluation import protocol
 from srdef.evaluation.metrics import Rate, rate, roc_auc
 from srdef.evaluation.protocol import CLEAN, Evaluation, Experiment, Reporter
-from srdef.evaluation.store import BatchStore, canonical_json, code_digest, write_atomically
+from srdef.evaluation.source import code_digest
+from srdef.evaluation.store import BatchStore, canonical_json, write_atomically
 from srdef.models.manifold import ManifoldClassifier, detect
 from srdef.training.manifold import Pairs, create, pair_accuracy, scores, split_by_image, train
 

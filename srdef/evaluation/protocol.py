@@ -30,7 +30,8 @@ from srdef.datasets import Dataset
 from srdef.defenses.base import Defense, defend_batch
 from srdef.errors import InputError
 from srdef.evaluation.paper import Reference
-from srdef.evaluation.store import BatchStore, code_digest, digest
+from srdef.evaluation.source import code_digest
+from srdef.evaluation.store import BatchStore, digest
 from srdef.evaluation.strength import Strength
 from srdef.models.protocols import Classifier
 

@@ -9,14 +9,12 @@ a changed configuration finds another folder, never stale data.
 
 import fcntl
 import hashlib
-import inspect
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
@@ -25,9 +23,6 @@ import tensorstore as ts
 from flax import nnx
 
 from srdef.errors import InputError
-
-# Packages whose source is not part of an experiment: their versions are.
-FOREIGN = ("flax", "jax", "jaxlib", "builtins", "typing", "abc")
 
 
 def canonical_json(value: Any) -> str:
@@ -65,44 +60,6 @@ def digest(tree: Any) -> str:
 def _without_addresses(value: Any) -> str:
     """Its repr, with functions and objects named but not placed: the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def code_digest(*objects: Any) -> str:
-    """A hash of the source files of `objects`: modules, functions, and the classes of all there is in values.
-
-    So that an attack which is edited between two runs is computed again.
-    """
-    files: set[str] = set()
-    seen: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, ModuleType):
-            files.add(str(value.__file__))
-        elif isinstance(value, FunctionType):
-            files.add(value.__code__.co_filename)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                visit(item)
-        elif hasattr(value, "__dict__"):
-            for base in type(value).__mro__:
-                if base.__module__.split(".")[0] not in FOREIGN:
-                    try:
-                        files.add(inspect.getfile(base))
-                    except (TypeError, OSError):  # defined in a notebook or in C
-                        continue
-            for item in vars(value).values():
-                visit(item)
-
-    visit(objects)
-    sha = hashlib.sha256()
-    for file in sorted(files):
-        if Path(file).is_file():
-            sha.update(Path(file).name.encode())
-            sha.update(Path(file).read_bytes())
-    return sha.hexdigest()
 
 
 @contextmanager

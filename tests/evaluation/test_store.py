@@ -105,18 +105,6 @@ def test_digest_sees_every_number():
     assert store.digest(Holder(network)) not in digests
 
 
-def test_code_digest_changes_with_the_source(tmp_path, monkeypatch):
-    module = tmp_path / "my_attack.py"
-    module.write_text("class Attack:\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    import my_attack
-
-    before = store.code_digest(my_attack.Attack())
-    assert before == store.code_digest([my_attack.Attack()])
-    module.write_text("class Attack:\n    steps = 2\n")
-    assert store.code_digest(my_attack.Attack()) != before
-
-
 def test_atomic_write_leaves_no_other_file(tmp_path):
     store.write_atomically(tmp_path / "a.txt", "one")
     store.write_atomically(tmp_path / "a.txt", b"two")
