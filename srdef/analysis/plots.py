@@ -245,6 +245,7 @@ def residual_figure(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Fi
     # A defense has one colour in all panels.
     labels = dict.fromkeys(label for panel in reversed(list(panels.values())) for label in panel)
     order = {label: i for i, label in enumerate(labels)}
+    shared = list(panels.values())[-1]  # the panels of the defenses: one legend serves them all
     high = 255 * max(np.nanmax(curve) for curve in curves)
     with style.styled():
         figure = style.new_figure(style.PAGE, 0.5 + 2.3 * rows)
@@ -263,7 +264,12 @@ def residual_figure(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Fi
             axes.set_title(name)
             axes.set_yscale("log")
             axes.axvline(0.5, color=style.GREY, lw=0.5)
-            axes.legend(fontsize=6.5, loc="best", frameon=True, framealpha=0.85, edgecolor="none")
+            if not panel.keys() <= shared.keys():
+                axes.legend(fontsize=6.5, loc="upper right")
+        handles = {line.get_label(): line for axes in grid for line in axes.get_lines()}
+        figure.legend(
+            [handles[label] for label in shared], list(shared), loc="outside lower center", ncols=len(shared)
+        )
         grid[0].set_ylim(high * 3e-4, high * 2)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
