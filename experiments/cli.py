@@ -31,7 +31,8 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:  # what an unknown field raises, with only its name
-        fail(f"no such field of the configuration: {error}")
+        name = str(error).strip("\"'")
+        fail(f"no such field of the configuration: {name}; the file of --config has them all")
     except (flags.Error, ValueError, TypeError, OSError) as error:
         fail(_reason(str(error)))
 

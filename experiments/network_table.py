@@ -15,6 +15,7 @@ from flax import nnx
 from experiments import cli
 from srdef import models
 from srdef.errors import InputError
+from srdef.evaluation.store import write_atomically
 from srdef.models import cost
 from srdef.weights import catalog
 
@@ -84,12 +85,13 @@ def text() -> str:
     return "\n".join([*network_table(), "", note, "", *weights_table()])
 
 
-def replaced(document: str) -> str:
-    """`document` with what stands between its marks made anew; InputError if it has none."""
+def replaced(path: Path) -> str:
+    """The text of a file with what stands between its marks made anew; InputError if it has none."""
+    document = path.read_text(encoding="utf-8")
     start, end = MARKS
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if len(pattern.findall(document)) != 1:
-        raise InputError(f"the file must have the marks {start} and {end} once")
+        raise InputError(f"{path} must have the marks {start} and {end} once")
     return pattern.sub(lambda _: f"{start}\n{text()}\n{end}", document)
 
 
@@ -102,7 +104,7 @@ def main(arguments: list[str]) -> None:
         return
     path = Path(DOCUMENT.value)
     try:
-        path.write_text(replaced(path.read_text(encoding="utf-8")), encoding="utf-8")
+        write_atomically(path, replaced(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
 
