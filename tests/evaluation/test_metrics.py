@@ -1,4 +1,4 @@
-"""Rates and their intervals against scipy, PSNR and SSIM against scikit-image."""
+"""Rates and intervals against SciPy, ROC-AUC against scikit-learn, PSNR and SSIM against scikit-image."""
 
 import math
 
@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from sklearn.metrics import roc_auc_score
 
 from srdef.errors import InputError
 from srdef.evaluation import metrics
@@ -147,3 +148,11 @@ def test_ssim_bad_input(pair):
         metrics.ssim(a, b[:1])
     with pytest.raises(InputError, match="needs 11 pixels a side; border 4 leaves less of 20x17"):
         metrics.ssim(a, b, border=4)
+
+
+def test_roc_auc_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive = rng.uniform(size=200) < 0.3
+    scores = np.round(rng.normal(size=200) + positive, 1)  # with ties
+    assert metrics.roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert np.isnan(metrics.roc_auc(scores, np.zeros(200, bool)))
