@@ -21,9 +21,19 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _PANEL = (2.6, 2.2)  # inches
 
 
-def columns(outcome: Outcome) -> tuple[str, ...]:
-    """No attack, every threat, and the worst of them for each image."""
-    return (CLEAN, *outcome.threats, WORST)
+def columns(outcome: Outcome, epsilon: float) -> tuple[str, ...]:
+    """No attack, every threat that attacks some defense at this ε, and the worst of them for each image."""
+    e = _index(outcome, epsilon)
+    there = [
+        t for t in outcome.threats if any(not math.isnan(_at(outcome, d, t, e)) for d in outcome.defenses)
+    ]
+    return (CLEAN, *there, WORST)
+
+
+def _at(outcome: Outcome, defense: str, threat: str, e: int) -> float:
+    """The accuracy at the ε of this index; NaN where there is no such attack."""
+    accuracy = outcome.accuracy(defense, threat)
+    return math.nan if accuracy is None else float(accuracy[e])
 
 
 def levels(epsilon: float) -> str:
@@ -49,9 +59,8 @@ def rows(outcome: Outcome, epsilon: float, *, intervals: bool = True) -> list[li
     table = []
     for defense in outcome.defenses:
         cells = [defense]
-        for threat in columns(outcome):
-            accuracy = outcome.accuracy(defense, threat)
-            value = math.nan if accuracy is None else float(accuracy[e])
+        for threat in columns(outcome, epsilon):
+            value = _at(outcome, defense, threat, e)
             cells.append("–" if math.isnan(value) else _cell(value, outcome.images, intervals))
         table.append(cells)
     return table
@@ -75,7 +84,7 @@ def title(outcome: Outcome, epsilon: float) -> str:
 def to_rich(outcome: Outcome, epsilon: float) -> Table:
     """For the terminal."""
     table = Table(title=title(outcome, epsilon), box=rich.box.SIMPLE_HEAD)
-    for name in ("defense", *columns(outcome)):
+    for name in ("defense", *columns(outcome, epsilon)):
         table.add_column(name)
     for row in rows(outcome, epsilon, intervals=False):
         table.add_row(*row)
@@ -86,7 +95,7 @@ def to_markdown(outcome: Outcome) -> str:
     """One table for each ε."""
     parts = []
     for epsilon in outcome.epsilons:
-        header = ["defense", *columns(outcome)]
+        header = ["defense", *columns(outcome, epsilon)]
         lines = [f"**{title(outcome, epsilon)}.**", "", "| " + " | ".join(header) + " |"]
         lines.append("|" + "---|" * len(header))
         lines += ["| " + " | ".join(row) + " |" for row in rows(outcome, epsilon)]
@@ -99,7 +108,7 @@ def to_json(outcome: Outcome) -> str:
     accuracies = {
         defense: {
             threat: [None if np.isnan(value) else value for value in found.tolist()]
-            for threat in columns(outcome)
+            for threat in (CLEAN, *outcome.threats, WORST)
             if (found := outcome.accuracy(defense, threat)) is not None
         }
         for defense in outcome.defenses
@@ -128,7 +137,7 @@ def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> No
             assert clean is not None
             for index, threat in enumerate((*outcome.threats, WORST)):
                 accuracy = outcome.accuracy(defense, threat)
-                if accuracy is None:
+                if accuracy is None or np.isnan(accuracy).all():
                     continue
                 worst = threat == WORST
                 there = np.flatnonzero(~np.isnan(accuracy))

@@ -212,6 +212,16 @@ def test_reports(outcome, tmp_path):
         adaptive_report.rows(outcome, 7 / 255)
 
 
+def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
+    shares = np.ones((4, 2), np.float32)
+    absent = shares * [[1, np.nan]]
+    every = {("none", CLEAN): shares, ("none", "always"): shares, ("none", "once"): absent}
+    small = adaptive.Outcome(4, (0.1, 0.2), ("none",), ("always", "once"), every, every)
+    assert adaptive_report.columns(small, 0.1) == (CLEAN, "always", "once", WORST)
+    assert adaptive_report.columns(small, 0.2) == (CLEAN, "always", WORST)
+    assert [len(row) for row in adaptive_report.rows(small, 0.2)] == [4]
+
+
 @pytest.mark.slow
 def test_checks_of_every_defense(experiment, folder):
     some = replace(experiment, defenses={k: experiment.defenses[k] for k in ("none", "JPEG", "random")})
