@@ -6,6 +6,7 @@
 EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 competition
 (SRDEF_NIPS2017 or `--config.dataset.path`). Steps and queries are what two CPU cores can do in an hour
 or so for the 20 images; on an accelerator raise them (`--config.threats.exact.attack.steps=100`).
+`nips,short` is what two cores do with the 200 in two hours: two ε, ten steps, no queries of scores.
 """
 
 import os
@@ -20,12 +21,15 @@ CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lit
 
 
 def get_config(argument: str = "samples") -> ConfigDict:
-    """`samples`, `samples_lite2`, `nips` or `nips_lite2`."""
-    images, _, name = argument.partition("_")
+    """`samples`, `samples_lite2`, `nips` or `nips_lite2`, and perhaps `,short`."""
+    source, _, length = argument.partition(",")
+    images, _, name = source.partition("_")
     name = name or "lite0"
-    if images not in IMAGES or name not in CLASSIFIERS:
-        choices = [f"{a}_{b}" for a in IMAGES for b in CLASSIFIERS]
-        raise InputError(f"unknown argument {argument!r}; choose from: {', '.join((*IMAGES, *choices))}")
+    if images not in IMAGES or name not in CLASSIFIERS or length not in ("", "short"):
+        choices = (*IMAGES, *(f"{a}_{b}" for a in IMAGES for b in CLASSIFIERS))
+        raise InputError(
+            f"unknown argument {argument!r}; choose from: {', '.join(choices)}; each may end in ,short"
+        )
     network, size = CLASSIFIERS[name]
     (other,) = (other for other, _ in CLASSIFIERS.values() if other != network)
     config = ConfigDict()
@@ -44,20 +48,18 @@ def get_config(argument: str = "samples") -> ConfigDict:
     # A random defense is judged with this many fresh draws, half of them to choose the worst case.
     config.final_draws = 10
 
-    momentum = {"name": "mifgsm", "steps": 10}
-    white_box = {"name": "apgd", "steps": 20}
     config.threats = ConfigDict(
         {
-            "gray box": {"knows": "classifier", "attack": momentum},
-            "transfer": {"knows": "other classifier", "attack": momentum},
+            "gray box": {"knows": "classifier", "attack": {"name": "mifgsm", "steps": 10}},
+            "transfer": {"knows": "other classifier", "attack": {"name": "mifgsm", "steps": 10}},
             # Few queries and one ε: here it is a check of the gradients, not the strongest black box.
             "Square": {
                 "knows": "scores",
                 "attack": {"name": "square", "queries": 100},
                 "epsilons": (8 / 255,),
             },
-            "BPDA": {"knows": "identity", "attack": white_box},
-            "exact": {"knows": "gradient", "attack": white_box},
+            "BPDA": {"knows": "identity", "attack": {"name": "apgd", "steps": 20}},
+            "exact": {"knows": "gradient", "attack": {"name": "apgd", "steps": 20}},
             "EOT": {
                 "knows": "expectation",
                 "attack": {"name": "pgd", "steps": 10, "random_start": False},
@@ -82,5 +84,10 @@ def get_config(argument: str = "samples") -> ConfigDict:
     )
     # Which of them; empty: all. `--config.rows="('WD', 'SR')"` computes two, and more of them later.
     config.rows = ()
+    if length:
+        config.epsilons = (1 / 255, 4 / 255)
+        config.threats["Square"].epsilons = ()
+        for threat in ("BPDA", "exact"):
+            config.threats[threat].attack.steps = 10
     config.checks = ConfigDict({"epsilon": 4 / 255, "images": 6, "steps": 10, "queries": 100, "draws": 4})
     return config

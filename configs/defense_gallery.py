@@ -1,5 +1,7 @@
 """Every registered defense, for one image: see `experiments/defense_gallery.py`."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import paper, quickstart
@@ -9,14 +11,18 @@ SIZE = 160
 IMAGE = 3
 
 
+def bank() -> dict[str, Any]:
+    """Patches of the other photographs."""
+    others = {"name": "imagenet_samples", "size": SIZE, "offset": IMAGE + 1}
+    return {"dataset": others, "count": 20_000}
+
+
 def get_config() -> ConfigDict:
     """EfficientNet-Lite0 at 160 pixels under FGSM of 2/255."""
     config = quickstart.get_config()
     config.batch_size = 1
     config.dataset = ConfigDict({"name": "imagenet_samples", "size": SIZE, "offset": IMAGE, "limit": 1})
     config.attacks = ConfigDict({"FGSM-2": quickstart.attacks()["FGSM-2"]})
-    others = {"name": "imagenet_samples", "size": SIZE, "offset": IMAGE + 1}
-    bank = {"dataset": others, "count": 20_000}
     config.defenses = ConfigDict(
         {
             "no defense": {"name": "identity"},
@@ -27,8 +33,8 @@ def get_config() -> ConfigDict:
             "SHIELD": {"name": "shield"},
             "resize + pad": {"name": "resize_pad", "passes": 30},
             "TVM": {"name": "total_variation"},
-            "quilting": {"name": "quilting", "bank": bank},
-            "quilting + TVM": {"name": "quilting_tvm", "bank": bank},
+            "quilting": {"name": "quilting", "bank": bank()},
+            "quilting + TVM": {"name": "quilting_tvm", "bank": bank()},
             "pixel deflection": {"name": "pixel_deflection"},
             "bicubic x2": paper.interpolation("bicubic"),
             "nearest x2": paper.interpolation("nearest"),

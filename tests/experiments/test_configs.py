@@ -4,6 +4,7 @@ import importlib
 import json
 
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import paper as shared
@@ -20,6 +21,30 @@ ARGUMENTS = ["lite0", "lite2,3x60", "inception_v3,downloads", "resnet50,4x100,do
 def config_of(name, argument=None):
     module = importlib.import_module(f"configs.{name}")
     return cli.plain(module.get_config(argument) if argument else module.get_config())
+
+
+def sections(config):
+    """A configuration and every part of it."""
+    yield config
+    for value in config.values():
+        if isinstance(value, ConfigDict):
+            yield from sections(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        *((name, "lite0") for name in [*TABLE_CONFIGS, "nips2017", "manifold"]),
+        *(("adaptive", argument) for argument in ["samples", "nips_lite2", "nips,short"]),
+        *(("figures", figure) for figure in ["figure1", "spectra,nips2017"]),
+        ("quickstart", None),
+        ("defense_gallery", None),
+    ],
+)
+def test_a_changed_field_changes_nothing_else(name, argument):
+    module = importlib.import_module(f"configs.{name}")
+    found = list(sections(module.get_config(argument) if argument else module.get_config()))
+    assert len({id(section) for section in found}) == len(found)
 
 
 def steps_of(config):
