@@ -1,6 +1,7 @@
 """Set-up shared by all tests: where optional data lies, and what was compiled before."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ import pytest
 # Most of the tests' time is compilation: what one test, worker or script has compiled the others load.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_go_of_programs() -> Iterator[None]:
+    """At the end of each module; kept, they fill several GB by the end of all tests."""
+    yield
+    import jax  # here, as it reads the variables above when it is imported
+
+    jax.clear_caches()
 
 
 def data_path(variable: str) -> Path:

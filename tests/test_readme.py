@@ -24,6 +24,7 @@ def run(code):
     return namespace, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_first_page():
     namespace, printed = run(FIRST_PAGE)
     assert len(namespace["images"]) == 20

@@ -79,7 +79,8 @@ def test_figure4(tmp_path):
         figures.make(small("figure4", block="block77"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["figure5", pytest.param("figure6", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["figure5", "figure6"])
 def test_activation_figures(name, tmp_path):
     numbers = check(figures.make(small(name, images=2), tmp_path), tmp_path, name)
     alike = numbers["correlation_with_the_clean_map"]

@@ -261,6 +261,7 @@ print("identical")
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_result_of_one():
     environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)

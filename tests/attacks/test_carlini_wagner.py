@@ -66,6 +66,7 @@ def test_targeted_linear_distances_are_nearly_exact():
     assert (result.l2 / exact).max() < 1.05
 
 
+@pytest.mark.slow
 def test_as_good_as_foolbox():
     classifier = linear_victims.Smooth(np.random.default_rng(1), classes=8)
     images = linear_victims.images(12)

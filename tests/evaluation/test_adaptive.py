@@ -171,6 +171,7 @@ def test_of_equal_candidates_the_strongest_on_average_counts():
     np.testing.assert_array_equal(outcome.worst("d")[:, 0], [0, 0.25])
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, outcome, folder, monkeypatch):
     again = reporter()
     repeated = adaptive.run(experiment, folder, again)

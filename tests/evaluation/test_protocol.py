@@ -123,6 +123,7 @@ def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
         np.testing.assert_allclose(records[name].to_numpy(), expected[name].to_numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_program_is_compiled_once(tmp_path, reporter, caplog):
     """Three batches, the last of them padded; two attacks that differ in ε alone share a program."""
     jax.clear_caches()
