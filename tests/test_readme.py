@@ -1,6 +1,7 @@
 """The code of the README runs as it stands."""
 
 import contextlib
+import importlib
 import io
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from srdef import defenses
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FIRST_PAGE, OWN_DEFENSE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[:2]
 
 
@@ -43,6 +45,26 @@ def test_own_defense():
         assert isinstance(defenses.create("darken"), namespace["Darken"])
     finally:
         defenses.REGISTRY._builders.pop("darken", None)
+
+
+@pytest.mark.slow
+def test_code_of_the_page_on_attackers():
+    """No threat of the page leaves much, and the checks have a line each."""
+    page = (ROOT / "docs/adaptive.md").read_text(encoding="utf-8")
+    white_box, checks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    namespace, _ = run(white_box)
+    assert np.mean(namespace["result"].success) >= 0.75
+    _, printed = run(checks)
+    assert printed.count("passed") + printed.count("failed") >= 5
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_named_configurations_exist(path):
+    for name, argument in re.findall(
+        r"--config=configs/(\w+)\.py(?::([a-z][\w,]*))?", path.read_text(encoding="utf-8")
+    ):
+        configuration = importlib.import_module(f"configs.{name}")
+        assert configuration.get_config(*[argument] if argument else [])
 
 
 @pytest.mark.parametrize(
