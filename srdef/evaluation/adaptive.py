@@ -273,9 +273,11 @@ class Outcome:
             # (candidates, images)
             candidates = chosen[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
             reported = judged[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
-            # Many shares of few draws are equal: then the candidate counts that is the worst on average.
+            # Many shares of few draws are equal: then the candidate counts that is the worst on average, over
+            # all images and all draws, where no single lucky one decides.
             tried = np.flatnonzero(~np.isnan(candidates).any(axis=1))
-            order = tried[np.argsort(candidates[tried].mean(axis=1), kind="stable")]
+            average = (candidates[tried] + reported[tried]).mean(axis=1)
+            order = tried[np.argsort(average, kind="stable")]
             worst = order[np.argmin(candidates[order], axis=0)]
             result[:, e] = np.take_along_axis(reported, worst[None], axis=0)[0]
         return result

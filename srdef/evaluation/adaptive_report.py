@@ -140,10 +140,9 @@ def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> No
                 if accuracy is None or np.isnan(accuracy).all():
                     continue
                 worst = threat == WORST
-                there = np.flatnonzero(~np.isnan(accuracy))
                 (line,) = panel.plot(
-                    [start, *x[there]],
-                    100 * np.array([clean[0], *accuracy[there]]),
+                    [start, *x],
+                    100 * np.array([clean[0], *accuracy]),  # no line across an ε without this attack
                     color="black" if worst else _COLOURS[index % len(_COLOURS)],
                     marker="" if worst else _MARKERS[index % len(_MARKERS)],
                     linestyle="--" if worst else "-",
