@@ -6,7 +6,7 @@
 EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 competition
 (SRDEF_NIPS2017 or `--config.dataset.path`). Steps and queries are what two CPU cores can do in an hour
 or so for the 20 images; on an accelerator raise them (`--config.threats.exact.attack.steps=100`).
-`nips,short` is what two cores do with the 200 in two hours: two ε, ten steps, no queries of scores.
+`nips,short` is what two cores do with the 200 in a few hours: two ε, ten steps, no queries of scores.
 """
 
 import os

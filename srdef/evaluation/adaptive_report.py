@@ -56,10 +56,11 @@ def rows(outcome: Outcome, epsilon: float, *, intervals: bool = True) -> list[li
     so it is no smaller than the truth.
     """
     e = _index(outcome, epsilon)
+    labels = columns(outcome, epsilon)
     table = []
     for defense in outcome.defenses:
         cells = [defense]
-        for threat in columns(outcome, epsilon):
+        for threat in labels:
             value = _at(outcome, defense, threat, e)
             cells.append("–" if math.isnan(value) else _cell(value, outcome.images, intervals))
         table.append(cells)

@@ -50,7 +50,7 @@ def code_digest(*objects: Any) -> str:
     for name in sorted(found):
         file = getattr(found[name], "__file__", None)  # None in a notebook
         if file and Path(file).is_file():
-            sha.update(f"{name}\n{_statements(Path(file))}\n".encode())
+            sha.update(f"{name}\n{_statements(Path(file).read_bytes())}\n".encode())
     return sha.hexdigest()
 
 
@@ -65,9 +65,10 @@ def _packages() -> frozenset[str]:
     return frozenset(packages_distributions())
 
 
-def _statements(file: Path) -> str:
-    """A source file without comments, docstrings and layout."""
-    tree = ast.parse(file.read_bytes())
+@cache
+def _statements(source: bytes) -> str:
+    """A module's source without comments, docstrings and layout."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
