@@ -107,6 +107,8 @@ def main(arguments: list[str]) -> None:
         write_atomically(path, replaced(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file") from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ class Attack:
 """
 
 
+def forget():
+    for name in [name for name in sys.modules if name.startswith("my_package")]:
+        del sys.modules[name]
+
+
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Write the package `my_package`, import it, and give the digest of its attack."""
@@ -27,13 +32,11 @@ def write(tmp_path, monkeypatch):
         (tmp_path / "my_package" / "attack.py").write_text(attack)
         (tmp_path / "my_package" / "helpers.py").write_text(helpers)
         importlib.invalidate_caches()
-        for name in [name for name in sys.modules if name.startswith("my_package")]:
-            del sys.modules[name]
+        forget()
         return code_digest(importlib.import_module("my_package.attack").Attack())
 
     yield package
-    for name in [name for name in sys.modules if name.startswith("my_package")]:
-        del sys.modules[name]
+    forget()
 
 
 @pytest.mark.parametrize(
