@@ -53,6 +53,11 @@ def baselines(size: int) -> dict[str, Any]:
     }
 
 
+def is_budget(word: str) -> bool:
+    """Whether a word of an argument is a budget of C&W, "ROUNDSxSTEPS"."""
+    return re.fullmatch(r"[1-9]\d*x[1-9]\d*", word) is not None
+
+
 def attacks(budget: str | None = None) -> dict[str, dict[str, Any]]:
     """The nine columns; `budget` of C&W as "ROUNDSxSTEPS", or None for the paper's."""
     columns: dict[str, dict[str, Any]] = {}
@@ -70,7 +75,7 @@ def attacks(budget: str | None = None) -> dict[str, dict[str, Any]]:
 def start(table: int, argument: str) -> tuple[ConfigDict, bool]:
     """A table's configuration without its rows, and whether those with downloaded weights are wanted."""
     classifier, *others = argument.split(",")
-    budgets = [word for word in others if re.fullmatch(r"[1-9]\d*x[1-9]\d*", word)]
+    budgets = [word for word in others if is_budget(word)]
     for word in others:
         if word != "downloads" and word not in budgets[:1]:
             raise InputError(f"unknown argument {word!r}; choose from: downloads, or C&W's budget as 5x1000")

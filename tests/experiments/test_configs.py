@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import manifold
 from configs import paper as shared
 from experiments import cli, defense_gallery
 from srdef import defenses, models
@@ -94,6 +95,24 @@ def test_the_papers_numbers_find_their_places(name, monkeypatch):
 def test_bad_arguments(argument):
     with pytest.raises(InputError, match="choose from"):
         shared.start(1, argument)
+
+
+@pytest.mark.parametrize("argument", ["lite0,3x", "lite0,3x60,4x60", "lite0,downloads"])
+def test_bad_arguments_of_the_manifold(argument):
+    with pytest.raises(InputError, match="unknown argument"):
+        manifold.get_config(argument)
+
+
+def test_budget_of_the_manifold_pairs():
+    config = manifold.get_config("lite2,samples,2x7")
+    assert config.dataset.name == "imagenet_samples"
+    assert dict(config.attacks["C&W 2x7"]) == {
+        "name": "carlini_wagner",
+        "search_steps": 2,
+        "steps": 7,
+        "storage": "uint8",
+    }
+    assert {attack.storage for attack in config.attacks.values()} == {"uint8"}
 
 
 @pytest.fixture
