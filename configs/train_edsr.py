@@ -1,10 +1,13 @@
 """Training of the super-resolution networks: `--config=configs/train_edsr.py:NETWORK[,gpu][,squeezenet]`.
 
-`small_x2`, `baseline_x2`, `baseline_x3`, `baseline_x4` are EDSRs; `srresnet_x2`, `srresnet_x4` and, from the
-weights of one of these, `srgan_x2`, `srgan_x4`. With `,gpu` the recipe is for 10 to 25 minutes of one large
+`small_x2`, `baseline_x2`, `baseline_x3`, `baseline_x4` are EDSRs; `compact_x2`, `compact_x3`, `compact_x4` the
+lightest networks, and `compact_24x6_x2` one of another size: 24 channels, 6 convolutions in the middle;
+`srresnet_x2`, `srresnet_x4` and, from the weights of one of these, `srgan_x2`, `srgan_x4`. With `,gpu` the recipe is for 10 to 25 minutes of one large
 GPU: larger batches and steps, a cosine, bfloat16. With `,squeezenet` an SRGAN's perceptual loss takes the
 features of SqueezeNet, whose weights are installed, instead of VGG-19's, which are downloaded.
 """
+
+import re
 
 from ml_collections import ConfigDict
 
@@ -14,14 +17,15 @@ OPTIONS = ("gpu", "squeezenet")
 
 
 def get_config(recipe: str = "small_x2") -> ConfigDict:
-    """The recipe for a network; a name without `srresnet` or `srgan` is that of an EDSR."""
+    """The recipe for a network; a name without `compact`, `srresnet` or `srgan` is that of an EDSR."""
     network, *options = recipe.split(",")
     for option in options:
         if option not in OPTIONS:
             raise InputError(f"unknown option {option!r} of a training; choose from: {', '.join(OPTIONS)}")
     config = ConfigDict()
     config.recipe = recipe
-    config.network = network if network.startswith(("srresnet", "srgan")) else f"edsr_{network}"
+    config.network = network if network.startswith(("compact", "srresnet", "srgan")) else f"edsr_{network}"
+    config.network_options = ConfigDict()  # of a network of any size
     config.seed = 0
     # A weights file to start from, "" for random weights. It may be of another scale of the same network.
     config.initial_weights = ""
@@ -72,6 +76,8 @@ def get_config(recipe: str = "small_x2") -> ConfigDict:
         config.log_every = 50
         config.evaluate_every = 250
         config.checkpoint_every = 250
+    elif network.startswith("compact"):
+        _compact(config)
     elif network.startswith("srresnet"):
         _srresnet(config, scale=int(network[-1]))
     elif network.startswith("srgan"):
@@ -79,6 +85,23 @@ def get_config(recipe: str = "small_x2") -> ConfigDict:
     if "gpu" in options:
         _gpu(config)
     return config
+
+
+def _compact(config: ConfigDict) -> None:
+    """Half an hour or so on two CPU cores."""
+    sized = re.fullmatch(r"compact_(\d+)x(\d+)_x(\d)", config.network)
+    if sized:
+        features, convolutions, scale = map(int, sized.groups())
+        config.network = "compact"
+        config.network_options.update(features=features, convolutions=convolutions, scale=scale)
+    config.patch = 32
+    config.steps = 12_000
+    config.learning_rate = 2e-3
+    config.schedule = "cosine"
+    config.warmup_steps = 200
+    config.log_every = 50
+    config.evaluate_every = 500
+    config.checkpoint_every = 500
 
 
 def _srresnet(config: ConfigDict, scale: int) -> None:

@@ -52,7 +52,7 @@ def network_table() -> list[str]:
     lines = ["| name | parameters | GMAC | weights |", "|---|---:|---|---|"]
     for name in models.list_names():
         builder = models.REGISTRY.builder(name)
-        if "blocks" in inspect.signature(builder).parameters:  # of any size
+        if "scale" in inspect.signature(builder).parameters:  # of any size
             continue
         network = nnx.eval_shape(lambda builder=builder: builder(rngs=nnx.Rngs(0)))
         parameters = f"{cost.parameter_count(network):,}"

@@ -32,7 +32,7 @@ from srdef.training import budget, export, quality, srgan, super_resolution
 from srdef.training.patches import read_folder
 
 # What does not change the weights, or is named by `minutes`' result.
-_NOT_IN_COMMAND = ("recipe", "network", "minutes", "data", "licence", "test_folders")
+_NOT_IN_COMMAND = ("recipe", "network", "network_options", "minutes", "data", "licence", "test_folders")
 _PATHS = ("train_folder", "validation_folder", "initial_weights")
 
 
@@ -103,7 +103,7 @@ def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None
         stored = export.save_weights(trained, exported, config.storage, validation)
         export.save_curve(workdir / "metrics.jsonl", workdir / "curve.png", config.network, config.loss)
         # What is measured is the file.
-        network = models.create(config.network, weights=exported)
+        network = models.create(config.network, weights=exported, **config.network_options)
         measured = {}
         for folder in config.test_folders or [config.validation_folder]:
             if folder:

@@ -1,6 +1,7 @@
 """Networks: image classifiers and super-resolution networks, as `flax.nnx` modules."""
 
 from srdef.models import (
+    compact,
     discriminator,
     edsr,
     efficientnet_lite,
@@ -17,6 +18,7 @@ list = list_names
 
 __all__ = [
     "REGISTRY",
+    "compact",
     "convert",
     "create",
     "discriminator",

@@ -13,10 +13,16 @@ from srdef.models.registry import REGISTRY
 
 
 class PReLU(nnx.Module):
-    """`max(x, 0) + slope · min(x, 0)` with one trained slope, at first 0.25 (He et al., 2015)."""
+    """`max(x, 0) + slope · min(x, 0)`, the slope trained, at first 0.25 (He et al., 2015).
 
-    def __init__(self) -> None:
-        self.slope = nnx.Param(jnp.full((1,), 0.25, jnp.float32))
+    Parameters
+    ----------
+    slopes : int
+        One for all channels, or as many as there are channels.
+    """
+
+    def __init__(self, slopes: int = 1) -> None:
+        self.slope = nnx.Param(jnp.full((slopes,), 0.25, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.where(x >= 0, x, self.slope[...] * x)

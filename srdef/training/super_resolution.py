@@ -129,7 +129,7 @@ def initial_network(config: ml_collections.ConfigDict) -> SuperResolutionNetwork
     file = Path(config.initial_weights)
     own_layout = file.suffix in (".safetensors", ".npz")
     weights = config.initial_weights if config.initial_weights and not own_layout else None
-    network = models.create(config.network, seed=config.seed, weights=weights)
+    network = models.create(config.network, seed=config.seed, weights=weights, **config.network_options)
     if not hasattr(network, "scale"):
         raise InputError(f"model {config.network!r} is not a super-resolution network")
     if own_layout:

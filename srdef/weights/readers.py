@@ -62,7 +62,8 @@ def read(path: str | Path, *, sha256: str | None = None) -> dict[str, np.ndarray
     ----------
     path : path
         `.safetensors`, `.npz`, `.h5` in the legacy layout of Keras, or `.pth`/`.pt` as `torch.save`
-        writes a `state_dict` (the zip format of PyTorch >= 1.6 and the legacy format before it), `.pkl`
+        writes a `state_dict` (the zip format of PyTorch >= 1.6 and the legacy format before it), alone or
+        under `params_ema`, `params` or `state_dict` beside other things, `.pkl`
         with a dictionary of NumPy arrays.
     sha256 : str, optional
         What the file's SHA-256 must be, in hexadecimal.
@@ -281,9 +282,16 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     return _tensors(content)
 
 
+# Where trainers keep the weights beside other things: BasicSR's averaged and last ones, Lightning's.
+_NESTED = ("params_ema", "params", "state_dict")
+
+
 def _tensors(content: Any) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}, not a dictionary of tensors")
+    for name in _NESTED:
+        if isinstance(content.get(name), Mapping):
+            return _tensors(content[name])
     others = [str(name) for name, value in content.items() if not isinstance(value, _Tensor)]
     if others:
         raise InputError(f"holds more than tensors: {', '.join(others)}")

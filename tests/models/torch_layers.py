@@ -30,6 +30,6 @@ def linear(layer):
 
 
 def prelu(layer):
-    twin = torch.nn.PReLU()
+    twin = torch.nn.PReLU(layer.slope.shape[0])
     twin.weight.data = torch.tensor(np.array(layer.slope[...]))
     return twin
