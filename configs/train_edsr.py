@@ -1,10 +1,11 @@
 """Training of the super-resolution networks: `--config=configs/train_edsr.py:NETWORK[,gpu][,squeezenet]`.
 
-`small_x2`, `baseline_x2`, `baseline_x3`, `baseline_x4` are EDSRs; `compact_x2`, `compact_x3`, `compact_x4` the
-lightest networks, and `compact_24x6_x2` one of another size: 24 channels, 6 convolutions in the middle;
-`srresnet_x2`, `srresnet_x4` and, from the weights of one of these, `srgan_x2`, `srgan_x4`. With `,gpu` the recipe is for 10 to 25 minutes of one large
-GPU: larger batches and steps, a cosine, bfloat16. With `,squeezenet` an SRGAN's perceptual loss takes the
-features of SqueezeNet, whose weights are installed, instead of VGG-19's, which are downloaded.
+`small_x2`, `baseline_x2`, `baseline_x3`, `baseline_x4` are EDSRs; `compact_x2`, `compact_x3`, `compact_x4`
+the lightest networks, and `compact_24x6_x2` one of another size: 24 channels, 6 convolutions in the middle;
+`srresnet_x2`, `srresnet_x4` and, from the weights of one of these, `srgan_x2`, `srgan_x4`. With `,gpu` the
+recipe is for 10 to 25 minutes of one large GPU: larger batches and steps, a cosine, bfloat16. With
+`,squeezenet` an SRGAN's perceptual loss takes the features of SqueezeNet, whose weights are installed,
+instead of VGG-19's, which are downloaded.
 """
 
 import re

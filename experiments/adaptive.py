@@ -2,8 +2,9 @@
 
     python -m experiments.adaptive --config=configs/adaptive.py --workdir=workdir/adaptive
 
-Leaves a table for each ε, the curves of accuracy against ε, and the self-checks. A run that was
-stopped continues where it was.
+Leaves a table for each ε, the curves of accuracy against ε, and the self-checks with a picture of the loss
+around an image for each defense. A run that was
+stopped continues where it was. `--nochecks` leaves the checks out, `--nothreats` all but them.
 """
 
 import os
@@ -13,34 +14,44 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import cli
+from srdef.errors import InputError
 from srdef.evaluation import adaptive, adaptive_checks, adaptive_report, outputs, protocol, store
 
 CHECKS = flags.DEFINE_bool("checks", True, "Whether to run the self-checks on every defense.")
+THREATS = flags.DEFINE_bool("threats", True, "Whether to attack every defense under every threat.")
+
+
+def attack(experiment: adaptive.AdaptiveExperiment, workdir: Path, reporter: protocol.Reporter) -> None:
+    """Run the threats, write and print their tables and curves."""
+    outcome = adaptive.run(experiment, workdir / "store", reporter)
+    store.write_atomically(workdir / "adaptive.md", adaptive_report.to_markdown(outcome))
+    store.write_atomically(workdir / "adaptive.json", adaptive_report.to_json(outcome))
+    subtitle = f"{experiment.config['classifier']['name']}, {outcome.images} images"
+    for ending in ("png", "pdf"):
+        temporary = workdir / f".curves.part.{ending}"
+        adaptive_report.save_curves(temporary, outcome, subtitle=subtitle)
+        os.replace(temporary, workdir / f"curves.{ending}")
+    for epsilon in outcome.epsilons:
+        cli.console.print(adaptive_report.to_rich(outcome, epsilon))
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Resolve the configuration, run what is missing, write and print the results."""
+    if not (CHECKS.value or THREATS.value):
+        raise InputError("--nochecks and --nothreats together leave nothing to do")
     cli.console.print("Loading data and networks")
     plain = cli.plain(config)
     experiment = adaptive.resolve(plain)
     reporter = protocol.Reporter(cli.console)
     with store.exclusive(workdir):
-        outcome = adaptive.run(experiment, workdir / "store", reporter)
-        store.write_atomically(workdir / "adaptive.md", adaptive_report.to_markdown(outcome))
-        store.write_atomically(workdir / "adaptive.json", adaptive_report.to_json(outcome))
         store.write_atomically(workdir / "config.json", store.canonical_json(plain) + "\n")
         store.write_atomically(
             workdir / "environment.json", store.canonical_json(outputs.environment()) + "\n"
         )
-        subtitle = f"{plain['classifier']['name']}, {outcome.images} images"
-        for ending in ("png", "pdf"):
-            temporary = workdir / f".curves.part.{ending}"
-            adaptive_report.save_curves(temporary, outcome, subtitle=subtitle)
-            os.replace(temporary, workdir / f"curves.{ending}")
-        for epsilon in outcome.epsilons:
-            cli.console.print(adaptive_report.to_rich(outcome, epsilon))
+        if THREATS.value:
+            attack(experiment, workdir, reporter)
         if CHECKS.value:
-            text = adaptive_checks.run(experiment, workdir / "store", reporter)
+            text = adaptive_checks.run(experiment, workdir / "store", reporter, workdir)
             store.write_atomically(workdir / "checks.md", text)
             cli.console.print(text, markup=False)
     cli.console.print(f"Tables, curves and checks: {workdir}")

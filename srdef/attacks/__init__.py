@@ -2,7 +2,7 @@
 
 from srdef.attacks.apgd import AutoPGD, apgd, apgd_t
 from srdef.attacks.autoattack import AutoAttackResult, autoattack, ensemble
-from srdef.attacks.base import REGISTRY, Attack, AttackResult, create, list_names
+from srdef.attacks.base import REGISTRY, Attack, AttackResult, create, list_names, without_early_stop
 from srdef.attacks.batch import perturb, round_result
 from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from srdef.attacks.deepfool import DeepFool, deepfool
@@ -49,4 +49,5 @@ __all__ = [
     "share_correct",
     "square",
     "transfer",
+    "without_early_stop",
 ]

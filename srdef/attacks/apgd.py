@@ -14,7 +14,7 @@ from flax import struct
 
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.checks import check_choice, check_count, check_epsilon, check_shares
 from srdef.attacks.gradient_sign import cross_entropy
 from srdef.attacks.gradients import value_and_grad
 from srdef.attacks.projections import Norm, divided, length, onto_ball, within_l1
@@ -375,8 +375,9 @@ def apgd(
     check_count("restarts", restarts)
     check_choice("norm", norm, get_args(Norm))
     check_choice("loss", loss, ("ce", "dlr"))
-    check_numbers(epsilon=epsilon, rho=rho)
-    _check_schedule(shrinking, steps)
+    check_epsilon(epsilon, norm)
+    check_shares(rho=rho)
+    _check_schedule(shrinking, steps, norm)
     if targeted and loss != "ce":
         raise InputError('a targeted apgd takes the loss "ce"; apgd_t tries several targets by itself')
     return AutoPGD(
@@ -409,8 +410,9 @@ def apgd_t(
     check_count("restarts", restarts)
     check_count("targets", targets)
     check_choice("norm", norm, get_args(Norm))
-    check_numbers(epsilon=epsilon, rho=rho)
-    _check_schedule(shrinking, steps)
+    check_epsilon(epsilon, norm)
+    check_shares(rho=rho)
+    _check_schedule(shrinking, steps, norm)
     return AutoPGD(
         epsilon,
         rho,
@@ -424,6 +426,8 @@ def apgd_t(
     )
 
 
-def _check_schedule(shrinking: bool, steps: int) -> None:
+def _check_schedule(shrinking: bool, steps: int, norm: Norm) -> None:
+    if shrinking and norm != "l1":
+        raise InputError(f"shrinking is for the norm l1, as in AutoAttack, not {norm}")
     if shrinking and steps < 3:
         raise InputError(f"shrinking needs at least 3 steps, one for each radius, not {steps}")

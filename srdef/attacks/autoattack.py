@@ -12,16 +12,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from srdef.attacks.apgd import apgd, apgd_t
-from srdef.attacks.base import Attack, Scalar
+from srdef.attacks.base import Attack, Scalar, without_early_stop
 from srdef.attacks.batch import Storage, perturb, smaller_batch
 from srdef.attacks.checks import (
     check_choice,
     check_count,
+    check_epsilon,
     check_ids,
     check_images,
     check_key,
     check_labels,
-    check_numbers,
 )
 from srdef.attacks.fab import fab, fab_t
 from srdef.attacks.projections import Norm
@@ -83,7 +83,7 @@ def ensemble(version: Version, epsilon: Scalar, norm: Norm = "linf") -> dict[str
     """
     check_choice("version", version, get_args(Version))
     check_choice("norm", norm, get_args(Norm))
-    check_numbers(epsilon=epsilon)
+    check_epsilon(epsilon, norm)
     shared: dict[str, Any] = {"norm": norm}
     search: dict[str, Any] = {"norm": norm, "enough": epsilon, "start_radius": epsilon}
     if version == "rand":
@@ -137,7 +137,9 @@ def autoattack(
 
     Every attack is judged on exactly the images it returns, by the victim itself; a perturbation
     longer than ε does not count. Version "rand" attacks `ExpectationOverTransformation(victim,
-    draws, "loss")`, and judges the victim over as many fresh draws.
+    draws, "loss")`, no attack stops at the first success, and the victim is judged over as many fresh
+    draws. The other versions are for deterministic victims and refuse random ones, of which they would
+    count lucky draws.
 
     Parameters
     ----------
@@ -166,7 +168,8 @@ def autoattack(
     Raises
     ------
     InputError
-        As `perturb` and `ensemble`; for the DLR loss on fewer than 3 classes, targeted 4.
+        As `perturb` and `ensemble`; for the DLR loss on fewer than 3 classes, targeted 4; for a random
+        victim with another version than "rand".
     """
     check_key(key)
     check_count("draws", draws)
@@ -181,6 +184,9 @@ def autoattack(
     seen: Victim = victim
     if version == "rand":
         seen = ExpectationOverTransformation(victim, draws, "loss")
+        attacks = {name: without_early_stop(attack) for name, attack in attacks.items()}
+    elif is_random(victim, images[:4], key):
+        raise InputError(f'the victim is random, so version {version!r} would count lucky draws; use "rand"')
     judged = draws if version == "rand" else 1
 
     def share(index: int, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -229,6 +235,17 @@ def autoattack(
     if judged > 1:
         accuracy = share(_FINAL, worst, everything).astype(np.float64)
     return AutoAttackResult(worst, accuracy, clean, after, float(accuracy.mean()), broken_by)
+
+
+@jax.jit
+def _logits(victim: Victim, images: jax.Array, key: jax.Array) -> jax.Array:
+    return jax.vmap(victim, (0, None))(images, key)
+
+
+def is_random(victim: Victim, images: np.ndarray, key: jax.Array) -> bool:
+    """Whether the logits of images `(N, height, width, 3)` depend on the key: two keys are compared."""
+    first, second = (_logits(victim, images, jax.random.fold_in(key, purpose)) for purpose in (0, 1))
+    return bool((first != second).any())
 
 
 def _check_classes(attacks: Mapping[str, Attack], classes: int) -> None:

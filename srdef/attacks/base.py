@@ -114,6 +114,14 @@ class AttackResult:
     steps: Any
 
 
+def without_early_stop(attack: Attack) -> Attack:
+    """The attack for a random victim: where it can go on after its first success, it does.
+
+    With a random victim the first success may be one lucky draw.
+    """
+    return attack.replace(stop_early=False) if hasattr(attack, "stop_early") else attack  # type: ignore[attr-defined]
+
+
 def fulfilled(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:
     """Whether logits `(classes,)` show what the attack aims at, given the label."""
     hit = jnp.argmax(logits) == label

@@ -28,16 +28,17 @@ Storage = Literal["float32", "uint8"]
 # By how much a batch shrinks at least when finished images leave it.
 SHRINK = 4
 
-# The draws with which a random victim is judged must not be those the attack has seen.
-_JUDGE = 0xFFFFFFFF
+# The draws with which a random victim is judged must be neither those that the attack has seen nor those
+# with which a rounding was searched.
+_JUDGE, _ROUND = 0xFFFFFFFF, 0xFFFFFFFE
 
 
 def _image_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 
-def _judge_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
-    return jax.vmap(lambda k: jax.random.fold_in(k, _JUDGE))(_image_keys(key, ids))
+def _keys_of(purpose: int, key: jax.Array, ids: jax.Array) -> jax.Array:
+    return jax.vmap(lambda k: jax.random.fold_in(k, purpose))(_image_keys(key, ids))
 
 
 # In all programs below every leaf of `attack` has one row per image, and `sharding` says how a
@@ -112,7 +113,7 @@ def _round(
 ) -> jax.Array:
     """The attacked images in multiples of 1/255, as the attack rounds them."""
     return jax.vmap(lambda attack, *image: attack.round(victim, *image))(
-        attack, images, attacked, labels, _judge_keys(key, ids)
+        attack, images, attacked, labels, _keys_of(_ROUND, key, ids)
     )
 
 
@@ -140,13 +141,13 @@ def _judge(
         linf, l2 = jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel())
         return AttackResult(attacked, success, linf, l2, jnp.int32(0))
 
-    return jax.vmap(one)(attack, images, attacked, labels, _judge_keys(key, ids))
+    return jax.vmap(one)(attack, images, attacked, labels, _keys_of(_JUDGE, key, ids))
 
 
 @jax.jit
 def _predict(victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
     """The victim's predictions `(N,)`."""
-    logits = jax.vmap(victim)(images, _judge_keys(key, ids))
+    logits = jax.vmap(victim)(images, _keys_of(_JUDGE, key, ids))
     return jnp.argmax(logits, axis=-1)
 
 

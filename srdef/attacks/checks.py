@@ -79,6 +79,23 @@ def check_numbers(**numbers: Scalar) -> None:
             raise InputError(f"{name} must not be negative or NaN, but is {value}")
 
 
+def check_shares(**numbers: Scalar) -> None:
+    """InputError if one of the options is not in [0, 1]."""
+    for name, value in numbers.items():
+        values = np.asarray(value)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise InputError(f"{name} must lie in [0, 1], but is {value}")
+
+
+def check_epsilon(epsilon: Scalar, norm: str) -> None:
+    """InputError if the radius is negative or not finite, or in L∞ longer than the range of images."""
+    values = np.asarray(epsilon)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise InputError(f"epsilon must be finite and not negative, but is {epsilon}")
+    if norm == "linf" and (values > 1).any():
+        raise InputError(f"epsilon is in units of the [0, 1] range (write 8 / 255), but is {epsilon}")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """InputError if the option `name` is none of `choices`."""
     if value not in choices:

@@ -14,7 +14,7 @@ from flax import struct
 
 from srdef.attacks.apgd import likeliest_others
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
-from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.checks import check_choice, check_count, check_numbers, check_shares
 from srdef.attacks.projections import Norm, divided, length, onto_hyperplane
 from srdef.attacks.rounding import MinimalNorm
 from srdef.victims import Victim
@@ -177,6 +177,7 @@ def fab(
         "enough": enough,
     }
     check_numbers(**numbers)
+    check_shares(beta=beta, alpha_max=alpha_max)
     check_count("steps", steps)
     check_count("restarts", restarts)
     check_choice("norm", norm, get_args(Norm))

@@ -15,7 +15,7 @@ from flax import struct
 
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.checks import check_choice, check_count, check_epsilon, check_numbers, check_shares
 from srdef.attacks.gradients import value_and_grad
 from srdef.attacks.projections import divided, onto_ball
 from srdef.victims import DiverseInputs, Victim, expected
@@ -78,8 +78,10 @@ class GradientSign(Iterative):
         Whether x_0 is drawn uniformly from the ball.
     restarts : int
         Number of runs. The result is the final image of the run with the largest margin of a wrong
-        class (of the target); an image that is adversarial after one run needs no other. Judging
-        the runs takes one more gradient for each.
+        class (of the target). Judging the runs takes one more gradient for each.
+    stop_early : bool
+        Whether an image that is adversarial after one run needs no other. Switch it off for random
+        victims, where one lucky draw would end the attack.
     diverse_inputs : bool
         Whether the gradients are taken through `victims.DiverseInputs`.
     targeted : bool
@@ -94,6 +96,7 @@ class GradientSign(Iterative):
     norm: Norm = struct.field(pytree_node=False, default="linf")
     random_start: bool = struct.field(pytree_node=False, default=False)
     restarts: int = struct.field(pytree_node=False, default=1)
+    stop_early: bool = struct.field(pytree_node=False, default=True)
     diverse_inputs: bool = struct.field(pytree_node=False, default=False)
     targeted: bool = struct.field(pytree_node=False, default=False)
 
@@ -103,7 +106,7 @@ class GradientSign(Iterative):
 
     @property
     def stops_early(self) -> bool:
-        return self.restarts > 1
+        return self.restarts > 1 and self.stop_early
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         start = self._start(image, jax.random.fold_in(key, 0))
@@ -142,7 +145,7 @@ class GradientSign(Iterative):
         )
 
     def finished(self, state: State) -> jax.Array:
-        return (state.turn >= self.max_steps) | (state.best_margin > 0)
+        return (state.turn >= self.max_steps) | (self.stop_early & (state.best_margin > 0))
 
     def result(self, state: State) -> jax.Array:
         return state.x if self.restarts == 1 else state.best
@@ -169,7 +172,7 @@ def fgsm(epsilon: Scalar = 10 / 255, *, targeted: bool = False) -> GradientSign:
 
     The paper uses ε of 2, 5 and 10 levels of 255.
     """
-    check_numbers(epsilon=epsilon)
+    check_epsilon(epsilon, "linf")
     return GradientSign(epsilon, step_size=epsilon, steps=1, targeted=targeted)
 
 
@@ -200,7 +203,8 @@ def mifgsm(
     which is another attack.)
     """
     check_count("steps", steps)
-    check_numbers(epsilon=epsilon, momentum=momentum)
+    check_epsilon(epsilon, "linf")
+    check_numbers(momentum=momentum)
     step_size = epsilon / steps if step_size is None else step_size
     check_numbers(step_size=step_size)
     return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted)
@@ -236,7 +240,9 @@ def mdi2fgsm(
 ) -> GradientSign:
     """MDI²-FGSM, equation (9): DI²-FGSM with the momentum of MI-FGSM."""
     check_count("steps", steps)
-    check_numbers(epsilon=epsilon, step_size=step_size, momentum=momentum, diversity=diversity)
+    check_epsilon(epsilon, "linf")
+    check_numbers(step_size=step_size, momentum=momentum)
+    check_shares(diversity=diversity)
     return GradientSign(
         epsilon, step_size, momentum, diversity, steps=steps, diverse_inputs=True, targeted=targeted
     )
@@ -251,6 +257,7 @@ def pgd(
     norm: Norm = "linf",
     random_start: bool = True,
     restarts: int = 1,
+    stop_early: bool = True,
     targeted: bool = False,
 ) -> GradientSign:
     """PGD (Madry et al. 2018): I-FGSM from a random start, in L∞ or L2, with restarts.
@@ -261,7 +268,7 @@ def pgd(
     check_count("steps", steps)
     check_count("restarts", restarts)
     check_choice("norm", norm, ("linf", "l2"))
-    check_numbers(epsilon=epsilon)
+    check_epsilon(epsilon, norm)
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
     check_numbers(step_size=step_size)
     return GradientSign(
@@ -271,5 +278,6 @@ def pgd(
         norm=norm,
         random_start=random_start,
         restarts=restarts,
+        stop_early=stop_early,
         targeted=targeted,
     )

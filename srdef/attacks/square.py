@@ -14,7 +14,7 @@ from flax import struct
 
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.checks import check_choice, check_count, check_epsilon, check_shares
 from srdef.attacks.gradient_sign import cross_entropy
 from srdef.attacks.projections import divided, onto_ball
 from srdef.victims import Victim, expected
@@ -47,8 +47,8 @@ class Square(Iterative):
     opposite sign, and what is left of ε too. The side of the squares is sqrt(p height width), p
     halved as the search goes on.
 
-    An image is done when it is adversarial. The number of queries is the number of steps plus one,
-    the start.
+    An image is done when it is adversarial, unless `stop_early` is off. The number of queries is the
+    number of steps plus one, the start.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ class Square(Iterative):
     rescale : bool
         Whether the schedule of p, made for 10000 steps, is compressed to `queries`. AutoAttack
         does not.
+    stop_early : bool
+        Switch it off for random victims, where one lucky draw would end the attack.
     targeted : bool
         Whether labels are the classes to reach; the loss is then the cross-entropy.
     """
@@ -71,6 +73,7 @@ class Square(Iterative):
     queries: int = struct.field(pytree_node=False, default=5000)
     norm: SquareNorm = struct.field(pytree_node=False, default="linf")
     rescale: bool = struct.field(pytree_node=False, default=False)
+    stop_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -79,7 +82,7 @@ class Square(Iterative):
 
     @property
     def stops_early(self) -> bool:
-        return True
+        return self.stop_early
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         clean_key, start_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 3)
@@ -89,17 +92,18 @@ class Square(Iterative):
         else:
             start = jnp.clip(image + self.epsilon * _tiles(image.shape, start_key), 0, 1)
         # What is misclassified already stays as it is.
-        done = fulfilled(self, victim(image, clean_key), label)
+        done = self.stop_early & fulfilled(self, victim(image, clean_key), label)
         x = jnp.where(done, image, start)
         loss, logits = self._loss(victim, x, label, query_key)
-        return State(image, label, key, jnp.int32(0), x, loss, done | fulfilled(self, logits, label))
+        found = self.stop_early & fulfilled(self, logits, label)
+        return State(image, label, key, jnp.int32(0), x, loss, done | found)
 
     def step(self, victim: Victim, state: State) -> State:
         propose_key, query_key = jax.random.split(jax.random.fold_in(state.key, state.turn + 1))
         propose = self._propose_linf if self.norm == "linf" else self._propose_l2
         x = propose(state, self._area(state.turn), propose_key)
         loss, logits = self._loss(victim, x, state.label, query_key)
-        adversarial = fulfilled(self, logits, state.label)
+        adversarial = self.stop_early & fulfilled(self, logits, state.label)
         better = adversarial | (loss < state.loss)
         return state.replace(
             turn=state.turn + 1,
@@ -253,10 +257,20 @@ def square(
     norm: SquareNorm = "linf",
     p_init: Scalar = 0.8,
     rescale: bool = False,
+    stop_early: bool = True,
     targeted: bool = False,
 ) -> Square:
     """Square as AutoAttack runs it: 5000 queries, p from 0.8."""
     check_count("queries", queries)
     check_choice("norm", norm, ("linf", "l2"))
-    check_numbers(epsilon=epsilon, p_init=p_init)
-    return Square(epsilon, p_init, queries=queries, norm=norm, rescale=rescale, targeted=targeted)
+    check_epsilon(epsilon, norm)
+    check_shares(p_init=p_init)
+    return Square(
+        epsilon,
+        p_init,
+        queries=queries,
+        norm=norm,
+        rescale=rescale,
+        stop_early=stop_early,
+        targeted=targeted,
+    )

@@ -2,8 +2,9 @@
 
 Each *threat* names what the attacker knows and the attack; each is run at a list of ε against every
 defense. Images are those that the undefended classifier gets right, and an accuracy is the share of
-them that classifier and defense together get right. Random defenses are judged on fresh draws, never
-on those that the attack has seen, and with the mean, never with one lucky draw.
+them that classifier and defense together get right. Random defenses are attacked without stopping at
+the first success, which may be one lucky draw, and judged by the mean over fresh draws, never those that
+the attack has seen.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 import srdef
 from srdef import attacks, batching, datasets, defenses, models, victims
+from srdef.attacks.checks import check_count, check_epsilon
 from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
@@ -43,6 +45,8 @@ Knowledge = Literal["classifier", "other classifier", "identity", "gradient", "e
 
 # Attackers who do not look at the defense: one attacked image serves all defenses.
 BLIND = ("classifier", "other classifier")
+
+CHECK_FIELDS = ("epsilon", "images", "steps", "queries", "draws")
 
 FIELDS = (
     "seed",
@@ -83,10 +87,11 @@ class Threat:
         """Whether this ε is one of its own."""
         return self.epsilons is None or epsilon in self.epsilons
 
-    def make(self, epsilon: float) -> attacks.Attack:
-        """The attack with this budget."""
+    def make(self, epsilon: float, random: bool = False) -> attacks.Attack:
+        """The attack with this budget, for a random or a deterministic victim."""
         options = dict(self.attack)
-        return attacks.create(options.pop("name"), epsilon=epsilon, **options)
+        attack = attacks.create(options.pop("name"), epsilon=epsilon, **options)
+        return attacks.without_early_stop(attack) if random else attack
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,9 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
             raise InputError(f"config.{name} must be a whole number of at least 1, not {config[name]!r}")
     if config["final_draws"] == 1:
         raise InputError("config.final_draws must be at least 2: some choose the worst case, others judge it")
+    if not isinstance(config["seed"], int):
+        raise InputError(f"config.seed must be a whole number, not {config['seed']!r}")
+    check_options(config)
     epsilons = tuple(config["epsilons"])
     if not epsilons or list(epsilons) != sorted(set(epsilons)) or epsilons[0] <= 0:
         raise InputError(f"config.epsilons must be positive and rising, not {list(epsilons)}")
@@ -200,6 +208,17 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     )
 
 
+def check_options(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of the self-checks, `config.checks`; InputError if one is missing, unknown or bad."""
+    found = config["checks"]
+    if not isinstance(found, dict) or set(found) != set(CHECK_FIELDS):
+        raise InputError(f"config.checks must have the fields {', '.join(CHECK_FIELDS)}, not {found!r}")
+    for name in CHECK_FIELDS[1:]:
+        check_count(f"config.checks.{name}", found[name])
+    check_epsilon(found["epsilon"], "linf")
+    return found
+
+
 def _threat(label: str, entry: Any, epsilons: tuple[float, ...]) -> Threat:
     if label in (CLEAN, WORST):
         raise InputError(f"config.threats: {label!r} is always there; choose another label")
@@ -217,6 +236,9 @@ def _threat(label: str, entry: Any, epsilons: tuple[float, ...]) -> Threat:
     own = None if own is None else tuple(own)
     if own is not None and not set(own) <= set(epsilons):
         raise InputError(f"threat {label!r}: epsilons must be some of config.epsilons, not {list(own)}")
+    if "draws" in entry and entry["knows"] != "expectation":
+        raise InputError(f"threat {label!r}: draws are for an attacker who knows the expectation")
+    check_count(f"threat {label!r}: draws", entry.get("draws", 1))
     threat = Threat(entry["knows"], specification(entry, "attack"), entry.get("draws", 1), own)
     threat.make(epsilons[0])
     return threat
@@ -273,10 +295,10 @@ class Outcome:
             # (candidates, images)
             candidates = chosen[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
             reported = judged[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
-            # Many shares of few draws are equal: then the candidate counts that is the worst on average, over
-            # all images and all draws, where no single lucky one decides.
+            # Many shares of few draws are equal: then the candidate counts that is the worst on average over
+            # all images. The draws that report have no say: what they choose they report too low.
             tried = np.flatnonzero(~np.isnan(candidates).any(axis=1))
-            average = (candidates[tried] + reported[tried]).mean(axis=1)
+            average = candidates[tried].mean(axis=1)
             order = tried[np.argsort(average, kind="stable")]
             worst = order[np.argmin(candidates[order], axis=0)]
             result[:, e] = np.take_along_axis(reported, worst[None], axis=0)[0]
@@ -358,10 +380,10 @@ class Runner:
         self.reporter.complete(f"{defense}: {CLEAN}", store, compute)
         return store.read("chosen"), store.read("judged")
 
-    def perturb(self, threat: Threat, victim: Victim, epsilon: float, rows: np.ndarray) -> np.ndarray:
+    def perturb(self, attack: attacks.Attack, victim: Victim, rows: np.ndarray) -> np.ndarray:
         """Attacked images of some rows of one batch; few rows go in a smaller batch."""
         return attacks.perturb(
-            threat.make(epsilon),
+            attack,
             victim,
             self.dataset.images[rows],
             self.dataset.labels[rows],
@@ -374,19 +396,20 @@ class Runner:
         """Images attacked by a threat that does not look at the defense."""
         experiment = self.experiment
         threat = experiment.threats[label]
+        attack = threat.make(epsilon)
         victim = experiment.victim(threat, next(iter(experiment.defenses)))
         assert victim is not None
         store = self.store(
             "attacked",
             f"{label}-{255 * epsilon:g}",
             {"images": (self.dataset.images.shape[1:], np.float32)},
-            threat.make(epsilon),
+            attack,
             threat=experiment.config["threats"][label],
             epsilon=epsilon,
         )
 
         def compute(rows: slice) -> dict[str, np.ndarray]:
-            return {"images": self.perturb(threat, victim, epsilon, np.arange(rows.start, rows.stop))}
+            return {"images": self.perturb(attack, victim, np.arange(rows.start, rows.stop))}
 
         self.reporter.complete(f"{label}, ε {255 * epsilon:g}/255", store, compute)
         return store
@@ -395,6 +418,7 @@ class Runner:
         """The shares under one threat `(images, epsilons)`, or None where it makes no sense."""
         experiment = self.experiment
         threat, protected = experiment.threats[label], experiment.defenses[defense]
+        random = protected.defense.random
         victim = experiment.victim(threat, defense)
         if victim is None:
             return None
@@ -405,9 +429,10 @@ class Runner:
             {"chosen": ((count,), np.float32), "judged": ((count,), np.float32)},
             victim,
             protected.defense,
-            threat.make(experiment.epsilons[0]),
+            threat.make(experiment.epsilons[0], random),
             threat=experiment.config["threats"][label],
             defense=experiment.config["defenses"][defense],
+            victim_digest=digest(victim),
             defense_digest=digest(protected.defense),
             draws=experiment.draws(defense),
             epsilons=list(experiment.epsilons),
@@ -421,10 +446,11 @@ class Runner:
             numbers = np.arange(rows.start, rows.stop)
             chosen = np.zeros((len(numbers), count), np.float32)
             judged = chosen.copy()
-            # An image without a right draw stays broken: the same image lies in every larger ball.
+            # What is broken stays broken: the same image lies in every larger ball. Not so where that is the
+            # word of a few draws, and for attackers who do not look at the defense.
             standing = before[rows] > 0
             for e, epsilon in enumerate(experiment.epsilons):
-                where = np.arange(len(numbers)) if blind else np.flatnonzero(standing)
+                where = np.arange(len(numbers)) if blind or random else np.flatnonzero(standing)
                 if not threat.attacks_at(epsilon):
                     chosen[:, e] = judged[:, e] = np.nan
                     continue
@@ -433,9 +459,9 @@ class Runner:
                 if blind:
                     images = sources[epsilon].read_rows("images", rows)
                 else:
-                    images = self.perturb(threat, victim, epsilon, numbers[where])
+                    images = self.perturb(threat.make(epsilon, random), victim, numbers[where])
                 chosen[where, e], judged[where, e] = self.shares(defense, images, numbers[where])
-                standing = (chosen[:, e] > 0) | (judged[:, e] > 0)
+                standing = chosen[:, e] > 0
             return {"chosen": chosen, "judged": judged}
 
         self.reporter.complete(f"{defense}: {label}", store, compute)

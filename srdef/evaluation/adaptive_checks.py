@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,16 @@ from typing import Any
 import numpy as np
 
 from srdef import attacks, victims
-from srdef.errors import InputError
 from srdef.evaluation import self_checks
-from srdef.evaluation.adaptive import AdaptiveExperiment
+from srdef.evaluation.adaptive import AdaptiveExperiment, check_options
 from srdef.evaluation.protocol import Reporter
 from srdef.evaluation.self_checks import Check
 from srdef.evaluation.source import code_digest
 from srdef.evaluation.store import canonical_json, digest, write_atomically
 from srdef.victims import Defended, ExpectationOverTransformation, Victim
 
-FIELDS = ("epsilon", "images", "steps", "queries", "draws")
-
-
-def options(experiment: AdaptiveExperiment) -> dict[str, Any]:
-    """`config.checks`; InputError if a field is missing or unknown."""
-    found = experiment.config["checks"]
-    if not isinstance(found, dict) or set(found) != set(FIELDS):
-        raise InputError(f"config.checks must have the fields {', '.join(FIELDS)}, not {found!r}")
-    return found
+# Of the loss landscape, along each direction.
+POINTS = 13
 
 
 def strongest(experiment: AdaptiveExperiment, defense: str, draws: int) -> tuple[str, Victim]:
@@ -45,8 +38,18 @@ def strongest(experiment: AdaptiveExperiment, defense: str, draws: int) -> tuple
     return name, victim
 
 
-def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter) -> str:
+def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter, pictures: Path) -> str:
     """Check every defense; what `folder` already holds is not computed again.
+
+    Parameters
+    ----------
+    experiment : AdaptiveExperiment
+    folder : Path
+        Of the stores.
+    reporter : Reporter
+    pictures : Path
+        Receives `landscape_DEFENSE.png`: the loss around the first of the images, along the gradient and
+        along a random direction.
 
     Returns
     -------
@@ -55,21 +58,35 @@ def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter) -> str
     """
     parts = []
     for defense in experiment.defenses:
-        name, checks = _checked(experiment, defense, folder / "checks", reporter)
-        parts.append(f"### {defense}: {name}\n\n{self_checks.to_markdown(checks)}")
+        name, checks, landscape = _checked(experiment, defense, folder / "checks", reporter)
+        text = "Classifier and defense together have no image right, so there is nothing to check.\n"
+        if checks:
+            picture = f"landscape_{re.sub(r'[^0-9a-zA-Z]+', '_', defense)}.png"
+            epsilon = check_options(experiment.config)["epsilon"]
+            self_checks.save_landscape(pictures / picture, landscape, epsilon=epsilon, title=defense)
+            text = f"{self_checks.to_markdown(checks)}\n![Loss landscape of {defense}]({picture})\n"
+        parts.append(f"### {defense}: {name}\n\n{text}")
     return "\n".join(parts)
 
 
 def _checked(
     experiment: AdaptiveExperiment, defense: str, folder: Path, reporter: Reporter
-) -> tuple[str, list[Check]]:
-    chosen = options(experiment)
+) -> tuple[str, list[Check], np.ndarray]:
+    """The attacker's name, the checks (none where no image is right), and the losses around one image."""
+    chosen = check_options(experiment.config)
     name, victim = strongest(experiment, defense, chosen["draws"])
+    protected = experiment.defenses[defense].defense
+    # What is attacked may be an average over draws; what counts is the defense.
+    judge = Defended(experiment.classifier, protected)
+    draws = experiment.draws(defense)
     dataset = experiment.dataset
     manifest = canonical_json(
         {
             "dataset": dataset.digest(),
             "victim": digest(victim),
+            "judge": digest(judge),
+            "judge_draws": draws,
+            "points": POINTS,
             "seed": experiment.seed,
             "code": code_digest(
                 victim,
@@ -85,15 +102,21 @@ def _checked(
     )
     path = folder / f"{hashlib.sha256(manifest.encode()).hexdigest()[:16]}.json"
     if path.is_file():
-        return name, [Check(**entry) for entry in json.loads(path.read_text())]
-    # The first images that classifier and defense together have right.
-    size = experiment.batch_size
+        found = json.loads(path.read_text())
+        return name, [Check(**entry) for entry in found["checks"]], np.array(found["landscape"])
+    # The first images that classifier and defense together have right, of a random one in most draws.
     right = attacks.share_correct(
-        victim, dataset.images, dataset.labels, key=experiment.key(1), ids=dataset.ids, batch_size=size
+        judge,
+        dataset.images,
+        dataset.labels,
+        key=experiment.key(1),
+        ids=dataset.ids,
+        draws=draws,
+        batch_size=experiment.batch_size,
     )
-    rows = np.flatnonzero(right == 1)[: chosen["images"]]
+    rows = np.flatnonzero(right > 0.5)[: chosen["images"]]
     if not len(rows):
-        raise InputError(f"defense {defense!r}: the classifier has none of the defended images right")
+        return name, [], np.zeros((0, 0))
     with reporter.step(f"{defense}: checks", len(rows), len(rows)) as advance:
         subject = self_checks.Subject(
             victim,
@@ -103,11 +126,22 @@ def _checked(
             epsilon=chosen["epsilon"],
             steps=chosen["steps"],
             queries=chosen["queries"],
-            draws=experiment.draws(defense),
+            draws=draws,
             ids=dataset.ids[rows],
+            judge=judge,
+            random=protected.random,
         )
         checks = self_checks.run_all(subject)
+        landscape = self_checks.loss_landscape(
+            victim,
+            subject.images[0],
+            int(subject.labels[0]),
+            key=experiment.key(3),
+            epsilon=chosen["epsilon"],
+            points=POINTS,
+        )
         advance(len(rows))
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps([asdict(check) for check in checks], indent=1))
-    return name, checks
+    found = {"checks": [asdict(check) for check in checks], "landscape": landscape.tolist()}
+    write_atomically(path, json.dumps(found, indent=1))
+    return name, checks, landscape

@@ -175,6 +175,6 @@ def test_bad_options():
     with pytest.raises(InputError, match="unknown norm"):
         attacks.apgd_t(norm="l0")
     with pytest.raises(InputError, match="at least 3 steps"):
-        attacks.apgd(steps=2, shrinking=True)
+        attacks.apgd(steps=2, norm="l1", shrinking=True)
     with pytest.raises(InputError, match="apgd_t tries"):
         attacks.apgd(loss="dlr", targeted=True)

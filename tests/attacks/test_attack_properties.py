@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from srdef import attacks, datasets, models
+from srdef.attacks import batch
 from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
 
@@ -85,6 +86,37 @@ def test_range_type_and_budget(name):
     result = run(make(name), classifier, images, linear_victims.predictions(classifier, images))
     assert result.images.min() >= 0
     assert result.images.max() <= 1
+
+
+@pytest.mark.parametrize("name", WITH_EPSILON)
+def test_one_epsilon_per_image_and_a_sweep_compiles_once(name):
+    """Three images, so that no smaller batch is compiled when some of them are done."""
+    classifier, images, labels = (part if i == 0 else part[:3] for i, part in enumerate(linear()))
+    radii = np.array([0.0, 0.01, 0.05], np.float32)
+    mixed = run(make(name, epsilon=radii), classifier, images, labels)
+    assert (mixed.linf <= radii + 1e-6).all()
+    before = batch._step._cache_size()
+    for row, epsilon in enumerate(radii):
+        same = run(make(name, epsilon=float(epsilon)), classifier, images, labels)
+        np.testing.assert_array_equal(same.images[row], mixed.images[row])
+    for epsilon in np.linspace(0.02, 0.09, 5):
+        run(make(name, epsilon=epsilon), classifier, images, labels)
+    assert batch._step._cache_size() == before
+
+
+STOPPING = [name for name in NAMES if has(name, "stop_early")]
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_an_attack_that_does_not_stop_early_takes_every_step(name):
+    """As random victims need it: the clean image, misread in one draw, does not come back."""
+    classifier, images, labels = linear()
+    wrong = (labels + 1) % 5
+    attack = make(name, stop_early=False)
+    result = run(attack, classifier, images, wrong)
+    assert (result.steps == attack.max_steps).all()
+    assert result.linf.min() > 0
+    assert attacks.without_early_stop(make(name)) == attack
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -137,6 +137,37 @@ def test_a_lucky_draw_is_no_success():
     assert result.robust_accuracy["apgd-ce"] <= result.clean_accuracy
 
 
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_random_victims_need_their_version(version):
+    classifier, images, labels = linear()
+    with pytest.raises(InputError, match=r'version .* would count lucky draws; use "rand"'):
+        attacks.autoattack(
+            Lottery(classifier), images, labels, 0.1, version=version, key=KEY, attacks=quick(0.1)
+        )
+
+
+def test_the_random_version_does_not_stop_at_a_lucky_draw():
+    """Also with attacks that stop early elsewhere: every image is attacked to the end."""
+    classifier, images, labels = linear()
+    small = {"apgd-ce": attacks.apgd(0.2, steps=5), "square": attacks.square(0.2, queries=5)}
+    result = attacks.autoattack(
+        Lottery(classifier), images, labels, 0.2, version="rand", key=KEY, attacks=small, draws=20
+    )
+    assert result.final_accuracy < 0.3  # what is fooled for sure is still right in the draws of the lottery
+    assert np.abs(result.images - images).max(axis=(1, 2, 3)).min() > 0
+
+
+def test_epsilon_of_each_image_stays_with_it():
+    """Only those that can be broken are, though others leave the batch after the first attack."""
+    classifier, images, labels = linear()
+    exact = exact_linf()
+    epsilon = (exact * np.array([2.0, 0.5, 2.0, 0.5])).astype(np.float32)
+    small = {"apgd-ce": attacks.apgd(epsilon, steps=5), "fab-t": attacks.fab_t(steps=5, enough=epsilon)}
+    result = attacks.autoattack(Undefended(classifier), images, labels, epsilon, key=KEY, attacks=small)
+    np.testing.assert_array_equal(result.accuracy, [0, 1, 0, 1])
+    assert (np.abs(result.images - images).max(axis=(1, 2, 3)) <= epsilon + 1e-6).all()
+
+
 def test_transfer_is_judged_on_the_target():
     source, images, labels = linear()
     target = linear_victims.Linear(

@@ -205,17 +205,6 @@ def test_finished_images_leave_the_batch(monkeypatch):
     assert sizes == [11, 11, 11, 11, 2, 2, 2, 2, 2]
 
 
-def test_sweeps_compile_once():
-    images = linear_victims.images(9)
-    labels = np.zeros(9, int)
-    before = batch._step._cache_size()
-    for epsilon in np.linspace(0.01, 0.08, 8):
-        perturb(attacks.mifgsm(epsilon, steps=3), images, labels)
-    perturb(attacks.mifgsm(np.linspace(0.01, 0.09, 9), steps=3), images, labels)
-    perturb(attacks.mifgsm(0.02, steps=3), images, labels, ids=np.arange(9) + 5, key=jax.random.key(3))
-    assert batch._step._cache_size() == before + 1
-
-
 def test_a_short_last_batch_compiles_nothing_new_and_progress_is_told():
     images, labels, seen = linear_victims.images(11), np.arange(11) % 5, []
     before = batch._step._cache_size()
@@ -226,13 +215,27 @@ def test_a_short_last_batch_compiles_nothing_new_and_progress_is_told():
     np.testing.assert_array_equal(result.images, whole.images)
 
 
-def test_one_epsilon_per_image():
-    epsilons = np.array([0.0, 0.01, 0.05, 0.1], np.float32)
-    result = perturb(attacks.ifgsm(epsilons))
-    np.testing.assert_allclose(result.linf, epsilons, atol=1e-6)
-    for i, epsilon in enumerate(epsilons):
-        alone = perturb(attacks.ifgsm(float(epsilon)), linear_victims.images(4)[i : i + 1], np.array([i]))
-        np.testing.assert_array_equal(alone.images[0], result.images[i])
+@struct.dataclass
+class Noisy:
+    """The classifier, with noise on its logits that the key draws."""
+
+    classifier: linear_victims.Linear
+
+    num_classes = 5
+
+    def __call__(self, image, key):
+        return self.classifier(image[None])[0] + 0.3 * jax.random.normal(key, (5,))
+
+
+def test_rounding_is_judged_by_draws_that_it_has_not_seen():
+    """The search for the smallest scale that survives finds one that survives its own draw."""
+    images = from_uint8(to_uint8(linear_victims.images(200)))
+    victim = Noisy(linear_victims.linear(classes=5))
+    labels = linear_victims.predictions(victim.classifier, images)
+    result = attacks.perturb(attacks.deepfool(), victim, images, labels, key=KEY, storage="uint8")
+    fresh = attacks.share_correct(victim, result.images, labels, key=jax.random.key(9), draws=50)
+    # Standard error of 200 draws: 0.035 at most. Judged by the draw of the search it is 0.12 above.
+    assert result.success.mean() == pytest.approx(1 - fresh.mean(), abs=0.09)
 
 
 _EIGHT_DEVICES = """

@@ -160,6 +160,45 @@ def test_the_worst_of_noisy_candidates_is_not_too_low():
     assert naive < 0.2
 
 
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_few_images_and_many_candidates_are_not_reported_too_low(share):
+    """18 images, 40 candidates of one true share: what is reported must not choose which of them counts."""
+    rng, reported = np.random.default_rng(1), []
+    threats = tuple(str(i) for i in range(39))
+    for _ in range(60):
+        shares = {
+            kind: {("d", t): rng.binomial(5, share, (18, 1)) / 5 for t in (CLEAN, *threats)} for kind in "cj"
+        }
+        outcome = Outcome(18, (0.1,), ("d",), threats, shares["c"], shares["j"])
+        reported.append(outcome.accuracy("d", WORST)[0])
+    # 5400 draws: a standard error of at most 0.0055.
+    assert np.mean(reported) == pytest.approx(share, abs=0.02)
+
+
+def test_a_random_defense_is_attacked_beyond_the_first_success(experiment, tmp_path, monkeypatch):
+    """One lucky draw of the clean image must not end the attack, and no image is given up for it."""
+    threat = Threat("identity", {"name": "apgd", "steps": 3})
+    config = {**experiment.config, "threats": {"BPDA": {"steps": 3}}}
+    random = replace(
+        experiment,
+        threats={"BPDA": threat},
+        config=config,
+        defenses={"random": experiment.defenses["random"]},
+    )
+    perturb, changes = adaptive.Runner.perturb, []
+
+    def watched(self, attack, victim, rows):
+        assert not attack.stop_early
+        images = perturb(self, attack, victim, rows)
+        changes.extend(np.abs(images - self.dataset.images[rows]).max(axis=(1, 2, 3)))
+        return images
+
+    monkeypatch.setattr(adaptive.Runner, "perturb", watched)
+    outcome = adaptive.run(random, tmp_path, reporter())
+    assert len(changes) == outcome.images * len(EPSILONS)
+    assert min(changes) > 0
+
+
 def test_of_equal_candidates_the_strongest_on_average_counts():
     """Both attacks break the first image in the draws that choose; only the stronger one does so always."""
     shares = {
@@ -224,15 +263,18 @@ def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
 
 
 @pytest.mark.slow
-def test_checks_of_every_defense(experiment, folder):
+def test_checks_of_every_defense(experiment, folder, tmp_path):
     some = replace(experiment, defenses={k: experiment.defenses[k] for k in ("none", "JPEG", "random")})
-    text = adaptive_checks.run(some, folder, reporter())
+    text = adaptive_checks.run(some, folder, reporter(), tmp_path)
     assert "### none: exact gradient" in text
     assert "### JPEG: identity gradient (BPDA)" in text
     assert "### random: exact gradient, EOT over 2 draws" in text
     again = reporter()
-    assert adaptive_checks.run(some, folder, again) == text
+    assert adaptive_checks.run(some, folder, again, tmp_path) == text
     assert again.computed == 0
+    pictures = sorted(path.name for path in tmp_path.iterdir())
+    assert pictures == [f"landscape_{name}.png" for name in ("JPEG", "none", "random")]
+    assert all(f"]({name})" in text for name in pictures)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +291,16 @@ def test_checks_of_every_defense(experiment, folder):
         (
             {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "epsilons": (0.3,)}}},
             "threat 'x': epsilons must be some of config.epsilons",
+        ),
+        ({"seed": 0.5}, r"config\.seed must be a whole number"),
+        ({"checks": {"epsilon": 0.1}}, r"config\.checks must have the fields epsilon, images"),
+        (
+            {"checks": {"epsilon": 0.1, "images": 0, "steps": 1, "queries": 1, "draws": 1}},
+            r"config\.checks\.images must be an integer of at least 1",
+        ),
+        (
+            {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "draws": 2}}},
+            "threat 'x': draws are for an attacker who knows the expectation",
         ),
         ({"rows": ("snow",)}, "there is no defense 'snow'; choose from: none"),
         ({"colour": 1}, "unknown config field 'colour'"),
