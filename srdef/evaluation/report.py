@@ -55,19 +55,12 @@ def read_json(workdir: Path, name: str) -> Any:
     return json.loads(path.read_text())
 
 
-def find_store(workdir: Path, attack: str, config: Mapping[str, Any], linf: np.ndarray) -> Path | None:
-    """The store of an attack's images whose distances are those of the records.
-
-    Stores of other configurations, or of older code, may lie beside it.
-    """
-    for manifest in sorted((workdir / "store" / "adversarial").glob("*/manifest.json")):
-        content = json.loads(manifest.read_text())
-        wanted = {key: value for key, value in config["attacks"][attack].items()}
-        if content.get("attack") != wanted or content.get("seed") != config["seed"]:
-            continue
-        distances = read_array(manifest.parent / "linf", slice(None))
-        if np.array_equal(distances, linf):
-            return manifest.parent
+def find_store(workdir: Path, attack: str, strengths: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The folder of an attack's images that the run has named, or None if it is not there."""
+    for row in strengths:
+        if row["attack"] == attack and "store" in row:
+            store = workdir / "store" / "adversarial" / row["store"]
+            return store if (store / "manifest.json").is_file() else None
     return None
 
 
@@ -84,7 +77,12 @@ def seconds_of(store: Path) -> float:
 
 
 def make_cases(
-    workdir: Path, config: dict[str, Any], records: list[dict[str, Any]], attacks: Sequence[str], count: int
+    workdir: Path,
+    config: dict[str, Any],
+    strengths: Sequence[Mapping[str, Any]],
+    records: list[dict[str, Any]],
+    attacks: Sequence[str],
+    count: int,
 ) -> list[Case]:
     """The first `count` clean-correct images under each of `attacks`, with every defense.
 
@@ -109,7 +107,7 @@ def make_cases(
             raise InputError(f"unknown attack {attack!r}; the run has: {known}")
         # In the order in which the run has written them: one record an image and defense.
         first = [r for r in records if r["attack"] == attack and r["defense"] == next(iter(names))]
-        store = find_store(workdir, attack, config, np.array([r["linf"] for r in first], np.float32))
+        store = find_store(workdir, attack, strengths)
         if store is None:
             raise InputError(f"the images of {attack} are not in {workdir}/store: run experiments.evaluate")
         first = first[:count]
@@ -120,12 +118,8 @@ def make_cases(
         position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
         clean = experiment.dataset.images[[position[int(i)] for i in ids]]
         made = {
-            label: defenses.apply(
-                experiment.defenses[label],
-                attacked,
-                key=experiment.defense_key,
-                ids=ids,
-                batch_size=experiment.batch_size,
+            label: protocol.defended_images(
+                experiment, experiment.defenses[label], attacked, ids, experiment.batch_size
             )
             for label in others
         }
@@ -151,9 +145,9 @@ def make_cases(
 
 
 def encode(pixels: np.ndarray) -> str:
-    """An image as a data address; WebP, as lossless files of noisy images are large."""
+    """An image as a data address, bit for bit in 8 bits: a perturbation is smaller than what JPEG changes."""
     file = io.BytesIO()
-    Image.fromarray(images.to_uint8(pixels)).save(file, format="webp", quality=92, method=4)
+    Image.fromarray(images.to_uint8(pixels)).save(file, format="webp", lossless=True, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -349,14 +343,13 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
     records = pq.read_table(workdir / FILES[4]).to_pylist()
     seconds = {}
     for attack in config["attacks"]:
-        rows = [r for r in records if r["attack"] == attack and r["defense"] == table["defenses"][0]]
-        store = find_store(workdir, attack, config, np.array([r["linf"] for r in rows], np.float32))
+        store = find_store(workdir, attack, strengths)
         if store is not None:
             seconds[attack] = seconds_of(store)
     cases = []
     if count:
         chosen = list(attacks) if attacks else [config["gallery"]["attack"]]
-        cases = make_cases(workdir, config, records, chosen, count)
+        cases = make_cases(workdir, config, strengths, records, chosen, count)
     return page(config, table, strengths, environment, seconds, cases)
 
 
