@@ -160,8 +160,8 @@ def _refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any])
     """InputError if a patch bank is made of images that are evaluated: it would hold their clean patches."""
 
     def rows(source: dict[str, Any]) -> tuple[int, float]:
-        first, limit = source.get("offset", 0), source.get("limit")
-        return first, float("inf") if limit is None else first + limit
+        first, limit, stride = source.get("offset", 0), source.get("limit"), source.get("stride", 1)
+        return stride * first, float("inf") if limit is None else stride * (first + limit)
 
     for step in specification if isinstance(specification, list) else [specification]:
         bank = step.get("bank") if isinstance(step, dict) else None
