@@ -3,9 +3,11 @@
     --config=configs/adaptive.py:samples
 
 `samples`: the 20 sample photographs, EfficientNet-Lite0 at 160 pixels. `samples_lite2`: the same with
-EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 competition
-(SRDEF_NIPS2017 or `--config.dataset.path`). Steps and queries are what two CPU cores can do in an hour
-or so for the 20 images; on an accelerator raise them (`--config.threats.exact.attack.steps=100`).
+EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 folder
+(SRDEF_NIPS2017 or `--config.dataset.path`); those of docs/adaptive.md are the first 200 of every other image
+of the development set, `--config.dataset.stride=2` of the full one. Steps and queries are what two CPU cores
+can do in an hour or so for the 20 images; on an accelerator raise them
+(`--config.threats.exact.attack.steps=100`).
 `nips,short` is what two cores do with the 200 in a few hours: two ε, ten steps, no queries of scores.
 """
 
@@ -39,7 +41,9 @@ def get_config(argument: str = "samples") -> ConfigDict:
     config.other_classifier = ConfigDict({"name": other, "pretrained": True})
     if images == "nips":
         path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
-        config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size, "limit": 200})
+        config.dataset = ConfigDict(
+            {"name": "nips2017", "path": path, "size": size, "stride": 1, "limit": 200}
+        )
     else:
         config.dataset = ConfigDict({"name": "imagenet_samples", "size": size})
 

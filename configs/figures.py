@@ -30,7 +30,9 @@ def get_config(argument: str = "figure1") -> ConfigDict:
     if source == "nips2017":
         path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
         # As many as give 100 that the classifier has right.
-        config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": 160, "limit": 130})
+        config.dataset = ConfigDict(
+            {"name": "nips2017", "path": path, "size": 160, "stride": 1, "limit": 130}
+        )
     config.classifier = ConfigDict({"name": "efficientnet_lite0", "pretrained": True})
 
     attacks = quickstart.attacks()

@@ -9,7 +9,8 @@ All of them take the argument `CLASSIFIER[,ROUNDSxSTEPS][,downloads]`, as in
   work for an accelerator;
 - downloads: also the rows whose networks' weights do not come with srdef and have to be downloaded.
 
-The images are NIPS-2017 DEV; `--config.dataset.limit=100` takes the first hundred.
+The images are NIPS-2017 DEV; `--config.dataset.limit=100` takes the first hundred, and
+`--config.dataset.stride=2` every other one.
 """
 
 import re

@@ -4,8 +4,9 @@
         --config.dataset.path=NIPS2017 --workdir=workdir/manifold
 
 Leaves in the workdir: `manifold.md` and `manifold.json` (the tables), `curves.png`, `metrics.jsonl`,
-`checkpoints/`, `config.json`, and under `store/` attacked images and feature maps. A run that was stopped
-continues from its last checkpoint, with the same batches as if it had not been.
+`checkpoints/`, `images.json` (which were trained on), `config.json`, `environment.json`, and under `store/`
+attacked images and feature maps. A run that was stopped continues from its last checkpoint, with the same
+batches as if it had not been.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.markdown import Markdown
 
 from experiments import cli
 from srdef.analysis import plots, style
-from srdef.evaluation import manifold, protocol, store
+from srdef.evaluation import manifold, outputs, protocol, store
 from srdef.training import export
 
 
@@ -34,6 +35,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
         result = manifold.run(cli.plain(config), workdir, protocol.Reporter(cli.console), report)
         store.write_atomically(workdir / "manifold.md", result.to_markdown())
         store.write_atomically(workdir / "manifold.json", result.to_json() + "\n")
+        environment = store.canonical_json(outputs.environment()) + "\n"
+        store.write_atomically(workdir / "environment.json", environment)
         figure = plots.training_figure(export.read_metrics(workdir / "metrics.jsonl"), "manifold classifier")
         style.save(figure, workdir / "curves")
     cli.console.print(Markdown(result.to_markdown()))

@@ -1,10 +1,11 @@
-"""Write one self-contained HTML page about a finished evaluation.
+"""Write one self-contained HTML page about a finished run.
 
     python -m experiments.report --workdir=workdir/quickstart
 
-Leaves `report.html` in the workdir. `--attack=FGSM-2 --attack=DeepFool` chooses whose images the gallery
-shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves it out, and
-then neither the data set nor the networks are needed.
+Leaves `report.html` in the workdir, which is that of `experiments.evaluate`, `experiments.adaptive` or
+`experiments.manifold`. The page of an evaluation has a gallery: `--attack=FGSM-2 --attack=DeepFool` chooses
+whose images it shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves
+it out, and then neither the data set nor the networks are needed.
 """
 
 from pathlib import Path

@@ -9,7 +9,6 @@ import numpy as np
 from srdef import attacks, defenses, images, victims
 from srdef.analysis.plots import View
 from srdef.datasets import Dataset
-from srdef.errors import InputError
 from srdef.evaluation import protocol
 
 SHARED = ("seed", "batch_size", "dataset", "classifier", "attacks", "defenses")
@@ -41,12 +40,13 @@ class Cases:
         """
         fields = {name: config[name] for name in SHARED if name in config}
         experiment = protocol.resolve({**fields, "gallery": {"attack": "", "images": 0}})
-        dataset = experiment.dataset
-        predicted = _classify(experiment, dataset.images, dataset.ids)
-        correct = predicted == dataset.labels
-        if not correct.any():
-            raise InputError(f"{experiment.classifier_name} has none of the {len(dataset)} images right")
-        return cls(experiment, dataset.select(correct).select(slice(count)))
+        predicted = protocol.predict(experiment.classifier, experiment.dataset.images, experiment.batch_size)
+        dataset, right = protocol.labelled(experiment.dataset, predicted, experiment.classifier_name)
+        return cls(experiment, dataset.select(right).select(slice(count)))
+
+    def select(self, rows: np.ndarray | slice) -> "Cases":
+        """Only the images that `rows` picks, none of them attacked yet."""
+        return Cases(self.experiment, self.dataset.select(rows))
 
     @cached_property
     def _memory(self) -> dict[tuple[str, str], np.ndarray]:
@@ -83,7 +83,7 @@ class Cases:
 
     def predictions(self, pixels: np.ndarray) -> np.ndarray:
         """What the classifier says of any version of all images, `(N,)`."""
-        return _classify(self.experiment, pixels, self.dataset.ids)
+        return protocol.predict(self.experiment.classifier, pixels, self.experiment.batch_size)
 
     def views(self, name: str, pixels: np.ndarray) -> list[View]:
         """One version of all images, with the classifier's answers."""
@@ -94,11 +94,6 @@ class Cases:
                 pixels, self.predictions(pixels), self.dataset.labels, strict=True
             )
         ]
-
-
-def _classify(experiment: protocol.Experiment, pixels: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    identity = defenses.Identity()
-    return protocol.classify(experiment, identity, pixels, ids, experiment.batch_size)["prediction"]
 
 
 def enlarged_like(clean: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from srdef.analysis.cases import Cases
 from srdef.analysis.plots import PointSet, View
 from srdef.errors import InputError
 from srdef.evaluation.protocol import CLEAN, check_fields
-from srdef.evaluation.store import canonical_json, write_atomically
+from srdef.evaluation.store import canonical_json, without_nan, write_atomically
 from srdef.models.manifold import hidden_features
 
 # The fields of each figure's configuration beside `figure` and those of `cases.SHARED`.
@@ -70,7 +70,7 @@ def _one(config: dict[str, Any], field: str) -> str:
 
 def _numbers(folder: Path, name: str, numbers: dict[str, Any]) -> Path:
     path = folder / f"{name}.json"
-    write_atomically(path, canonical_json(numbers) + "\n")
+    write_atomically(path, canonical_json(without_nan(numbers)) + "\n")
     return path
 
 
@@ -102,12 +102,27 @@ def _hidden(config: dict[str, Any], found: Cases, pixels: np.ndarray) -> np.ndar
     return hidden_features(detector, images.from_uint8(images.to_uint8(pixels)), batch_size=size)
 
 
+def _unseen(config: dict[str, Any]) -> Cases:
+    """The first `config.images` images that the detector in `config.detector`, if any, was not trained on."""
+    found = Cases.create(config)
+    if config["detector"]:
+        from srdef.training import manifold  # as in `_hidden`
+
+        seen = manifold.trained_on(Path(config["detector"]))
+        found = found.select(np.array([name not in seen for name in found.dataset.names]))
+    return found.select(slice(config["images"]))
+
+
 def figure1(config: dict[str, Any], folder: Path) -> list[Path]:
-    """Last hidden layer of clean, attacked and defended images on their principal components."""
+    """Last hidden layer of clean, attacked and defended images on their principal components.
+
+    A manifold classifier is shown with images that it was not trained on.
+    """
     attack, defense = _one(config, "attacks"), _one(config, "defenses")
-    found = Cases.create(config, config["images"])
+    found = _unseen(config)
     if len(found.dataset) < 2:
-        raise InputError("figure1: at least two images are needed")
+        which = " that the manifold classifier was not trained on" if config["detector"] else ""
+        raise InputError(f"figure1: at least two images{which} are needed, not {len(found.dataset)}")
     versions = [found.dataset.images, found.attacked(attack), found.defended(attack, defense)]
     hidden = [_hidden(config, found, pixels) for pixels in versions]
     model = pca.fit(np.concatenate(hidden), 3)
@@ -118,8 +133,13 @@ def figure1(config: dict[str, Any], folder: Path) -> list[Path]:
     sets = [
         PointSet(name, colour, values) for name, colour, values in zip(names, colours, points, strict=True)
     ]
-    layer = "last hidden layer of the manifold classifier" if config["detector"] else "last hidden layer"
-    title = _title(found, f"{layer} of {len(found.dataset)} images")
+    words = f"last hidden layer of {len(found.dataset)} images"
+    if config["detector"]:
+        words = (
+            f"last hidden layer of the manifold classifier,\n{len(found.dataset)} images that it was not "
+            "trained on"
+        )
+    title = _title(found, words)
     figure = plots.scatter_3d(
         {"attacked": sets[:2], "attacked, then defended": [sets[0], sets[2]]}, ratios, title
     )
@@ -127,11 +147,11 @@ def figure1(config: dict[str, Any], folder: Path) -> list[Path]:
 
     answers = [found.predictions(pixels) for pixels in versions]
     classes = found.dataset.class_names
-    words = [[classes[prediction] for prediction in said] for said in answers]
+    taken_for = [[classes[prediction] for prediction in said] for said in answers]
     titles = [classes[label] for label in found.dataset.labels]
     axes = [f"component {i + 1} ({100 * ratio:.0f} %)" for i, ratio in enumerate(ratios)]
     page = folder / "figure1.html"
-    write_atomically(page, scatter_html.scatter_page(sets, words, titles, axes, title))
+    write_atomically(page, scatter_html.scatter_page(sets, taken_for, titles, axes, title))
     numbers = {
         "images": len(found.dataset),
         "explained_variance_ratio": ratios,
@@ -159,13 +179,22 @@ def _three_views(config: dict[str, Any]) -> tuple[Cases, list[View], str]:
             f"{config['figure']}: config.image must be 0 to {len(found.dataset) - 1} (the images that are "
             f"classified correctly), not {index!r}"
         )
-    found = Cases(found.experiment, found.dataset.select(slice(index, index + 1)))
+    found = found.select(slice(index, index + 1))
     views = [
         *found.views("clean", found.dataset.images),
         *found.views(f"attacked ({attack})", found.attacked(attack)),
         *found.views(f"recovered ({defense})", found.defended(attack, defense)),
     ]
     return found, views, found.dataset.names[0]
+
+
+def scaled_spectrum(image: np.ndarray, scale: float) -> np.ndarray:
+    """The DCT of luma of an image `(H, W, 3)` in [0, 1], `(H, W)` in levels of 255, divided by `scale`.
+
+    An orthonormal transform of an image of s times the side has s times the coefficients; divided by s
+    they are those of the smaller image at the same frequencies.
+    """
+    return np.asarray(spectrum.cosine_transform(255 * images.luma(jnp.asarray(image)))) / scale
 
 
 def figure3(config: dict[str, Any], folder: Path) -> list[Path]:
@@ -175,12 +204,11 @@ def figure3(config: dict[str, Any], folder: Path) -> list[Path]:
     spectra, high_passes, curves = [], [], {}
     for view in views:
         height, width = view.image.shape[:2]
-        coefficients = spectrum.cosine_transform(255 * images.luma(jnp.asarray(view.image)))
-        spectra.append(np.asarray(spectrum.log_magnitude(coefficients)))
-        # An orthonormal transform of an image of s times the side has s times the coefficients.
         scale = height / side
+        coefficients = scaled_spectrum(view.image, scale)
+        spectra.append(np.asarray(spectrum.log_magnitude(jnp.asarray(coefficients))))
         high_passes.append(np.asarray(spectrum.high_pass(view.image, config["cutoff"] / scale)))
-        magnitude = np.abs(np.asarray(coefficients)) / scale
+        magnitude = np.abs(coefficients)
         bins = round(40 * scale)
         average = spectrum.radial_average(magnitude, spectrum.cosine_radius(height, width), bins)
         curves[view.name] = (spectrum.ring_centres(bins, scale / 2), np.log10(average))
@@ -208,7 +236,7 @@ def figure4(config: dict[str, Any], folder: Path) -> list[Path]:
     # The channels that the attack changes most, which says nothing against or for the defense.
     change = np.abs(maps[1] - maps[0]).mean(axis=(0, 1))
     strongest = np.argsort(-change, kind="stable")[:channels]
-    rows = {f"mean of {maps[0].shape[-1]} channels": [np.abs(m).mean(axis=-1) for m in maps]}
+    rows = {f"mean magnitude\nof {maps[0].shape[-1]} channels": [np.abs(m).mean(axis=-1) for m in maps]}
     rows |= {f"channel {channel}": [m[..., channel] for m in maps] for channel in strongest}
     # Recovered maps may be larger; they are compared in the size of the clean ones.
     small = [np.asarray(images.resize(m, *maps[0].shape[:2])) for m in maps]
@@ -222,6 +250,11 @@ def figure4(config: dict[str, Any], folder: Path) -> list[Path]:
         "relative_change": dict(zip(("attacked", "recovered"), changes[1:], strict=True)),
     }
     return [*style.save(figure, folder / "figure4"), _numbers(folder, "figure4", numbers)]
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two arrays of one length; nan if one of them is constant."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else float("nan")
 
 
 def activation_maps(config: dict[str, Any], folder: Path) -> list[Path]:
@@ -251,11 +284,11 @@ def activation_maps(config: dict[str, Any], folder: Path) -> list[Path]:
         (gains[0], gains[1]),
         _title(found, "class activation maps of the predicted class"),
     )
-    # How alike the maps are: the correlation over pixels, on average over the images.
+    # How alike the maps are: the correlation over pixels, for each image.
     side = clean.shape[1:3]
     flat = [np.asarray(images.resize(m[..., None], *side)).reshape(len(m), -1) for m in maps]
     alike = {
-        name: [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(flat[0], other, strict=True)]
+        name: [correlation(a, b) for a, b in zip(flat[0], other, strict=True)]
         for name, other in zip(("attacked", "recovered"), flat[1:], strict=True)
     }
     name = config["figure"]

@@ -100,7 +100,8 @@ def spectrum_figure(
     ----------
     views : clean, attacked and recovered
     spectra : arrays (H, W)
-        log10 of the magnitude of the DCT of luma, in levels of 255.
+        log10 of the magnitude of the DCT of luma, in levels of 255, divided by how many times larger the
+        image is than the clean one: one scale for all.
     high_passes : arrays (H, W, 3)
         Around 0, in units of [0, 1].
     curves : mapping of name to (frequency, log10 of the mean magnitude)
@@ -133,7 +134,7 @@ def spectrum_figure(
             if j == 0:
                 axes.set_ylabel(f"high-pass image ×{gain:g}\nabove {cutoff:g} of Nyquist")
         bar = figure.colorbar(scale, cax=figure.add_subplot(grid[1, 3]))
-        bar.set_label("magnitude, levels of 255")
+        bar.set_label("magnitude ÷ enlargement (levels of 255)")
         bar.set_ticks(ticks=range(-2, 5), labels=["0.01", "0.1", "1", "10", "100", "1000", "10⁴"])
         axes = figure.add_subplot(grid[3, :3])
         for (name, (frequency, amplitude)), colour, line in zip(
@@ -142,7 +143,7 @@ def spectrum_figure(
             axes.plot(frequency, 10**amplitude, color=colour, linestyle=line, label=name)
         axes.set(
             xlabel="frequency, cycles per pixel of the clean image",
-            ylabel="mean DCT magnitude",
+            ylabel="mean DCT magnitude\n÷ enlargement",
             yscale="log",
         )
         axes.axvline(0.5, color=style.GREY, lw=0.6)
@@ -296,6 +297,6 @@ def training_figure(records: Sequence[Mapping[str, float]], title: str) -> Figur
         ):
             values = [100 * record[f"{name}_accuracy"] for record in records]
             right.plot(steps, values, color=colour, linestyle=line, label=words)
-        right.set(xlabel="step", ylabel="accuracy over pairs (%)", ylim=(48, 101))
+        right.set(xlabel="step", ylabel="mean accuracy over\nthe images of pairs (%)", ylim=(48, 101))
         right.legend(loc="lower right")
     return figure

@@ -10,7 +10,7 @@ from srdef.errors import InputError
 
 
 @REGISTRY.register("nips2017")
-def nips2017(path: str | Path) -> Source:
+def nips2017(path: str | Path, stride: int = 1) -> Source:
     """Images of the NIPS 2017 competition, 299x299 pixels, in the order of the rows of images.csv.
 
     Parameters
@@ -18,13 +18,17 @@ def nips2017(path: str | Path) -> Source:
     path : path
         Folder with `images.csv`, whose columns `ImageId` and `TrueLabel` are read (TrueLabel counts
         from 1: the class index is TrueLabel - 1), and `images/ImageId.png`.
+    stride : int
+        Take every `stride`-th image, from the first one on.
 
     Raises
     ------
     InputError
         If a row has no image, an image has no row, an ImageId stands twice or a label is not one of
-        1 to 1000.
+        1 to 1000; or the stride is below 1.
     """
+    if stride < 1:
+        raise InputError(f"data set 'nips2017': stride must be at least 1, not {stride}")
     folder = existing_folder(path)
     table = folder / "images.csv"
     if not table.is_file():
@@ -43,7 +47,7 @@ def nips2017(path: str | Path) -> Source:
     for image_id in sorted(present):
         if image_id not in labels:
             raise InputError(f"{table}: no row for the file images/{image_id}.png")
-    names = list(labels)
+    names = list(labels)[::stride]
 
     def read(position: int) -> Example:
         name = names[position]

@@ -21,7 +21,15 @@ from srdef.attacks.checks import check_count, check_epsilon
 from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
-from srdef.evaluation.protocol import Reporter, check_fields, make_defense, specification, subsections
+from srdef.evaluation.protocol import (
+    Reporter,
+    check_fields,
+    labelled,
+    make_defense,
+    predict,
+    specification,
+    subsections,
+)
 from srdef.evaluation.source import code_digest
 from srdef.evaluation.store import BatchStore, digest
 from srdef.models.protocols import Classifier
@@ -194,6 +202,9 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
             raise InputError(
                 f"the data set has {dataset.num_classes} classes, a classifier {network.num_classes}"
             )
+    if (dataset.labels < 0).any():
+        predicted = predict(classifier, dataset.images, config["batch_size"])
+        dataset, _ = labelled(dataset, predicted, config["classifier"]["name"])
     return AdaptiveExperiment(
         config,
         dataset,

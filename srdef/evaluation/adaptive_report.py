@@ -13,7 +13,7 @@ from rich.table import Table
 from srdef.errors import InputError
 from srdef.evaluation.adaptive import CLEAN, WORST, Outcome
 from srdef.evaluation.metrics import wilson_interval
-from srdef.evaluation.store import canonical_json
+from srdef.evaluation.store import canonical_json, without_nan
 
 # Okabe and Ito's colours, told apart with any form of colour blindness; markers say the same.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -108,14 +108,14 @@ def to_json(outcome: Outcome) -> str:
     """All accuracies, by defense and threat, in the order of `epsilons`."""
     accuracies = {
         defense: {
-            threat: [None if np.isnan(value) else value for value in found.tolist()]
+            threat: found.tolist()
             for threat in (CLEAN, *outcome.threats, WORST)
             if (found := outcome.accuracy(defense, threat)) is not None
         }
         for defense in outcome.defenses
     }
     values = {"images": outcome.images, "epsilons": list(outcome.epsilons), "accuracy": accuracies}
-    return canonical_json(values) + "\n"
+    return canonical_json(without_nan(values)) + "\n"
 
 
 def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> None:

@@ -61,13 +61,9 @@ def panels(experiment: protocol.Experiment, attack: str) -> tuple[int, list[Pane
     if attack not in experiment.attacks:
         known = ", ".join(experiment.attacks)
         raise InputError(f"unknown attack {attack!r}; choose from: {known}")
-    dataset = experiment.dataset
-    clean = protocol.classify(experiment, Identity(), dataset.images, dataset.ids, experiment.batch_size)
-    labels = np.where(dataset.labels < 0, clean["prediction"], dataset.labels).astype(np.int32)
-    right = np.flatnonzero(clean["prediction"] == labels)
-    if not right.size:
-        raise InputError(f"{experiment.classifier_name} has none of the {len(dataset)} images right")
-    one: Dataset = dataset.select(right[:1])
+    predicted = protocol.predict(experiment.classifier, experiment.dataset.images, experiment.batch_size)
+    dataset, right = protocol.labelled(experiment.dataset, predicted, experiment.classifier_name)
+    one: Dataset = dataset.select(right).select(slice(1))
 
     def say(name: str, defense: Defense, batch: np.ndarray, passes: int = 1) -> Panel:
         image = protocol.defended_images(experiment, defense, batch, one.ids)[0]
@@ -78,8 +74,7 @@ def panels(experiment: protocol.Experiment, attack: str) -> tuple[int, list[Pane
     result = attacks.perturb(
         experiment.attacks[attack],
         victims.Undefended(experiment.classifier),
-        one.images,
-        labels[right[:1]],
+        *one,
         key=experiment.attack_key,
         ids=one.ids,
         storage=experiment.storage[attack],
@@ -89,7 +84,7 @@ def panels(experiment: protocol.Experiment, attack: str) -> tuple[int, list[Pane
     for name, defense in experiment.defenses.items():
         if not isinstance(defense, Identity):
             shown.append(say(name, defense, attacked, experiment.passes[name]))
-    return int(labels[right[0]]), shown
+    return int(one.labels[0]), shown
 
 
 def save(

@@ -5,6 +5,7 @@ attacks of the configuration. All versions of an image are either trained on or 
 Every image that the network sees is rounded to 8 bits, so that float32 noise gives nothing away.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from srdef.evaluation import protocol
 from srdef.evaluation.metrics import Rate, rate, roc_auc
 from srdef.evaluation.protocol import CLEAN, Evaluation, Experiment, Reporter
 from srdef.evaluation.source import code_digest
-from srdef.evaluation.store import BatchStore, canonical_json, write_atomically
+from srdef.evaluation.store import BatchStore, canonical_json, without_nan, write_atomically
 from srdef.models.manifold import ManifoldClassifier, detect
 from srdef.training.manifold import Pairs, create, pair_accuracy, scores, split_by_image, train
 
@@ -143,11 +144,12 @@ class Result:
     images, pairs : dict
         How many were trained on and tested with.
     accuracy, auc : float
-        Over the pairs; the area under the ROC curve over clean and attacked test images.
+        The mean accuracy over the images of the pairs, half of them clean (0.5 for a coin); the area under
+        the ROC curve over clean and attacked test images.
     clean : Rate
         Clean images that are called clean.
     attacks : dict
-        For each attack the `Rate` of images called adversarial, and its own area.
+        For each attack the `Rate` of images called adversarial, and its own area; nan if it fools none.
     called_clean : dict
         By defense (`AS_THEY_ARE` first) and attack (`CLEAN` first), the `Rate` called clean.
     """
@@ -161,37 +163,37 @@ class Result:
     called_clean: dict[str, dict[str, Rate]]
 
     def to_json(self) -> str:
-        """All numbers."""
-        return canonical_json(
-            {
-                "images": self.images,
-                "pairs": self.pairs,
-                "pair_accuracy": self.accuracy,
-                "roc_auc": self.auc,
-                "clean_called_clean": self.clean._asdict(),
-                "attacks": {
-                    label: {"called_adversarial": found._asdict(), "roc_auc": area}
-                    for label, (found, area) in self.attacks.items()
-                },
-                "called_clean": {
-                    defense: {attack: found._asdict() for attack, found in row.items()}
-                    for defense, row in self.called_clean.items()
-                },
-            }
-        )
+        """All numbers; null for a share of no images."""
+        numbers = {
+            "images": self.images,
+            "pairs": self.pairs,
+            "pair_accuracy": self.accuracy,
+            "roc_auc": self.auc,
+            "clean_called_clean": self.clean._asdict(),
+            "attacks": {
+                label: {"called_adversarial": found._asdict(), "roc_auc": area}
+                for label, (found, area) in self.attacks.items()
+            },
+            "called_clean": {
+                defense: {attack: found._asdict() for attack, found in row.items()}
+                for defense, row in self.called_clean.items()
+            },
+        }
+        return canonical_json(without_nan(numbers))
 
     def to_markdown(self) -> str:
         """How good the detector is, and how many defended images it calls clean."""
         labels = list(self.attacks)
         lines = [
             f"**Manifold classifier.** Trained on {self.pairs['train']} pairs of {self.images['train']} "
-            f"images, tested with {self.pairs['test']} pairs of {self.images['test']} others: accuracy "
-            f"{100 * self.accuracy:.1f} %, ROC-AUC {self.auc:.4f} (the paper: 99.6 % on its own data).",
+            f"images, tested with {self.pairs['test']} pairs of {self.images['test']} others: mean accuracy "
+            f"over the images of the pairs {100 * self.accuracy:.1f} % (a coin: 50 %), ROC-AUC "
+            f"{self.auc:.4f} (the paper: 99.6 % on its own data).",
             "",
             "| | " + " | ".join(labels) + " |",
             "|---" + "|---:" * len(labels) + "|",
             "| called adversarial (%) | " + " | ".join(_cell(self.attacks[a][0]) for a in labels) + " |",
-            "| ROC-AUC | " + " | ".join(f"{self.attacks[a][1]:.3f}" for a in labels) + " |",
+            "| ROC-AUC | " + " | ".join(_number(self.attacks[a][1], 3) for a in labels) + " |",
             "",
             "**Share called clean (%).**",
             "",
@@ -202,7 +204,7 @@ class Result:
             found = [row[label] for label in labels]
             total = sum(cell.total for cell in found)
             share = 100 * sum(cell.successes for cell in found) / total if total else float("nan")
-            cells = [_cell(row[CLEAN]), f"{share:.1f}", *(_cell(cell) for cell in found)]
+            cells = [_cell(row[CLEAN]), _number(share, 1), *(_cell(cell) for cell in found)]
             lines.append(f"| {defense} | " + " | ".join(cells) + " |")
         lines += [
             "",
@@ -212,6 +214,10 @@ class Result:
             "adversarial images are called clean.",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _cell(found: Rate) -> str:
@@ -233,7 +239,8 @@ def run(
     config : dict
         As in `configs/manifold.py`.
     workdir : Path
-        Receives `store/`, `checkpoints/`, `metrics.jsonl` and `config.json`.
+        Receives `store/`, `checkpoints/`, `metrics.jsonl`, `config.json`, `training.json` (what the
+        checkpoints depend on) and `images.json` (the names of the images in `train` and `test`).
     reporter : Reporter
     report : callable
         Called with the record of each evaluation in training.
@@ -241,7 +248,7 @@ def run(
     Raises
     ------
     InputError
-        For bad fields, a folder of another configuration, or data that give no pairs.
+        For bad fields, a folder of another configuration or training, or data that give no pairs.
     """
     options = check(config)
     fields = {name: config[name] for name in SHARED if name in config}
@@ -253,9 +260,15 @@ def run(
     write_atomically(written, text)
 
     evaluation = Evaluation(experiment, workdir / "store", reporter)
-    dataset = experiment.dataset
-    dataset = dataset.select(protocol.clean_predictions(evaluation) == dataset.labels)
+    predicted = protocol.clean_predictions(evaluation)
+    dataset, right = protocol.labelled(experiment.dataset, predicted, experiment.classifier_name)
+    dataset = dataset.select(right)
     train_rows, test_rows = split_by_image(len(dataset), options["test_share"], experiment.seed)
+    split = {
+        part: [dataset.names[row] for row in rows]
+        for part, rows in (("train", train_rows), ("test", test_rows))
+    }
+    write_atomically(workdir / "images.json", canonical_json(split) + "\n")
     work = Work(evaluation, dataset)
     attacks = list(experiment.attacks)
     clean, _ = work.features(CLEAN, model.endpoint)

@@ -1,6 +1,7 @@
 """The files that a finished evaluation leaves in its workdir."""
 
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ def environment() -> dict[str, Any]:
     return {
         "srdef": srdef.__version__,
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
+        **{name: version(name) for name in ("jax", "flax", "optax", "jaxwt", "numpy")},
         "devices": [device.device_kind for device in jax.local_devices()],
     }
 
@@ -110,14 +110,17 @@ def save_gallery(
 def write(workdir: Path, experiment: protocol.Experiment, outcome: protocol.Outcome) -> tables.ResultTable:
     """Write records, table, gallery, environment and configuration; all or none of each file.
 
-    Files that already belong to the same configuration and records are left as they are.
+    Files that already belong to the same configuration, records and images are left as they are.
     """
     table = build_table(experiment, outcome.records)
     sink = pa.BufferOutputStream()
     pq.write_table(outcome.records, sink, compression="zstd")
     records = sink.getvalue().to_pybytes()
     config = canonical_json(experiment.config) + "\n"
-    done = {"records.parquet": records, "config.json": config.encode()}
+    # Where the attacked images are: other runs may have left theirs beside them.
+    stores = {attack: store.path.name for attack, store in outcome.adversarial.items()}
+    strengths = strength.to_json(outcome.strengths, stores)
+    done = {"records.parquet": records, "attacks.json": strengths.encode(), "config.json": config.encode()}
     if all((workdir / name).is_file() and (workdir / name).read_bytes() == new for name, new in done.items()):
         return table
     # The configuration comes last: with it the outputs are complete.
@@ -127,7 +130,7 @@ def write(workdir: Path, experiment: protocol.Experiment, outcome: protocol.Outc
     write_atomically(
         workdir / "table.md", table.to_markdown() + "\n" + strength.to_markdown(outcome.strengths)
     )
-    write_atomically(workdir / "attacks.json", strength.to_json(outcome.strengths))
+    write_atomically(workdir / "attacks.json", strengths)
     write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
     picture = experiment.config["gallery"]
     if picture["images"]:

@@ -160,8 +160,8 @@ def _refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any])
     """InputError if a patch bank is made of images that are evaluated: it would hold their clean patches."""
 
     def rows(source: dict[str, Any]) -> tuple[int, float]:
-        first, limit = source.get("offset", 0), source.get("limit")
-        return first, float("inf") if limit is None else first + limit
+        first, limit, stride = source.get("offset", 0), source.get("limit"), source.get("stride", 1)
+        return stride * first, float("inf") if limit is None else stride * (first + limit)
 
     for step in specification if isinstance(specification, list) else [specification]:
         bank = step.get("bank") if isinstance(step, dict) else None
@@ -274,6 +274,45 @@ def classify(
         (batch, ids.astype(np.uint32)),
         batch_size=batch_size,
     )
+
+
+def predict(classifier: Classifier, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+    """The undefended classifier's answers `(N,)` to images `(N, H, W, 3)`."""
+    ids = np.zeros(len(pixels), np.uint32)
+    state = (classifier, defenses.Identity(), jax.random.key(0))  # which draws nothing
+    found = batching.map_batches(partial(_predict, passes=1), state, (pixels, ids), batch_size=batch_size)
+    return found["prediction"]
+
+
+def labelled(dataset: Dataset, predicted: np.ndarray, classifier: str) -> tuple[Dataset, np.ndarray]:
+    """The data set with a label for every image, and which images are right.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where its label is -1, the prediction becomes the label.
+    predicted : integer array (N,)
+        What the undefended classifier says of the clean images.
+    classifier : str
+        Its name, for the message.
+
+    Returns
+    -------
+    dataset : Dataset
+    right : (N,) bool
+
+    Raises
+    ------
+    InputError
+        If no image is right.
+    """
+    labels = np.where(dataset.labels < 0, predicted, dataset.labels).astype(np.int32)
+    right = predicted == labels
+    if not right.any():
+        raise InputError(
+            f"{classifier} has none of the {len(dataset)} images right: are the labels those of its classes?"
+        )
+    return replace(dataset, labels=labels), right
 
 
 @jax.jit
@@ -550,16 +589,8 @@ def run(experiment: Experiment, folder: Path, reporter: Reporter) -> Outcome:
         If the classifier has no image right, or the folder cannot be written.
     """
     evaluation = Evaluation(experiment, folder, reporter)
-    dataset = experiment.dataset
     predicted = clean_predictions(evaluation)
-    labels = np.where(dataset.labels < 0, predicted, dataset.labels).astype(np.int32)
-    dataset = replace(dataset, labels=labels)
-    clean_correct = predicted == labels
-    if not clean_correct.any():
-        raise InputError(
-            f"{experiment.classifier_name} has none of the {len(dataset)} images right: "
-            "are the labels those of its classes?"
-        )
+    dataset, clean_correct = labelled(experiment.dataset, predicted, experiment.classifier_name)
     correct = dataset.select(clean_correct)
 
     tables = []

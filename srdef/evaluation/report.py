@@ -3,12 +3,9 @@
 Everything stands in the page: style, script, plots (drawn with HTML, so that they fit a phone) and images.
 It works from a file without a network, in light and dark mode. Numbers are those of the files that
 `experiments.evaluate` has left; attacked images come from its store, and only the defended images of the
-gallery are computed again.
+gallery are computed again. Pages of the other experiments: `report_text`.
 """
 
-import base64
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import tensorstore as ts
-from PIL import Image
 
 from srdef import defenses, images
 from srdef.errors import InputError
-from srdef.evaluation import protocol
+from srdef.evaluation import protocol, report_text
+from srdef.evaluation.report_page import document, encode, facts, read_json
 
 FILES = ("config.json", "table.json", "attacks.json", "environment.json", "records.parquet")
 
@@ -47,27 +44,12 @@ class Case:
     versions: Sequence[Version]
 
 
-def read_json(workdir: Path, name: str) -> Any:
-    """A file that an evaluation has left; InputError if it is not there."""
-    path = workdir / name
-    if not path.is_file():
-        raise InputError(f"no finished evaluation in {workdir} ({name} is missing): run experiments.evaluate")
-    return json.loads(path.read_text())
-
-
-def find_store(workdir: Path, attack: str, config: Mapping[str, Any], linf: np.ndarray) -> Path | None:
-    """The store of an attack's images whose distances are those of the records.
-
-    Stores of other configurations, or of older code, may lie beside it.
-    """
-    for manifest in sorted((workdir / "store" / "adversarial").glob("*/manifest.json")):
-        content = json.loads(manifest.read_text())
-        wanted = {key: value for key, value in config["attacks"][attack].items()}
-        if content.get("attack") != wanted or content.get("seed") != config["seed"]:
-            continue
-        distances = read_array(manifest.parent / "linf", slice(None))
-        if np.array_equal(distances, linf):
-            return manifest.parent
+def find_store(workdir: Path, attack: str, strengths: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The folder of an attack's images that the run has named, or None if it is not there."""
+    for row in strengths:
+        if row["attack"] == attack and "store" in row:
+            store = workdir / "store" / "adversarial" / row["store"]
+            return store if (store / "manifest.json").is_file() else None
     return None
 
 
@@ -84,7 +66,12 @@ def seconds_of(store: Path) -> float:
 
 
 def make_cases(
-    workdir: Path, config: dict[str, Any], records: list[dict[str, Any]], attacks: Sequence[str], count: int
+    workdir: Path,
+    config: dict[str, Any],
+    strengths: Sequence[Mapping[str, Any]],
+    records: list[dict[str, Any]],
+    attacks: Sequence[str],
+    count: int,
 ) -> list[Case]:
     """The first `count` clean-correct images under each of `attacks`, with every defense.
 
@@ -109,7 +96,7 @@ def make_cases(
             raise InputError(f"unknown attack {attack!r}; the run has: {known}")
         # In the order in which the run has written them: one record an image and defense.
         first = [r for r in records if r["attack"] == attack and r["defense"] == next(iter(names))]
-        store = find_store(workdir, attack, config, np.array([r["linf"] for r in first], np.float32))
+        store = find_store(workdir, attack, strengths)
         if store is None:
             raise InputError(f"the images of {attack} are not in {workdir}/store: run experiments.evaluate")
         first = first[:count]
@@ -120,12 +107,8 @@ def make_cases(
         position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
         clean = experiment.dataset.images[[position[int(i)] for i in ids]]
         made = {
-            label: defenses.apply(
-                experiment.defenses[label],
-                attacked,
-                key=experiment.defense_key,
-                ids=ids,
-                batch_size=experiment.batch_size,
+            label: protocol.defended_images(
+                experiment, experiment.defenses[label], attacked, ids, experiment.batch_size
             )
             for label in others
         }
@@ -148,13 +131,6 @@ def make_cases(
             ]
             cases.append(Case(classes[label], attack, record["linf"], versions))
     return cases
-
-
-def encode(pixels: np.ndarray) -> str:
-    """An image as a data address; WebP, as lossless files of noisy images are large."""
-    file = io.BytesIO()
-    Image.fromarray(images.to_uint8(pixels)).save(file, format="webp", quality=92, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
@@ -255,11 +231,6 @@ def gallery(cases: Sequence[Case]) -> str:
     return f"<div class=gallery>{''.join(cards)}</div>"
 
 
-def _facts(rows: Mapping[str, Any]) -> str:
-    cells = (f"<tr><th scope=row>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
-    return f"<table class=facts><tbody>{''.join(cells)}</tbody></table>"
-
-
 def page(
     config: Mapping[str, Any],
     table: Mapping[str, Any],
@@ -281,14 +252,13 @@ def page(
             "on its own images; in the plots a tick."
         )
     written = "".join(f"<p>{escape(note)}</p>" for note in table["notes"])
-    facts = {
+    made_by = {
         "classifier": table["classifier"],
         "images": f"{clean['total']}, of which {clean['successes']} are classified correctly when clean",
         "seed": table["seed"],
-        **{name: ", ".join(v) if isinstance(v, list) else v for name, v in environment.items()},
+        **environment,
     }
     sections = [
-        f"<h1>{escape(title)}</h1>",
         f"<p class=lead>{clean['successes']} of {clean['total']} images are classified correctly when clean "
         f"({_percent(clean)} %). They are attacked without knowledge of the defense; then every defense is "
         "applied to the same attacked images.</p>",
@@ -310,29 +280,20 @@ def page(
             gallery(cases),
         ]
     sections += [f"<p>{escape(note)}</p>" for note in notes]
-    text = escape(json.dumps(config, indent=1, ensure_ascii=False))
-    sections += [
-        f"<h2>How it was made</h2><div class=scroll>{_facts(facts)}</div>",
-        f"<details><summary>configuration</summary><pre>{text}</pre></details>",
-    ]
-    body = "\n".join(sections)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>{body}</main>"
-        f"<script>{_SCRIPT}</script></body></html>\n"
-    )
+    sections.append(f"<h2>How it was made</h2><div class=scroll>{facts(made_by)}</div>")
+    return document(title, sections, config)
 
 
 def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -> str:
-    """The page of the evaluation in `workdir`.
+    """The page of the run in `workdir`.
 
     Parameters
     ----------
     workdir : Path
-        Of `experiments.evaluate`, finished.
+        Of `experiments.evaluate`, `experiments.adaptive` or `experiments.manifold`, finished.
     attacks : sequence of str, optional
-        Whose images the gallery shows; default: that of the configuration's gallery.
+        Whose images the gallery shows, which only an evaluation has; default: that of the configuration's
+        gallery.
     count : int
         Images in the gallery for each attack; 0 for no gallery, which needs neither data nor networks.
 
@@ -341,7 +302,13 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
     InputError
         If the evaluation is not finished, or the gallery cannot be made.
     """
-    config, table, strengths, environment = (read_json(workdir, name) for name in FILES[:4])
+    config = read_json(workdir, "config.json")
+    for field, other in (("threats", report_text.adaptive), ("manifold", report_text.manifold)):
+        if field in config:
+            if attacks:
+                raise InputError(f"{workdir} is not of experiments.evaluate: its page has no gallery")
+            return other(workdir, config)
+    table, strengths, environment = (read_json(workdir, name) for name in FILES[1:4])
     if not (workdir / FILES[4]).is_file():
         raise InputError(f"no finished evaluation in {workdir} ({FILES[4]} is missing)")
     if count < 0:
@@ -349,73 +316,11 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
     records = pq.read_table(workdir / FILES[4]).to_pylist()
     seconds = {}
     for attack in config["attacks"]:
-        rows = [r for r in records if r["attack"] == attack and r["defense"] == table["defenses"][0]]
-        store = find_store(workdir, attack, config, np.array([r["linf"] for r in rows], np.float32))
+        store = find_store(workdir, attack, strengths)
         if store is not None:
             seconds[attack] = seconds_of(store)
     cases = []
     if count:
         chosen = list(attacks) if attacks else [config["gallery"]["attack"]]
-        cases = make_cases(workdir, config, records, chosen, count)
+        cases = make_cases(workdir, config, strengths, records, chosen, count)
     return page(config, table, strengths, environment, seconds, cases)
-
-
-_STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1d1f23;--soft:#5b6068;--line:#d5d8dd;--card:#f5f6f8;
---right:#00704f;--wrong:#b53600;--c0:#666;--c1:#0072b2;--c2:#c25500;--c3:#00805e;--c4:#a8487f;--c5:#8a6100}
-@media (prefers-color-scheme:dark){:root{--page:#15171b;--ink:#e7e8ea;--soft:#a2a8b1;--line:#3a3f47;
---card:#1f2228;--right:#3ccf9b;--wrong:#ff9061;--c0:#aaa;--c1:#56b4e9;--c2:#ff9a4d;--c3:#35cfa0;--c4:#e59ac6;
---c5:#e0b74a}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:72rem;margin:0 auto;padding:1rem}
-h1{font-size:1.5rem;line-height:1.2;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-h3{font-size:.95rem;margin:0 0 .4rem}p{color:var(--soft);max-width:46rem;font-size:.92rem}
-.lead{color:var(--ink);font-size:1rem}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.35rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
-th:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
-td b,td small,td .paper{display:block}td small,.paper{color:var(--soft);font-size:.78rem}
-.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:.8rem}
-.card,.case{background:var(--card);border-radius:.5rem;padding:.8rem;margin:0}
-.row{display:grid;grid-template-columns:7rem 1fr 1.9rem;gap:.6rem;align-items:center;font-size:.85rem;
-line-height:1.9}
-.row>span:first-child{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.row b{text-align:right}
-.track{position:relative;height:1px;background:var(--line)}
-.track i{position:absolute}
-.bar{height:.5rem;top:-.22rem;background:var(--colour);opacity:.35;border-radius:.25rem}
-.dot{width:.62rem;height:.62rem;margin-left:-.31rem;top:-.29rem;border-radius:50%;background:var(--colour)}
-.tick{width:2px;height:1rem;top:-.5rem;background:var(--ink)}
-.c0{--colour:var(--c0)}.c1{--colour:var(--c1)}.c2{--colour:var(--c2)}.c3{--colour:var(--c3)}
-.c4{--colour:var(--c4)}.c5{--colour:var(--c5)}
-.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));gap:.8rem}
-.frame{position:relative;aspect-ratio:1;overflow:hidden;border-radius:.3rem;--cut:50%}
-.frame img{position:absolute;inset:0;width:100%;height:100%}
-.frame .over{clip-path:inset(0 0 0 var(--cut))}
-.edge{position:absolute;top:0;bottom:0;left:var(--cut);width:2px;margin-left:-1px;background:#fff;
-box-shadow:0 0 3px #000}
-@media (hover:hover){.frame:hover .over{clip-path:none}.frame:hover .edge{display:none}}
-.slider{width:100%;margin:.5rem 0 .2rem;accent-color:var(--c1)}
-figcaption{font-size:.9rem}
-.choices{display:flex;flex-wrap:wrap;gap:.35rem;margin-top:.5rem}
-.choices label{flex:1 1 8rem;border:1px solid var(--line);border-radius:.35rem;padding:.25rem .5rem;
-font-size:.85rem;cursor:pointer;line-height:1.35}
-.choices label:has(:checked){border-color:var(--c1);outline:1px solid var(--c1)}
-.choices input{margin:0 .4rem 0 0;accent-color:var(--c1)}
-.choices span{display:block;font-size:.8rem}.right{color:var(--right)}.wrong{color:var(--wrong)}
-pre{overflow:auto;background:var(--card);padding:.8rem;border-radius:.4rem;font-size:.8rem}
-summary{cursor:pointer}
-"""
-
-_SCRIPT = """
-"use strict";
-for (const card of document.querySelectorAll(".case")) {
-  const frame = card.querySelector(".frame"), layers = [...frame.querySelectorAll("img")];
-  card.querySelector(".slider").addEventListener("input", e =>
-    frame.style.setProperty("--cut", e.target.value + "%"));
-  card.querySelector(".choices").addEventListener("change", e =>
-    layers.forEach((layer, i) => { if (i) layer.hidden = i !== Number(e.target.value); }));
-}
-"""

@@ -10,6 +10,7 @@ a changed configuration finds another folder, never stale data.
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,15 @@ from srdef.errors import InputError
 def canonical_json(value: Any) -> str:
     """JSON that is the same for equal values: sorted keys, no NaN."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data with None in the place of every nan: a mean of nothing, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -1,7 +1,7 @@
 """How strong the attacks were against the undefended classifier: success and distances."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +72,8 @@ def to_markdown(strengths: Sequence[Strength]) -> str:
     return "\n".join([*lines, "", CAPTION[0].upper() + CAPTION[1:] + "."]) + "\n"
 
 
-def to_json(strengths: Sequence[Strength]) -> str:
-    """All numbers, unrounded."""
+def to_json(strengths: Sequence[Strength], stores: Mapping[str, str]) -> str:
+    """All numbers, unrounded, and for each attack the name of the folder that holds its images."""
     rows = [
         {
             "attack": strength.attack,
@@ -81,6 +81,7 @@ def to_json(strengths: Sequence[Strength]) -> str:
             "fooled": strength.success._asdict(),
             "median_linf": strength.linf,
             "median_l2": strength.l2,
+            "store": stores[strength.attack],
         }
         for strength in strengths
     ]

@@ -20,7 +20,8 @@ from flax import nnx
 
 from srdef import batching, models
 from srdef.errors import InputError
-from srdef.evaluation.store import write_atomically
+from srdef.evaluation.source import code_digest
+from srdef.evaluation.store import canonical_json, digest, write_atomically
 from srdef.models.manifold import Detector, ManifoldClassifier
 from srdef.training.export import read_metrics
 from srdef.training.super_resolution import split_modes
@@ -102,6 +103,32 @@ def create_optimizer(learning_rate: float, top_factor: float) -> optax.GradientT
     return optax.multi_transform(rates, labels_of_parameters)
 
 
+def fingerprint(
+    detector: Detector, training: Pairs, testing: Pairs, options: dict[str, Any], seed: int
+) -> dict[str, str]:
+    """What the course of a training depends on, by name; not how many steps it goes on."""
+    course = {name: value for name, value in options.items() if name != "steps"}
+    pairs = [array for part in (training, testing) for array in (part.clean, part.attacked, part.fooled)]
+    return {
+        "images": digest(pairs),
+        "weights": digest(detector),
+        "options": canonical_json({**course, "seed": seed}),
+        "code": code_digest(train),
+    }
+
+
+def refuse_another(workdir: Path, wanted: dict[str, str]) -> None:
+    """InputError unless the checkpoints in `workdir` are of the training with the fingerprint `wanted`."""
+    file = workdir / "training.json"
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    other = [name for name in wanted if kept.get(name) != wanted[name]]
+    if other:
+        raise InputError(
+            f"the checkpoints in {workdir} are of a training with other {', '.join(other)}: delete "
+            "checkpoints/ there to train again, or choose another --workdir"
+        )
+
+
 def train(
     detector: Detector,
     training: Pairs,
@@ -113,17 +140,19 @@ def train(
 ) -> Detector:
     """Train the detector on cached feature maps; the last weights are the result, none are selected.
 
-    Leaves `metrics.jsonl` and `checkpoints/` in `workdir`; a run found there is continued.
+    Leaves `metrics.jsonl`, `checkpoints/` and `training.json` in `workdir`; a run found there is continued.
 
     Raises
     ------
     InputError
-        If there are no pairs, or the loss is not finite.
+        If there are no pairs, the loss is not finite, or the run found there was of other data, weights,
+        options or code.
     """
     if not training.fooled.any() or not testing.fooled.any():
         raise InputError("manifold: no attacked image fools the classifier, so there are no pairs")
     # A batch cannot hold more pairs than there are.
     size = min(options["pairs_per_batch"], int(training.fooled.sum()))
+    origin = fingerprint(detector, training, testing, options, seed)
     structure, evaluated, parameters, statistics = split_modes(detector)
     optimizer = create_optimizer(options["learning_rate"], options["top_factor"])
     state = {
@@ -154,7 +183,9 @@ def train(
     with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=manager_options) as manager:
         first = manager.latest_step() or 0
         if first:
+            refuse_another(workdir, origin)
             state = manager.restore(first, args=ocp.args.StandardRestore(state))
+        write_atomically(workdir / "training.json", canonical_json(origin) + "\n")
         records = [r for r in read_metrics(log) if r["step"] <= first] if log.exists() else []
         losses = []
         for index in range(first, options["steps"]):
@@ -188,7 +219,7 @@ def scores(detector: Detector, pairs: Pairs, batch_size: int) -> tuple[np.ndarra
 
 
 def pair_accuracy(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray) -> float:
-    """The share of right answers over all pairs, whose clean and attacked image count the same."""
+    """The mean accuracy over the images of all pairs, half of them clean: 0.5 for a coin."""
     called_clean = np.broadcast_to(clean <= 0, fooled.shape)[fooled]
     return float((called_clean.mean() + (attacked > 0)[fooled].mean()) / 2)
 
@@ -204,7 +235,7 @@ def load(workdir: Path) -> ManifoldClassifier:
     Raises
     ------
     InputError
-        If there is none.
+        If there is none, or it was stopped before its last step.
     """
     file = workdir / "config.json"
     if not file.is_file() or not (workdir / "checkpoints").is_dir():
@@ -222,6 +253,26 @@ def load(workdir: Path) -> ManifoldClassifier:
         "optimizer": create_optimizer(*rates).init(parameters),
     }
     with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
+        done, steps = manager.latest_step() or 0, config["manifold"]["steps"]
+        if done < steps:
+            raise InputError(
+                f"the training in {workdir} was stopped after {done} of {steps} steps: run "
+                "experiments.manifold again"
+            )
+        state = manager.restore(done, args=ocp.args.StandardRestore(state))
     model.detector = nnx.merge(evaluated, state["parameters"], state["statistics"])
     return model
+
+
+def trained_on(workdir: Path) -> frozenset[str]:
+    """The names of the images that the manifold classifier in the folder of its run was trained on.
+
+    Raises
+    ------
+    InputError
+        If the run has not written them.
+    """
+    file = workdir / "images.json"
+    if not file.is_file():
+        raise InputError(f"{file} is missing: run experiments.manifold again")
+    return frozenset(json.loads(file.read_text())["train"])

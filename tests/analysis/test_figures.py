@@ -54,6 +54,44 @@ def test_figure1(tmp_path):
     assert [len(s["points"]) for s in data["sets"]] == [numbers["images"]] * 3
 
 
+def noise(folder, count):
+    """A data set of images that the classifier has right by definition."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return {"name": "folder", "path": str(folder), "size": 64, "labels": "predicted"}
+
+
+def test_figure1_shows_a_detector_only_images_that_it_was_not_trained_on(tmp_path):
+    config = {**small("figure1", images=2), "dataset": noise(tmp_path, 5)}
+    names = Cases.create(config).dataset.names
+    assert len(names) == 5
+    (tmp_path / "images.json").write_text(json.dumps({"train": [names[0], names[2]], "test": []}))
+    found = figures._unseen({**config, "detector": str(tmp_path)})
+    assert found.dataset.names == (names[1], names[3])
+    (tmp_path / "images.json").write_text(json.dumps({"train": names[1:], "test": []}))
+    with pytest.raises(InputError, match="that the manifold classifier was not trained on are needed, not 1"):
+        figures.make({**config, "detector": str(tmp_path)}, tmp_path)
+
+
+def test_predicted_labels(tmp_path):
+    found = Cases.create({**small("figure1"), "dataset": noise(tmp_path, 3)})
+    assert len(found.dataset) == 3
+    np.testing.assert_array_equal(found.dataset.labels, found.predictions(found.dataset.images))
+
+
+def test_spectra_of_two_sizes_are_on_one_scale():
+    """Doubled by nearest neighbours, an image has the same coefficients, times two cosines."""
+    image = np.random.default_rng(0).uniform(size=(32, 32, 3)).astype(np.float32)
+    doubled = image.repeat(2, axis=0).repeat(2, axis=1)
+    small, large = figures.scaled_spectrum(image, 1), figures.scaled_spectrum(doubled, 2)[:32, :32]
+    blur = np.cos(np.pi * np.arange(32) / 128)
+    np.testing.assert_allclose(large, small * blur * blur[:, None], atol=2e-3)  # of up to 4000 levels
+    # So the panel of logarithms hardly moves at low frequencies: two hundredths of a power of ten.
+    low = np.abs(np.log10(np.abs(large[:8, :8])) - np.log10(np.abs(small[:8, :8])))
+    assert low.max() < 0.02
+
+
 def test_figure3(tmp_path):
     numbers = check(figures.make(small("figure3"), tmp_path), tmp_path, "figure3")
     clean, attacked, recovered = (
@@ -86,6 +124,14 @@ def test_activation_figures(name, tmp_path):
     alike = numbers["correlation_with_the_clean_map"]
     assert [len(values) for values in alike.values()] == [2, 2]
     assert all(-1 <= value <= 1 for values in alike.values() for value in values)
+
+
+def test_a_constant_activation_map_has_no_correlation(tmp_path, monkeypatch):
+    assert figures.correlation(np.arange(4.0), -np.arange(4.0)) == pytest.approx(-1)
+    flat = lambda classifier, pixels, batch_size: (np.zeros(pixels.shape[:3], np.float32), None)  # noqa: E731
+    monkeypatch.setattr(figures.cam, "activation_maps", flat)
+    numbers = check(figures.make(small("figure5", images=1), tmp_path), tmp_path, "figure5")
+    assert numbers["correlation_with_the_clean_map"] == {"attacked": [None], "recovered": [None]}
 
 
 def test_spectra(tmp_path):

@@ -29,6 +29,19 @@ def test_labels_count_from_one_and_rows_give_the_order(made):
     np.testing.assert_array_equal(np.rint(dataset.images[:, 5, 5, 0] * 255), [0, 1, 2])
 
 
+def test_every_other_image(made):
+    """What another folder with only these images would give, their positions too."""
+    dataset = datasets.load("nips2017", size=12, path=made, stride=2)
+    assert dataset.names == ("f00", "c22")
+    assert dataset.labels.tolist() == [0, 305]
+    assert dataset.ids.tolist() == [0, 1]
+    (made / "images" / "a11.png").unlink()
+    write(made, "f00,http://x,1\nc22,http://z,306\n")
+    assert datasets.load("nips2017", size=12, path=made).digest() == dataset.digest()
+    with pytest.raises(InputError, match="stride must be at least 1, not 0"):
+        datasets.load("nips2017", size=12, path=made, stride=0)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

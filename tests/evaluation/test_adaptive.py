@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
+from PIL import Image
 from rich.console import Console
 
 from configs import adaptive as config_module
@@ -275,6 +276,19 @@ def test_checks_of_every_defense(experiment, folder, tmp_path):
     pictures = sorted(path.name for path in tmp_path.iterdir())
     assert pictures == [f"landscape_{name}.png" for name in ("JPEG", "none", "random")]
     assert all(f"]({name})" in text for name in pictures)
+
+
+def test_the_predicted_class_can_be_the_label(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    config = ConfigDict(config_module.get_config("samples")).to_dict()
+    config["dataset"] = {"name": "folder", "path": str(tmp_path), "size": 64, "labels": "predicted"}
+    config["other_classifier"] = config["classifier"]
+    config["defenses"] = {"none": {"name": "identity"}}
+    found = adaptive.resolve(config)
+    predicted = protocol.predict(found.classifier, found.dataset.images)
+    np.testing.assert_array_equal(found.dataset.labels, predicted)
 
 
 @pytest.mark.parametrize(

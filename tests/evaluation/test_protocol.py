@@ -147,6 +147,21 @@ def test_the_predicted_class_can_be_the_label(tmp_path, reporter):
     np.testing.assert_array_equal(outcome.dataset.labels, predictions)
 
 
+def test_only_missing_labels_are_predicted():
+    dataset = replace(make_dataset(Pooled()), labels=np.array([-1, 1, 2, 3, -1, 0, 0], np.int32))
+    found, right = protocol.labelled(dataset, np.array([3, 1, 0, 3, 2, 1, 1]), "pooled")
+    assert found.labels.tolist() == [3, 1, 2, 3, 2, 0, 0]
+    assert right.tolist() == [True, True, False, True, True, False, False]
+    assert dataset.labels[0] == -1
+
+
+def test_predict_is_the_undefended_classifier():
+    experiment = make_experiment()
+    images = experiment.dataset.images
+    expected = np.asarray(experiment.classifier(images).argmax(-1))
+    np.testing.assert_array_equal(protocol.predict(experiment.classifier, images, 3), expected)
+
+
 def test_no_image_right(tmp_path, reporter):
     experiment = make_experiment(dataset=make_dataset(Pooled(), wrong=range(7)))
     with pytest.raises(InputError, match="pooled has none of the 7 images right"):

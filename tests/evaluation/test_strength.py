@@ -36,6 +36,6 @@ def test_renderings_agree():
     markdown = strength.to_markdown(rows)
     for row in rows:
         assert "| " + " | ".join(row.cells()) + " |" in markdown
-    data = json.loads(strength.to_json(rows))
+    data = json.loads(strength.to_json(rows, {row.attack: f"{row.attack}-0" for row in rows}))
     assert [row["fooled"]["successes"] for row in data] == [3, 1]
     assert data[0]["median_l2"] == pytest.approx(0.2)

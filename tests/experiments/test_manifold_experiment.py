@@ -1,12 +1,15 @@
 """The manifold experiment: a whole run on a few images."""
 
+import base64
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from rich.console import Console
 
 from configs import figures as figure_configuration
@@ -15,9 +18,12 @@ from experiments import cli
 from experiments import manifold as script
 from srdef import datasets, models
 from srdef.analysis import figures
+from srdef.analysis.cases import Cases
 from srdef.errors import InputError
 from srdef.evaluation import manifold as evaluation
+from srdef.evaluation.metrics import rate
 from srdef.evaluation.protocol import Reporter
+from srdef.evaluation.report import build, read_array
 from srdef.models import manifold as network_module
 from srdef.training import manifold
 
@@ -60,6 +66,79 @@ def test_a_run_counts_every_image(finished):
     assert (workdir / "manifold.md").read_text() == result.to_markdown()
     assert "| bicubic ×2 |" in result.to_markdown()
     assert (workdir / "curves.png").stat().st_size > 10_000
+    page = build(workdir)
+    assert base64.b64encode((workdir / "curves.png").read_bytes()).decode() in page
+    assert f"tested with {result.pairs['test']} pairs" in page
+
+
+def test_no_image_is_both_trained_on_and_tested_with(finished, monkeypatch):
+    """What the training is given are the feature maps of two sets of images that have none in common."""
+    workdir, _ = finished
+    given = {}
+
+    def record(detector, training, testing, *_):
+        given.update(train=training, test=testing)
+        return detector
+
+    monkeypatch.setattr(evaluation, "train", record)
+    result = evaluation.run(run_config(), workdir, quiet())
+    split = json.loads((workdir / "images.json").read_text())
+    assert not set(split["train"]) & set(split["test"])
+    (clean,) = (workdir / "store" / "features").glob("clean-*")
+    (attacked,) = (workdir / "store" / "features").glob("FGSM-10-*")
+    clean, attacked = (read_array(folder / "features", slice(None)) for folder in (clean, attacked))
+    known = {*split["train"], *split["test"]}
+    right = [name for name in datasets.load(**run_config()["dataset"]).names if name in known]
+    assert len(right) == len(clean)
+    for part, names in split.items():
+        rows = [right.index(name) for name in names]
+        assert len(rows) == result.images[part]
+        np.testing.assert_array_equal(given[part].clean, clean[rows])
+        np.testing.assert_array_equal(given[part].attacked[0], attacked[rows])
+
+
+def test_the_predicted_class_can_be_the_label(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    source = {"name": "folder", "path": str(tmp_path / "photos"), "size": 64, "labels": "predicted"}
+    monkeypatch.setattr(evaluation, "train", lambda detector, *_: detector)
+    result = evaluation.run({**run_config(), "dataset": source}, tmp_path, quiet())
+    assert result.images == {"train": 3, "test": 1}
+
+
+def test_an_attack_that_fools_no_test_image():
+    """Its shares and its area are of nothing: null in JSON, a dash in the table."""
+    nothing, some = rate(np.zeros(0, bool)), rate(np.array([True, False]))
+    row = {"clean": some, "weak": nothing, "strong": some}
+    result = evaluation.Result(
+        images={"train": 3, "test": 2},
+        pairs={"train": 3, "test": 2},
+        accuracy=0.5,
+        auc=0.5,
+        clean=some,
+        attacks={"weak": (nothing, float("nan")), "strong": (some, 0.5)},
+        called_clean={"as they are": row, "none": {**row, "strong": nothing}},
+    )
+    numbers = json.loads(result.to_json(), parse_constant=pytest.fail)
+    weak = numbers["attacks"]["weak"]
+    assert weak["roc_auc"] is weak["called_adversarial"]["value"] is None
+    assert numbers["attacks"]["strong"]["roc_auc"] == 0.5
+    assert "nan" not in result.to_markdown()
+    assert "| ROC-AUC | – | 0.500 |" in result.to_markdown()
+    assert "| – | – | – |" in result.to_markdown().splitlines()[-3]
+    assert "a coin: 50 %" in result.to_markdown()
+
+
+def test_an_unfinished_training_is_not_loaded(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns("store"))
+    config = json.loads((workdir / "config.json").read_text())
+    config["manifold"]["steps"] = 6
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"was stopped after 4 of 6 steps: run experiments\.manifold again"):
+        manifold.load(workdir)
 
 
 @pytest.mark.slow
@@ -127,9 +206,13 @@ def test_bad_options(field, value):
 @pytest.mark.slow
 def test_figure1_can_show_its_hidden_layer(finished, tmp_path):
     config = cli.plain(figure_configuration.get_config("figure1"))
-    config["dataset"].update({"size": 64, "limit": 8})
+    config["dataset"].update({"size": 128, "limit": 12})
     config["attacks"] = run_config()["attacks"]
     config["defenses"] = run_config()["defenses"]
     config["detector"] = str(finished[0])
     figures.make(config, tmp_path)
-    assert json.loads((tmp_path / "figure1.json").read_text())["features"] == 32
+    numbers = json.loads((tmp_path / "figure1.json").read_text())
+    assert numbers["features"] == 32
+    trained = json.loads((finished[0] / "images.json").read_text())["train"]
+    unseen = [name for name in Cases.create(config).dataset.names if name not in trained]
+    assert numbers["images"] == len(unseen) >= 2

@@ -1,5 +1,7 @@
 """The manifold classifier: its data and its optimiser."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -25,6 +27,15 @@ def options():
         "test_share": 0.3, "blocks": 2, "hidden": 16, "dropout": 0.5, "learning_rate": 1e-3,
         "top_factor": 0.1, "pairs_per_batch": 4, "steps": 6, "evaluate_every": 2,
     }  # fmt: skip
+
+
+def separable_pairs(count, seed):
+    """Attacked maps that differ from the clean ones in one direction: a linear detector could tell them."""
+    direction = np.random.default_rng(9).choice([-1, 1], 192)
+    clean = np.random.default_rng(seed).normal(size=(count, 2, 2, 192))
+    attacked = np.stack([clean + direction, clean + 1.5 * direction])
+    fooled = np.random.default_rng(seed).uniform(size=(2, count)) < 0.8
+    return manifold.Pairs(clean.astype(np.float32), attacked.astype(np.float32), fooled)
 
 
 @pytest.mark.parametrize(("count", "share"), [(20, 0.3), (2, 0.01), (3, 0.99)])
@@ -101,3 +112,40 @@ def test_top_is_trained_with_a_tenth_of_the_rate_and_nothing_below_it(network, o
         assert max(jax.tree.leaves(moved[name])) == pytest.approx(1e-3, rel=1e-2)
     # The network whose lower blocks gave the feature maps is as it was, its batch statistics too.
     jax.tree.map(np.testing.assert_array_equal, frozen, nnx.to_pure_dict(nnx.state(network)))
+
+
+def test_it_learns_what_can_be_told_and_adversarial_is_positive(network, options, tmp_path):
+    """Clean images stay below 0 and attacked ones above, on images that it has not seen."""
+    training, testing = separable_pairs(40, seed=1), separable_pairs(20, seed=2)
+    model = manifold.create(network, options, seed=0)
+    course = {**options, "steps": 60, "evaluate_every": 60, "pairs_per_batch": 16}
+    trained = manifold.train(model.detector, training, testing, course, 0, tmp_path)
+    clean, attacked = manifold.scores(trained, testing, 20)
+    assert manifold.pair_accuracy(clean, attacked, testing.fooled) > 0.9
+    assert np.median(attacked) > 0 > np.median(clean)
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert record["test_accuracy"] == manifold.pair_accuracy(clean, attacked, testing.fooled)
+
+
+def test_checkpoints_of_another_training_are_refused(network, options, tmp_path, monkeypatch):
+    pairs = small_pairs()
+
+    def train(pairs=pairs, **changes):
+        model = manifold.create(network, options, seed=0)
+        manifold.train(model.detector, pairs, pairs, {**options, **changes}, 0, tmp_path)
+
+    train(steps=2)
+    with pytest.raises(InputError, match="with other images: delete checkpoints/ there to train again"):
+        train(small_pairs(seed=1))
+    with pytest.raises(InputError, match="with other options:"):
+        train(learning_rate=1e-2)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifold, "code_digest", lambda *_: "edited")
+        with pytest.raises(InputError, match="with other code:"):
+            train()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    train(steps=4)  # the same, further
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(InputError, match="with other images, weights, options, code"):
+        train()
