@@ -36,9 +36,7 @@ class Compact(nnx.Module):
         For another scale, or sizes below 1.
     """
 
-    def __init__(
-        self, convolutions: int = 16, features: int = 64, scale: int = 4, *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, convolutions: int = 16, features: int = 64, scale: int = 4, *, rngs: nnx.Rngs) -> None:
         if scale not in (2, 3, 4):
             raise InputError(f"the scale of a compact network must be 2, 3 or 4, not {scale!r}")
         if convolutions < 1 or features < 1:
@@ -58,7 +56,7 @@ class Compact(nnx.Module):
         """The authors number convolutions and activations in one list."""
         layers = [("head", "head_activation")]
         layers += [(f"body.{i}", f"activations.{i}") for i in range(len(self.body))]
-        rules = []
+        rules: list[Rule] = []
         for number, (conv, activation) in enumerate(layers):
             rules += _convolution_rules(2 * number, conv)
             rules.append(Rule(rf"body\.{2 * number + 1}\.weight", f"{activation}.slope"))
