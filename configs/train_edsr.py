@@ -16,10 +16,26 @@ from srdef.errors import InputError
 
 OPTIONS = ("gpu", "squeezenet")
 
+# The forms that a name may have: of networks with recipes of their own, and of EDSRs.
+_FORMS = r"compact(_[1-9]\d*x[1-9]\d*)?_x[234]|(srresnet|srgan)_x[24]|small_x2|(baseline_)?x[234]"
+RECIPES = (
+    *("small_x2", "baseline_x2", "baseline_x3", "baseline_x4", "x2", "x3", "x4"),
+    *("compact_x2", "compact_x3", "compact_x4", "compact_24x6_x2 (or another size)"),
+    *("srresnet_x2", "srresnet_x4", "srgan_x2", "srgan_x4"),
+)
+
 
 def get_config(recipe: str = "small_x2") -> ConfigDict:
-    """The recipe for a network; a name without `compact`, `srresnet` or `srgan` is that of an EDSR."""
+    """The recipe for a network; a name without `compact`, `srresnet` or `srgan` is that of an EDSR.
+
+    Raises
+    ------
+    InputError
+        For a name that is not of one of these forms, or an unknown option.
+    """
     network, *options = recipe.split(",")
+    if not re.fullmatch(_FORMS, network):
+        raise InputError(f"unknown recipe {network!r}; choose from: {', '.join(RECIPES)}")
     for option in options:
         if option not in OPTIONS:
             raise InputError(f"unknown option {option!r} of a training; choose from: {', '.join(OPTIONS)}")

@@ -43,10 +43,23 @@ def load(argument: str) -> SuperResolutionNetwork:
     return network
 
 
-def label(argument: str) -> str:
-    """NAME, or NAME (FILE)."""
-    name, _, weights = argument.partition("=")
-    return f"{name} ({Path(weights).name})" if weights else name
+def labels(arguments: list[str]) -> list[str]:
+    """NAME or NAME (FILE) for each; the file as it was given where another one of that network has its name.
+
+    Raises
+    ------
+    InputError
+        If one stands there twice.
+    """
+    short, long = [], []
+    for argument in arguments:
+        name, _, weights = argument.partition("=")
+        short.append(f"{name} ({Path(weights).name})" if weights else name)
+        long.append(f"{name} ({weights})" if weights else name)
+    for i, argument in enumerate(arguments):
+        if long[i] in long[:i]:
+            raise InputError(f"{argument} is named twice")
+    return [full if short.count(brief) > 1 else brief for brief, full in zip(short, long, strict=True)]
 
 
 def evaluate(networks: dict[str, SuperResolutionNetwork], folders: list[str]) -> list[Row]:
@@ -94,7 +107,8 @@ def main(names: list[str]) -> None:
             raise InputError(f"table {file}: unknown kind; choose from: {', '.join(WRITERS)}")
         if not Path(file).absolute().parent.is_dir():
             raise InputError(f"table {file}: its folder does not exist")
-    rows = evaluate({label(name): load(name) for name in names}, FOLDERS.value)
+    networks = dict(zip(labels(names), map(load, names), strict=True))
+    rows = evaluate(networks, FOLDERS.value)
     table = Table("images", "method", *COLUMNS)
     for folder, count, name, values in rows:
         table.add_row(f"{folder} ({count})", name, *quality.cells(values))

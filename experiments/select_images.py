@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> None:
     config, output = cli.CONFIG.value, SELECTION.value
     if not isinstance(config, ConfigDict) or output is None:
         raise InputError("usage: select_images --config=FILE.py --selection=FILE.json [--count=5000]")
+    cli.exact_arithmetic()
     selection = select(cli.plain(config), COUNT.value)
     selection.save(output)
     share = len(selection.positions) / selection.tried

@@ -121,6 +121,8 @@ def main(workdir: Path, output: Path) -> None:
             raise InputError(f"unknown network {network!r}; choose from: {', '.join(NETWORKS)}")
     minutes = minutes_of(networks, MINUTES.value)
     configs = {name: configuration(name, workdir, output, minutes[name]) for name in networks}
+    for network, config in configs.items():  # also of what is finished and would only be copied
+        train_sr.check_workdir(config, workdir / network)
     check(networks, configs)
     try:
         output.mkdir(parents=True, exist_ok=True)

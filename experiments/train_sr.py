@@ -12,8 +12,8 @@ EDSRs for x3 and x4 start from one for x2, and an SRGAN from an SRResNet: --conf
 `experiments.train_all` trains all of them, one after the other.
 
 Leaves in the workdir: `NETWORK.safetensors` (averaged weights), `NETWORK.md` (their card),
-`metrics.jsonl`, `curve.png` and `checkpoints/`. A run that was stopped continues from its last
-checkpoint, with the same batches as if it had not been.
+`metrics.jsonl`, `curve.png`, `config.json` and `checkpoints/`. A run that was stopped continues from its
+last checkpoint, with the same batches as if it had not been; with another configuration it is refused.
 """
 
 import json
@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from configs import train_edsr
 from experiments import cli
 from srdef import models
+from srdef.errors import InputError
 from srdef.evaluation import store
 from srdef.training import budget, export, quality, srgan, super_resolution
 from srdef.training.patches import read_folder
@@ -34,6 +35,8 @@ from srdef.training.patches import read_folder
 # What does not change the weights, or is named by `minutes`' result.
 _NOT_IN_COMMAND = ("recipe", "network", "network_options", "minutes", "data", "licence", "test_folders")
 _PATHS = ("train_folder", "validation_folder", "initial_weights")
+# What may change between a run and its continuation: names, and how often something is looked at or kept.
+_FREE = ("recipe", "data", "licence", "test_folders", "evaluate_every", "checkpoint_every")
 
 
 def command(config: ConfigDict) -> str:
@@ -50,8 +53,39 @@ def command(config: ConfigDict) -> str:
     return " ".join([*words, "--workdir=…"])
 
 
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """What the weights depend on, as plain data; of folders and files only the names."""
+    fields = {field: value for field, value in cli.plain(config).items() if field not in _FREE}
+    return {field: Path(value).name if field in _PATHS else value for field, value in fields.items()}
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """InputError if `workdir` holds a training of another configuration, or does not say of which."""
+    try:
+        kept = json.loads((workdir / "config.json").read_text())
+    except FileNotFoundError:
+        if (workdir / "metrics.jsonl").exists() or (workdir / "checkpoints").exists():
+            raise InputError(
+                f"{workdir} holds a training without its config.json; choose another folder"
+            ) from None
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{workdir / 'config.json'} cannot be read ({error})") from None
+    wanted = identity(config)
+    kept = kept if isinstance(kept, dict) else {}
+    for field in [*wanted, *kept]:
+        if kept.get(field) != wanted.get(field):
+            raise InputError(
+                f"{workdir} holds a training of another configuration: {field} is {kept.get(field)!r} there "
+                f"and {wanted.get(field)!r} here; choose another folder"
+            )
+
+
 def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
-    """`config` with the steps that fit into its minutes: measured the first time, then read."""
+    """`config` with the steps that fit into its minutes: measured the first time, then read.
+
+    The plan is that of the configuration in `config.json`, which was compared before.
+    """
     plan = workdir / "plan.json"
     if not plan.exists():
         steps = budget.probe_steps(config)
@@ -95,8 +129,16 @@ def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> t
 
 
 def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None = None) -> None:
-    """Train, then export; `photographs` instead of reading `config.train_folder`."""
+    """Train, then export; `photographs` instead of reading `config.train_folder`.
+
+    Raises
+    ------
+    InputError
+        As `super_resolution.train`, and if the workdir holds a training of another configuration.
+    """
     with store.exclusive(workdir):
+        check_workdir(config, workdir)
+        store.write_atomically(workdir / "config.json", store.canonical_json(identity(config)) + "\n")
         trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
         exported = workdir / f"{config.network}.safetensors"
         validation = read_folder(config.validation_folder) if config.validation_folder else []

@@ -202,8 +202,8 @@ def load(
     source = open_source(name, size, crop, **options)
     chosen = Selection.read(selection) if selection else None
     positions: Sequence[int] = range(source.length)
-    if chosen is not None:
-        chosen.check(name, size, source.crop, source.length)
+    if chosen is not None and selection:
+        chosen.check(selection, name, size, source.crop, source.length)
         positions = chosen.positions
     if not 0 <= offset < len(positions):
         raise InputError(
@@ -211,6 +211,6 @@ def load(
         )
     stop = len(positions) if limit is None else min(offset + limit, len(positions))
     dataset = read_positions(source, positions[offset:stop], size, progress)
-    if chosen is not None:
-        chosen.check_names(dataset.names, offset)
+    if chosen is not None and selection:
+        chosen.check_images(selection, dataset.names, dataset.labels.tolist(), offset)
     return dataset

@@ -70,35 +70,60 @@ class Selection:
 
     @classmethod
     def read(cls, path: str | Path) -> "Selection":
-        """From a file that `save` wrote; InputError that names it if it is not one."""
+        """From a file that `save` wrote.
+
+        Raises
+        ------
+        InputError
+            Names the file, if it cannot be read, or its lists are not what `save` writes.
+        """
         try:
             content: dict[str, Any] = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
             selection = cls(**content)
-            lengths = {len(selection.positions), len(selection.names), len(selection.labels)}
         except OSError as error:
             raise InputError(f"selection {path}: cannot be read ({error.strerror})") from None
         except (ValueError, TypeError):
             raise InputError(f"selection {path}: not a list that experiments.select_images wrote") from None
-        if len(lengths) != 1:
+        for field, kind, words in (
+            ("positions", int, "whole numbers"),
+            ("names", str, "strings"),
+            ("labels", int, "whole numbers"),
+        ):
+            values = getattr(selection, field)
+            # Exactly: True and False are also integers to Python.
+            if not isinstance(values, list) or any(type(value) is not kind for value in values):
+                raise InputError(f"selection {path}: its {field} must be a list of {words}")
+        if not len(selection.positions) == len(selection.names) == len(selection.labels):
             raise InputError(f"selection {path}: its positions, names and labels differ in number")
+        if len(set(selection.positions)) < len(selection.positions):
+            raise InputError(f"selection {path}: a position stands there twice")
         return selection
 
-    def check(self, dataset: str, size: int, crop: str, length: int) -> None:
-        """InputError unless this list was made of a data set that is read in the same way."""
+    def check(self, path: str | Path, dataset: str, size: int, crop: str, length: int) -> None:
+        """InputError unless this list, read from `path`, was made of a data set that is read as it is now."""
         for field, wanted in (("dataset", dataset), ("size", size), ("crop", crop)):
             made = getattr(self, field)
             if made != wanted:
-                raise InputError(f"the selection was made with {field} {made!r}, not {wanted!r}")
-        if self.positions and max(self.positions) >= length:
-            raise InputError(
-                f"the selection has image {max(self.positions)} of a data set with {length} images"
-            )
+                raise InputError(f"selection {path}: made with {field} {made!r}, not {wanted!r}")
+        for position in self.positions:
+            if not 0 <= position < length:
+                raise InputError(f"selection {path}: image {position} of a data set with {length} images")
 
-    def check_names(self, names: Sequence[str], offset: int) -> None:
-        """InputError unless the images from `offset` on are called `names`."""
-        for name, wanted in zip(names, self.names[offset:], strict=False):
-            if name != wanted:
-                raise InputError(f"the selection was made of other images: {wanted!r} is now {name!r}")
+    def check_images(
+        self, path: str | Path, names: Sequence[str], labels: Sequence[int], offset: int
+    ) -> None:
+        """InputError unless the images from `offset` on have these names and labels.
+
+        A name may say little (`tfds` has the split and the position), so that labels tell data sets apart.
+        """
+        found = zip(names, labels, self.names[offset:], self.labels[offset:], strict=False)
+        for name, label, wanted_name, wanted_label in found:
+            if name != wanted_name:
+                raise InputError(f"selection {path}: made of other images: {wanted_name!r} is now {name!r}")
+            if label != wanted_label:
+                raise InputError(
+                    f"selection {path}: made of other images: {name!r} had label {wanted_label}, now {label}"
+                )
 
 
 def select_correct(

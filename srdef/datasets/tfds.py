@@ -1,6 +1,7 @@
 """Prepared TensorFlow Datasets, read without TensorFlow (`tfds.data_source`, array_record files)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -8,6 +9,35 @@ from PIL import Image
 from srdef.datasets.base import REGISTRY, Example, Source
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.errors import InputError
+
+
+def open_builder(dataset: str, where: str, data_dir: str | Path | None = None) -> Any:
+    """What TensorFlow Datasets knows about a data set, prepared or not.
+
+    Parameters
+    ----------
+    dataset : str
+        Name, with configuration and version if wanted.
+    where : str
+        What to call it in messages.
+    data_dir : path, optional
+        Where it was prepared; default: that of TensorFlow Datasets.
+
+    Raises
+    ------
+    InputError
+        If there is no data set, configuration or version of this name.
+    """
+    # Imported here: the package takes a while and is not needed for the other data sets.
+    import tensorflow_datasets
+
+    try:
+        return tensorflow_datasets.builder(dataset, data_dir=data_dir)
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        raise InputError(f"{where}: TensorFlow Datasets has no data set of this name") from None
+    except (ValueError, AssertionError) as error:  # of a configuration or version, or no name at all
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: not a name of TensorFlow Datasets ({reason})") from None
 
 
 @REGISTRY.register("tfds")
@@ -23,8 +53,7 @@ def tfds(
     access::
 
         pip install tensorflow-cpu
-        python -c "import tensorflow_datasets as tfds;
-                   tfds.builder('imagenet2012', file_format='array_record').download_and_prepare()"
+        python -c "import tensorflow_datasets as tfds; tfds.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 
     `imagenet2012` wants its archive `ILSVRC2012_img_val.tar` (and that of the training images) in
     ~/tensorflow_datasets/downloads/manual; `imagenet_v2` and `imagenette` are downloaded.
@@ -43,15 +72,9 @@ def tfds(
     InputError
         If there is no such data set or split, it is not prepared as array_record, or it is not one
         of RGB or grey images with one label each.
-    """
-    # Imported here: the package takes a while and is not needed for the other data sets.
-    import tensorflow_datasets
-
+    """  # noqa: E501
     where = f"data set 'tfds', {dataset}"
-    try:
-        builder = tensorflow_datasets.builder(dataset, data_dir=data_dir)
-    except tensorflow_datasets.core.DatasetNotFoundError:
-        raise InputError(f"{where}: TensorFlow Datasets has no data set of this name") from None
+    builder = open_builder(dataset, where, data_dir)
     splits = list(builder.info.splits)
     if splits and split not in splits:
         raise InputError(f"{where}: unknown split {split!r}; choose from: {', '.join(splits)}")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_number
 from srdef.defenses.rounding import check_gradient, straight_through
 from srdef.errors import InputError
 
@@ -31,7 +32,7 @@ class BitDepth:
     Raises
     ------
     InputError
-        For bits outside 1 to 8, or an unknown rounding or gradient.
+        For bits that are not 1 to 8, or an unknown rounding or gradient.
     """
 
     bits: int | jax.Array = 3
@@ -44,8 +45,7 @@ class BitDepth:
         check_gradient("bit_depth", self.gradient, ("zero", "straight_through"))
         if self.rounding not in ("nearest", "down"):
             raise InputError(f"bit_depth: unknown rounding {self.rounding!r}; choose from: nearest, down")
-        if isinstance(self.bits, int) and not 1 <= self.bits <= 8:
-            raise InputError(f"bit_depth: bits must be between 1 and 8, not {self.bits}")
+        check_number("bit_depth", "bits", self.bits, 1, 8, whole=True)
 
     @property
     def differentiable(self) -> bool:

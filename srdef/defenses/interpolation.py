@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from srdef import images
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_integer
 from srdef.errors import InputError
 
 Order = Literal["up", "up_down", "down_up"]
@@ -40,7 +41,7 @@ class Interpolation:
     Raises
     ------
     InputError
-        For an unknown method or order, or a factor below 2.
+        For an unknown method or order, or a factor that is no whole number or below 2.
     """
 
     method: images.ResizeMethod = flax.struct.field(pytree_node=False, default="bicubic")
@@ -60,8 +61,7 @@ class Interpolation:
             raise InputError(
                 f"interpolation: unknown order {self.order!r}; choose from: {', '.join(_ORDERS)}"
             )
-        if self.factor < 2:
-            raise InputError(f"interpolation: factor must be at least 2, not {self.factor}")
+        check_integer("interpolation", "factor", self.factor, 2)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Resize one image, (H, W, 3) in [0, 1]."""

@@ -1,5 +1,6 @@
 """JPEG compression in JAX (ITU-T T.81, as libjpeg implements it), and SHIELD's stochastic local version."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_integer, check_number
 from srdef.defenses.rounding import Gradient, check_gradient, round_half_away, soft_round, straight_through
 from srdef.errors import InputError
 
@@ -98,6 +100,12 @@ def _doubled(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
     return pairs.reshape(*pairs.shape[:axis], -1, *pairs.shape[axis + 2 :])
 
 
+def _replicated(plane: jax.Array) -> jax.Array:
+    """Each sample four times, as 2x2 pixels."""
+    tall = _doubled(plane, plane, 0)
+    return _doubled(tall, tall, 1)
+
+
 @REGISTRY.register("jpeg")
 @flax.struct.dataclass
 class Jpeg:
@@ -105,8 +113,8 @@ class Jpeg:
 
     Deterministic, same size. Every step is libjpeg's: rounding to 8 bits, YCbCr in whole levels,
     chroma averaged over 2x2 pixels, 8x8 DCT, the standard tables scaled by the quality, and on the
-    way back smooth chroma upsampling. Used by Das et al. (2017, 2018) and Guo et al. (2018) with
-    quality 75 to 80.
+    way back smooth chroma upsampling (plain for images up to four pixels wide). Used by Das et al.
+    (2017, 2018) and Guo et al. (2018) with quality 75 to 80.
 
     The true gradient is zero almost everywhere. For an adaptive attack choose another `gradient`
     (which leaves the result as it is, or almost: "soft"), or the identity as the surrogate.
@@ -123,7 +131,7 @@ class Jpeg:
     Raises
     ------
     InputError
-        For a quality outside 1 to 100, or an unknown chroma or gradient.
+        For a quality that is no whole number or outside 1 to 100, or an unknown chroma or gradient.
     """
 
     quality: int | jax.Array = 80
@@ -136,8 +144,7 @@ class Jpeg:
         check_gradient("jpeg", self.gradient, ("zero", "straight_through", "soft"))
         if self.chroma not in ("4:2:0", "4:4:4"):
             raise InputError(f"jpeg: unknown chroma {self.chroma!r}; choose from: 4:2:0, 4:4:4")
-        if isinstance(self.quality, int | float) and not 1 <= self.quality <= 100:
-            raise InputError(f"jpeg: quality must be between 1 and 100, not {self.quality}")
+        check_number("jpeg", "quality", self.quality, 1, 100, whole=True)
 
     @property
     def differentiable(self) -> bool:
@@ -165,7 +172,9 @@ class Jpeg:
         if self.chroma == "4:2:0":
             columns = (width + 1) // 2
             small = [self._component(self._halve(plane), _CHROMINANCE)[:, :columns] for plane in chroma]
-            chroma = [self._enlarge(plane)[:height, :width] for plane in small]
+            # libjpeg interpolates only what has more than two columns.
+            enlarge = self._enlarge if columns > 2 else _replicated
+            chroma = [enlarge(plane)[:height, :width] for plane in small]
         else:
             chroma = [self._component(plane, _CHROMINANCE) for plane in chroma]
         blue_difference, red_difference = (plane - 128 for plane in chroma)
@@ -220,7 +229,7 @@ class Shield:
     Raises
     ------
     InputError
-        As `Jpeg`, and if there are no qualities.
+        As `Jpeg`, and if the qualities are no sequence or there are none.
     """
 
     qualities: tuple[int, ...] = flax.struct.field(pytree_node=False, default=(20, 40, 60, 80))
@@ -230,10 +239,13 @@ class Shield:
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.qualities, Sequence | np.ndarray) or isinstance(self.qualities, str):
+            raise InputError(f"shield: qualities must be a sequence of numbers, not {self.qualities!r}")
         object.__setattr__(self, "qualities", tuple(self.qualities))
         if not self.qualities:
             raise InputError("shield: qualities must name at least one quality")
         for quality in self.qualities:
+            check_integer("shield", "each of the qualities", quality, 1, 100)
             Jpeg(quality, self.chroma, self.gradient)
 
     @property

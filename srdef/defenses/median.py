@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srdef.defenses.base import REGISTRY
-from srdef.errors import InputError
+from srdef.defenses.options import check_integer
 
 
 def _sorted(values: list[jax.Array]) -> list[jax.Array]:
@@ -37,7 +37,7 @@ class Median:
     Raises
     ------
     InputError
-        If the size is below 1.
+        If the size is no whole number or below 1.
     """
 
     size: int = flax.struct.field(pytree_node=False, default=3)
@@ -46,8 +46,7 @@ class Median:
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"median: size must be at least 1, not {self.size}")
+        check_integer("median", "size", self.size, 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Filter one image, (H, W, 3) in [0, 1]."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_integer, check_number
 from srdef.errors import InputError
 
 
@@ -36,7 +37,7 @@ class NonLocalMeans:
     Parameters
     ----------
     strength : float
-        h, in units of the [0, 1] range. Leaf.
+        h, in units of the [0, 1] range; above 0. Leaf.
     sigma : float
         Deviation of the noise that the distances are corrected for. Leaf.
     patch_size : int
@@ -47,7 +48,7 @@ class NonLocalMeans:
     Raises
     ------
     InputError
-        If patch_size is not odd or patch_distance is below 1.
+        If strength is not positive, sigma is negative, patch_size is not odd or patch_distance is below 1.
     """
 
     strength: float | jax.Array = 0.05
@@ -59,10 +60,12 @@ class NonLocalMeans:
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.patch_size % 2 == 0:
+        check_number("non_local_means", "strength", self.strength, 0, open_low=True)
+        check_number("non_local_means", "sigma", self.sigma, 0)
+        check_integer("non_local_means", "patch_size", self.patch_size, 1)
+        check_integer("non_local_means", "patch_distance", self.patch_distance, 1)
+        if self.patch_size % 2 == 0:
             raise InputError(f"non_local_means: patch_size must be odd, not {self.patch_size}")
-        if self.patch_distance < 1:
-            raise InputError(f"non_local_means: patch_distance must be at least 1, not {self.patch_distance}")
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Filter one image, (H, W, 3) in [0, 1]."""

@@ -7,7 +7,8 @@ from typing import Any
 from srdef.defenses.base import REGISTRY, Defense, Sequential
 from srdef.defenses.bit_depth import BitDepth
 from srdef.defenses.jpeg import Jpeg
-from srdef.defenses.quilting import PatchBank, create_quilting
+from srdef.defenses.patch_bank import PatchBank
+from srdef.defenses.quilting import create_quilting
 from srdef.defenses.super_resolution import create_super_resolution
 from srdef.defenses.total_variation import TotalVariation
 from srdef.defenses.wavelet import Wavelet

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from srdef import images
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_integer
 from srdef.defenses.wavelet import Wavelet
 from srdef.errors import InputError
 
@@ -33,19 +34,26 @@ def robust_activation_map(classifier: Any, image: jax.Array, classes: int = 5) -
     """The robust class activation map of an image, (H, W) in [0, 1].
 
     The maps of the `classes` most likely classes, each scaled to [0, 1], are summed with weights
-    1/2, 1/4, 1/8, ... so that a changed first place matters less (section 4.1 of the paper).
+    1/2, 1/4, 1/8, ... so that a changed first place matters less (section 4.1 of the paper). A classifier
+    with fewer classes has all of them summed.
 
     Parameters
     ----------
     classifier : nnx.Module
-        With `features(images)`, the last feature map before global average pooling, and the dense
-        layer `classifier`.
+        With `features(images)`, the last feature map before global average pooling, and `classifier`: a
+        dense layer, or SqueezeNet's 1x1 convolution, whose positive parts are averaged.
     image : array (H, W, 3) in [0, 1]
     classes : int
     """
     features = classifier.features(image[None])[0]
-    kernel = classifier.classifier.kernel[...]
-    _, best = jax.lax.top_k(features.mean(axis=(0, 1)) @ kernel + classifier.classifier.bias[...], classes)
+    kernel, bias = classifier.classifier.kernel[...], classifier.classifier.bias[...]
+    if kernel.ndim == 2:
+        logits = features.mean(axis=(0, 1)) @ kernel + bias
+    else:
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        logits = jax.nn.relu(features @ kernel + bias).mean(axis=(0, 1))
+    classes = min(classes, logits.size)
+    _, best = jax.lax.top_k(logits, classes)
     maps = _scaled(jnp.einsum("hwc,ck->khw", features, kernel[:, best]))
     weights = 0.5 ** jnp.arange(1, classes + 1)
     combined = jnp.einsum("k,khw->hw", weights, maps)[..., None]
@@ -114,7 +122,7 @@ class PixelDeflection:
     Raises
     ------
     InputError
-        If deflections or window is below 1.
+        If deflections or window is no whole number or below 1.
     """
 
     classifier: Any = None
@@ -127,8 +135,7 @@ class PixelDeflection:
 
     def __post_init__(self) -> None:
         for name in ("deflections", "window"):
-            if getattr(self, name) < 1:
-                raise InputError(f"pixel_deflection: {name} must be at least 1, not {getattr(self, name)}")
+            check_integer("pixel_deflection", name, getattr(self, name), 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Defend one image, (H, W, 3) in [0, 1]."""
@@ -140,6 +147,14 @@ class PixelDeflection:
         return image if self.denoiser is None else self.denoiser(image, key)
 
 
+def _check_classifier(classifier: Any) -> None:
+    kernel = getattr(getattr(classifier, "classifier", None), "kernel", None)
+    if kernel is None or not hasattr(classifier, "features"):
+        raise InputError("pixel_deflection: the classifier needs `features` and a last layer `classifier`")
+    if kernel.ndim != 2 and kernel.shape[:-2] != (1, 1):
+        raise InputError("pixel_deflection: the classifier's last layer must be dense or a 1x1 convolution")
+
+
 @REGISTRY.register("pixel_deflection")
 def create_pixel_deflection(
     classifier: Any = None, sigma: float | None = 0.04, deflections: int = 200, window: int = 10
@@ -149,9 +164,10 @@ def create_pixel_deflection(
     Raises
     ------
     InputError
-        As `PixelDeflection`, and if the classifier has no `features` or no `classifier`.
+        As `PixelDeflection`, and if the classifier has no `features`, or its last layer `classifier` is
+        missing (a network that was built without one) or of another kind.
     """
-    if classifier is not None and not (hasattr(classifier, "features") and hasattr(classifier, "classifier")):
-        raise InputError("pixel_deflection: the classifier needs `features` and a dense layer `classifier`")
+    if classifier is not None:
+        _check_classifier(classifier)
     denoiser = None if sigma is None else Wavelet(sigma=sigma)
     return PixelDeflection(classifier, denoiser, deflections=deflections, window=window)

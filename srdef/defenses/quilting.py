@@ -1,174 +1,20 @@
 """Image quilting (Efros and Freeman 2001) as a defense (Guo et al. 2018)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_integer
+from srdef.defenses.patch_bank import PatchBank, make_bank
 from srdef.errors import InputError
-from srdef.images import to_uint8
 
 # The search compares all patches of an image with this many of the bank at a time.
 _CHUNK = 4096
-
-
-@flax.struct.dataclass
-class PatchBank:
-    """Patches of clean images, and the codes that are compared in the search for the nearest.
-
-    Parameters
-    ----------
-    patches : uint8 array (P, size, size, 3)
-    codes : float32 array (P, D)
-        The patches in [0, 1], flat, minus `mean`, times `components`.
-    mean : float32 array (size * size * 3,)
-    components : float32 array (size * size * 3, D)
-        Principal components, or the identity matrix for the exact distance.
-    """
-
-    patches: jax.Array | np.ndarray
-    codes: jax.Array | np.ndarray
-    mean: jax.Array | np.ndarray
-    components: jax.Array | np.ndarray
-
-    @property
-    def patch_size(self) -> int:
-        """The side of the patches."""
-        return self.patches.shape[1]
-
-    def save(self, path: str | Path) -> None:
-        """Write a NumPy archive, from which `load_bank` reads."""
-        np.savez(path, patches=self.patches, mean=self.mean, components=self.components)
-
-
-def _with_codes(patches: np.ndarray, mean: np.ndarray, components: np.ndarray) -> PatchBank:
-    flat = patches.reshape(len(patches), -1).astype(np.float32) / 255
-    return PatchBank(patches, (flat - mean) @ components, mean, components)
-
-
-def build_bank(
-    images: Iterable[np.ndarray],
-    count: int,
-    *,
-    patch_size: int = 5,
-    principal_components: int | None = None,
-    seed: int = 0,
-) -> PatchBank:
-    """Draw patches at random places of images, equally many from each.
-
-    Parameters
-    ----------
-    images : iterable of uint8 arrays (H, W, 3)
-        Images smaller than a patch are skipped.
-    count : int
-        Number of patches, rounded up to a multiple of the number of images.
-    patch_size : int
-    principal_components : int, optional
-        Compare patches by so many principal components; default: by all values, exactly.
-    seed : int
-
-    Raises
-    ------
-    InputError
-        If no image is as large as a patch, or a number is out of range.
-    """
-    values = patch_size**2 * 3
-    if patch_size < 2 or count < 1:
-        raise InputError(f"patch bank: needs count >= 1 and patch_size >= 2, not {count} and {patch_size}")
-    if principal_components is not None and not 1 <= principal_components <= values:
-        raise InputError(
-            f"patch bank: principal_components must be 1 to {values}, not {principal_components}"
-        )
-    usable = [image for image in images if min(image.shape[:2]) >= patch_size]
-    if not usable:
-        raise InputError(f"patch bank: no image has {patch_size} pixels along each side")
-    rng = np.random.default_rng(seed)
-    each = -(-count // len(usable))
-    drawn = []
-    for image in usable:
-        windows = np.lib.stride_tricks.sliding_window_view(image, (patch_size, patch_size), axis=(0, 1))
-        rows = rng.integers(windows.shape[0], size=each)
-        columns = rng.integers(windows.shape[1], size=each)
-        drawn.append(windows[rows, columns].transpose(0, 2, 3, 1))
-    patches = np.concatenate(drawn)
-    mean, components = np.zeros(values, np.float32), np.eye(values, dtype=np.float32)
-    if principal_components is not None:
-        flat = patches.reshape(len(patches), -1).astype(np.float32) / 255
-        mean = flat.mean(axis=0)
-        _, vectors = np.linalg.eigh(np.cov(flat.T.astype(np.float64)))
-        components = vectors[:, ::-1][:, :principal_components].astype(np.float32)
-    return _with_codes(patches, mean, components)
-
-
-def bank_from_folder(
-    folder: str | Path, count: int, *, pattern: str = "*", **options: int | None
-) -> PatchBank:
-    """`build_bank` from the images in a folder whose names match `pattern`.
-
-    Do not evaluate on the images that the bank is made of: the nearest patch of an attacked image
-    would be its own clean one.
-
-    Raises
-    ------
-    InputError
-        If there is no such folder, no readable image in it, or as `build_bank`.
-    """
-    if not Path(folder).is_dir():
-        raise InputError(f"patch bank: {folder} is not a folder")
-    images = []
-    for path in sorted(Path(folder).glob(pattern)):
-        try:
-            with Image.open(path) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, IsADirectoryError):
-            continue  # a folder of images often holds labels and notes as well
-        except OSError as error:
-            raise InputError(f"patch bank: cannot read {path}: {error}") from None
-    if not images:
-        raise InputError(f"patch bank: no image in {folder} matches {pattern!r}")
-    return build_bank(images, count, **options)  # type: ignore[arg-type]
-
-
-def bank_from_dataset(dataset: Mapping[str, Any], count: int, **options: int | None) -> PatchBank:
-    """`build_bank` from a data set, as plain data: `{"name": "imagenet_samples", "size": 160}`.
-
-    The patches are those of the images as they are read, so their size should be that of the images
-    which will be defended. These must be others: see `bank_from_folder`.
-
-    Raises
-    ------
-    InputError
-        As `srdef.datasets.load` and `build_bank`.
-    """
-    from srdef import datasets  # here, so that defenses without a bank load no reading code
-
-    if not isinstance(dataset, Mapping) or not {"name", "size"} <= set(dataset):
-        raise InputError(f"patch bank: dataset must have the fields name and size, not {dataset!r}")
-    return build_bank(to_uint8(datasets.load(**dataset).images), count, **options)  # type: ignore[arg-type]
-
-
-def load_bank(path: str | Path) -> PatchBank:
-    """Read what `PatchBank.save` wrote.
-
-    Raises
-    ------
-    InputError
-        If there is no such file or it is no patch bank.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            patches, mean, components = (archive[name] for name in ("patches", "mean", "components"))
-    except FileNotFoundError:
-        raise InputError(f"patch bank: there is no file {path}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"patch bank: {path} is no patch bank: {error}") from None
-    return _with_codes(patches, mean, components)
 
 
 def nearest_patches(bank: PatchBank, queries: jax.Array, count: int) -> jax.Array:
@@ -184,7 +30,7 @@ def nearest_patches(bank: PatchBank, queries: jax.Array, count: int) -> jax.Arra
     -------
     integer array (Q, count)
     """
-    wanted = (queries - bank.mean) @ bank.components
+    wanted = jnp.matmul(queries - bank.mean, bank.components, precision="highest")
     codes = jnp.asarray(bank.codes)
     size, dimension = codes.shape
     # Of the squared distance, the part that depends on the patch; infinite for the padding.
@@ -272,8 +118,8 @@ class Quilting:
     Raises
     ------
     InputError
-        If overlap or neighbours is below 1; when called, if the overlap is not below the patch
-        size, or the bank has fewer patches than neighbours.
+        If overlap or neighbours is no whole number or below 1; when called, if the overlap is not below
+        the patch size, or the bank has fewer patches than neighbours.
     """
 
     bank: PatchBank
@@ -284,8 +130,7 @@ class Quilting:
 
     def __post_init__(self) -> None:
         for name in ("overlap", "neighbours"):
-            if getattr(self, name) < 1:
-                raise InputError(f"quilting: {name} must be at least 1, not {getattr(self, name)}")
+            check_integer("quilting", name, getattr(self, name), 1)
 
     @property
     def random(self) -> bool:
@@ -317,20 +162,6 @@ class Quilting:
         return _quilt(patches, rows, columns, self.overlap)[:height, :width]
 
 
-def _make_bank(bank: PatchBank | str | Path | Mapping[str, Any]) -> PatchBank:
-    if isinstance(bank, PatchBank):
-        return bank
-    if not isinstance(bank, Mapping):
-        return load_bank(bank)
-    known = ("dataset", "count", "patch_size", "principal_components", "seed")
-    for name in bank:
-        if name not in known:
-            raise InputError(f"patch bank: unknown field {name!r}; choose from: {', '.join(known)}")
-    if not {"dataset", "count"} <= set(bank):
-        raise InputError(f"patch bank: needs the fields dataset and count, not {dict(bank)!r}")
-    return bank_from_dataset(**bank)
-
-
 @REGISTRY.register("quilting")
 def create_quilting(
     bank: PatchBank | str | Path | Mapping[str, Any], overlap: int = 2, neighbours: int = 1
@@ -345,4 +176,4 @@ def create_quilting(
     InputError
         If the bank cannot be read or built, and as `Quilting`.
     """
-    return Quilting(_make_bank(bank), overlap, neighbours)
+    return Quilting(make_bank(bank), overlap, neighbours)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_number
 from srdef.errors import InputError
 
 Method = Literal["nearest", "bilinear"]
@@ -40,7 +41,7 @@ class ResizePad:
     Raises
     ------
     InputError
-        For an unknown method, or unless 1 <= low <= canvas.
+        For an unknown method, unless 1 <= low <= canvas, or for a pad_value outside [0, 1].
     """
 
     low: float = flax.struct.field(pytree_node=False, default=310 / 299)
@@ -55,10 +56,9 @@ class ResizePad:
     def __post_init__(self) -> None:
         if self.method not in ("nearest", "bilinear"):
             raise InputError(f"resize_pad: unknown method {self.method!r}; choose from: nearest, bilinear")
-        if not 1 <= self.low <= self.canvas:
-            raise InputError(
-                f"resize_pad: needs 1 <= low <= canvas, not low {self.low:g} and canvas {self.canvas:g}"
-            )
+        check_number("resize_pad", "low", self.low, 1)
+        check_number("resize_pad", "canvas", self.canvas, self.low)
+        check_number("resize_pad", "pad_value", self.pad_value, 0, 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Transform one image, (H, W, 3) in [0, 1]."""

@@ -11,6 +11,7 @@ from flax import nnx
 from srdef import images
 from srdef.defenses.base import REGISTRY
 from srdef.defenses.rounding import Gradient, check_gradient, straight_through
+from srdef.errors import InputError
 
 
 @flax.struct.dataclass
@@ -90,11 +91,14 @@ def create_super_resolution(
     Raises
     ------
     InputError
-        As `srdef.models.create`.
+        As `srdef.models.create`, and for a network that has no `scale`, such as a classifier.
     """
     module: Any = network
     if isinstance(network, str):
         from srdef import models  # here, so that defenses without a network load no model code
 
         module = models.create(network, pretrained=pretrained and weights is None, weights=weights)
+    if not hasattr(module, "scale"):
+        name = repr(network) if isinstance(network, str) else type(network).__name__
+        raise InputError(f"super_resolution: {name} is not a super-resolution network: it has no scale")
     return SuperResolution(module, clip, round_to_8_bits, gradient)

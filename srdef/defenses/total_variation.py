@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srdef.defenses.base import REGISTRY
-from srdef.errors import InputError
+from srdef.defenses.options import check_integer, check_number
 
 
 def _differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -47,9 +47,13 @@ class TotalVariation:
 
     with |grad u| the Euclidean norm of the two forward differences, by the primal-dual method of
     Chambolle and Pock (2011), over-relaxed (Condat 2013). With the defaults E is within 0.5 % of its
-    minimum on photographs. Equal to the original's split Bregman iteration
-    (facebookresearch/adversarial_image_defenses, weight 1/0.03) up to its tolerance; values are dropped
-    for each pixel and channel independently, as there.
+    minimum on photographs. Values are dropped for each pixel and channel independently, as in the original
+    (facebookresearch/adversarial_image_defenses).
+
+    The original's split Bregman iteration has this E in mind (its weight is 1/0.03) and gives another
+    image: it multiplies the differences, of norm s and with its parameter λ, by s·λ / (s·λ + 1), which is
+    not the proximal operator of the Euclidean norm; it starts with the dropped values at 0; and it stops
+    after a few iterations, at a tolerance of 0.01. What is computed here is the true minimiser of E.
 
     Random (through what is dropped), same size. Differentiable, at the cost of three stored images
     for each iteration; the cheap surrogate is the identity.
@@ -77,12 +81,9 @@ class TotalVariation:
     one_by_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.weight, int | float) and not self.weight > 0:
-            raise InputError(f"total_variation: weight must be positive, not {self.weight:g}")
-        if isinstance(self.drop_rate, int | float) and not 0 <= self.drop_rate < 1:
-            raise InputError(f"total_variation: drop_rate must lie in [0, 1), not {self.drop_rate:g}")
-        if self.iterations < 1:
-            raise InputError(f"total_variation: iterations must be at least 1, not {self.iterations}")
+        check_number("total_variation", "weight", self.weight, 0, open_low=True)
+        check_number("total_variation", "drop_rate", self.drop_rate, 0, 1, open_high=True)
+        check_integer("total_variation", "iterations", self.iterations, 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Smooth one image, (H, W, 3) in [0, 1]."""

@@ -10,6 +10,7 @@ import numpy as np
 from srdef import images
 from srdef.defenses import wavelet_transform
 from srdef.defenses.base import REGISTRY
+from srdef.defenses.options import check_integer, check_number
 from srdef.errors import InputError
 
 Method = Literal["BayesShrink", "VisuShrink"]
@@ -115,7 +116,8 @@ class Wavelet:
     Raises
     ------
     InputError
-        For an unknown wavelet, method, mode, colour or scaling, and for levels < 1.
+        For an unknown wavelet, method, mode, colour or scaling, for levels < 1, and for a
+        sigma that is negative or no number.
     """
 
     sigma: float | jax.Array | None = 0.04
@@ -138,8 +140,10 @@ class Wavelet:
                 raise InputError(
                     f"wavelet: unknown {name} {getattr(self, name)!r}; choose from: {', '.join(choices)}"
                 )
-        if self.levels is not None and self.levels < 1:
-            raise InputError(f"wavelet: levels must be at least 1, not {self.levels}")
+        if self.levels is not None:
+            check_integer("wavelet", "levels", self.levels, 1)
+        if self.sigma is not None:
+            check_number("wavelet", "sigma", self.sigma, 0)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Denoise one image, (H, W, 3) in [0, 1]."""

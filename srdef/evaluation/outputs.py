@@ -45,11 +45,12 @@ def build_table(experiment: protocol.Experiment, records: pa.Table) -> tables.Re
 
 
 def environment() -> dict[str, Any]:
-    """Versions and devices of this process."""
+    """Versions, devices and arithmetic of this process."""
     return {
         "srdef": srdef.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "jaxwt", "numpy")},
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
         "devices": [device.device_kind for device in jax.local_devices()],
     }
 

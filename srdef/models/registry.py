@@ -93,6 +93,7 @@ def create(
     elif entry is not None:
         _load_file(module, catalog.locate(entry), entry.sha256)
     else:
+        _check_file(name, Path(str(weights)))
         _load_file(module, Path(str(weights)))
     return module
 
@@ -126,6 +127,17 @@ def _converted(entry: catalog.Download) -> Path:
     if not path.is_file():
         convert(entry.name, download.fetch(entry), path)
     return path
+
+
+def _check_file(name: str, file: Path) -> None:
+    """InputError for a word that can only have been meant as a variant; lists those that there are."""
+    if file.suffix in readers.SUFFIXES or file.exists():
+        return
+    known = ", ".join(catalog.variants(name)) or "none"
+    raise InputError(
+        f"model {name!r} has no weights {str(file)!r}; its variants are: {known}; a file ends in one of: "
+        f"{', '.join(readers.SUFFIXES)}"
+    )
 
 
 def _load_file(module: nnx.Module, file: Path, sha256: str | None = None) -> None:

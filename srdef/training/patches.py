@@ -12,6 +12,7 @@ import numpy as np
 
 from srdef.datasets.files import SUFFIXES, existing_folder, list_images
 from srdef.datasets.reading import read_image
+from srdef.datasets.tfds import open_builder
 from srdef.errors import InputError
 
 # Low-resolution pixels cut off around each patch, so that its border is made from real neighbours.
@@ -46,14 +47,8 @@ def read_folder(folder: str | Path) -> list[np.ndarray]:
 
 def _read_tfds(name: str) -> list[np.ndarray]:
     """The high-resolution images (`hr`, or else `image`) of the training split, without TensorFlow."""
-    # Imported here: the package takes a while and is not needed for folders.
-    import tensorflow_datasets
-
     where = f"data set {TFDS}{name}"
-    try:
-        builder = tensorflow_datasets.builder(name)
-    except tensorflow_datasets.core.DatasetNotFoundError:
-        raise InputError(f"{where}: TensorFlow Datasets has no data set of this name") from None
+    builder = open_builder(name, where)
     feature = "hr" if "hr" in builder.info.features else "image"
     if feature not in builder.info.features:
         raise InputError(f"{where}: has neither hr nor image; it has: {', '.join(builder.info.features)}")

@@ -121,7 +121,9 @@ class Trainer:
             "parameters": parameters,
             "statistics": statistics,
             "optimizer": optimizer,
-            "average": super_resolution.averaged_update(state["average"], parameters, self.ema_decay, step),
+            "average": super_resolution.averaged_update(
+                state["average"], nnx.merge_state(parameters, statistics), self.ema_decay, step
+            ),
             "discriminator": {
                 "parameters": optax.apply_updates(opponent["parameters"], updates),
                 "statistics": judge_statistics,
@@ -132,7 +134,7 @@ class Trainer:
 
     def averaged(self, state: dict[str, Any]) -> Any:
         """The generator with the averaged weights, in evaluation mode."""
-        return nnx.merge(self.evaluation, state["average"], state["statistics"])
+        return nnx.merge(self.evaluation, state["average"])
 
 
 def create_trainer(
@@ -183,7 +185,7 @@ def create_trainer(
         "parameters": parameters,
         "statistics": statistics,
         "optimizer": optimizer.init(parameters),
-        "average": jax.tree.map(jnp.copy, parameters),
+        "average": jax.tree.map(jnp.copy, nnx.merge_state(parameters, statistics)),
         "discriminator": {
             "parameters": judge_parameters,
             "statistics": judge_statistics,

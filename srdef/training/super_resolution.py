@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import batching, models
 from srdef.errors import InputError
+from srdef.evaluation import store
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.training.patches import MARGIN, PatchSource, PhotographsOnDevice, batches, read_folder
 from srdef.training.quality import bicubic_psnr as bicubic_psnr  # with evaluate_psnr: their old place
@@ -137,13 +138,13 @@ def initial_network(config: ml_collections.ConfigDict) -> SuperResolutionNetwork
     return network
 
 
-def averaged_update(average: Any, parameters: Any, decay: float, step: jax.Array) -> Any:
-    """The running average of the parameters; it starts late enough to forget the random first ones.
+def averaged_update(average: Any, values: Any, decay: float, step: jax.Array) -> Any:
+    """The running average of parameters and statistics; it soon forgets the random first ones.
 
-    With a decay of 0 it is the parameters themselves.
+    With a decay of 0 it is the values themselves.
     """
     early = jnp.minimum(decay, (1 + step) / (10 + step))
-    return optax.incremental_update(parameters, average, 1 - early)
+    return optax.incremental_update(values, average, 1 - early)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class Trainer:
     """One jitted training step over a fixed network structure, with a loss on pixels.
 
     The state is a dictionary of pytrees (`parameters`, `statistics`, `optimizer`, `average`), so that
-    a checkpoint needs nothing but arrays.
+    a checkpoint needs nothing but arrays. `average` is of parameters and statistics together: what
+    normalises the averaged weights' results must have seen such weights.
     """
 
     training: Any
@@ -181,13 +183,15 @@ class Trainer:
             "parameters": parameters,
             "statistics": statistics,
             "optimizer": optimizer,
-            "average": averaged_update(state["average"], parameters, self.ema_decay, step),
+            "average": averaged_update(
+                state["average"], nnx.merge_state(parameters, statistics), self.ema_decay, step
+            ),
         }
         return new_state, {"loss": loss}
 
     def averaged(self, state: dict[str, Any]) -> Any:
         """The network with the averaged weights, in evaluation mode: what is evaluated and shipped."""
-        return nnx.merge(self.evaluation, state["average"], state["statistics"])
+        return nnx.merge(self.evaluation, state["average"])
 
 
 def create_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -216,7 +220,7 @@ def create_trainer(
         "parameters": parameters,
         "statistics": statistics,
         "optimizer": optimizer.init(parameters),
-        "average": jax.tree.map(jnp.copy, parameters),
+        "average": jax.tree.map(jnp.copy, nnx.merge_state(parameters, statistics)),
     }
     return Trainer(training, evaluation, optimizer, network.scale, config.loss, config.ema_decay), state
 
@@ -232,7 +236,7 @@ def _keep_until(path: Path, step: int) -> None:
         return
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept))
+    store.write_atomically(path, "".join(line + "\n" for line in kept))
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -242,8 +246,26 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
         raise InputError(f"unknown crop {config.crop!r}; choose from: {', '.join(CROPS)}")
     if not 0 <= config.ema_decay < 1:
         raise InputError(f"ema_decay must be at least 0 (no average) and below 1, not {config.ema_decay}")
+    for name in ("batch_size", "patch", "steps", "log_every", "evaluate_every", "checkpoint_every"):
+        if config[name] < 1:
+            raise InputError(f"{name} must be at least 1, not {config[name]}")
+    if config.warmup_steps < 0:
+        raise InputError(f"warmup_steps must be at least 0, not {config.warmup_steps}")
+    # A cosine needs at least one step to fall in.
+    least = config.warmup_steps + (config.schedule == "cosine")
+    if config.steps < least:
+        raise InputError(
+            f"steps must be at least {least} with warmup_steps {config.warmup_steps} and the schedule "
+            f"{config.schedule!r}, not {config.steps}"
+        )
     if config.batch_size % devices:
         raise InputError(f"batch_size {config.batch_size} is not a multiple of {devices} devices")
+
+
+@jax.jit
+def _all_finite(state: Any) -> jax.Array:
+    """Whether there is neither NaN nor infinity in any array: one pass over them, on the device."""
+    return jnp.stack([jnp.isfinite(array).all() for array in jax.tree.leaves(state)]).all()
 
 
 def _compiled_step(
@@ -304,7 +326,8 @@ def train(
     Raises
     ------
     InputError
-        For missing folders or images, an unknown option, or a loss that is not finite.
+        For missing folders or images, an unknown option, or a loss or weights that are not finite, of which
+        no checkpoint is kept.
     """
     mesh = batching.data_mesh()
     _check(config, mesh.devices.size)
@@ -364,6 +387,8 @@ def train(
                 report(record)
                 started, since, idle = time.monotonic(), step, 0.0
             if step % config.checkpoint_every == 0 or last:
+                if not _all_finite(state):  # a run that goes on from here could only repeat it
+                    raise InputError(f"the weights are not finite after step {step}; lower learning_rate")
                 manager.save(step, args=ocp.args.StandardSave(state), force=last)
             if last:
                 break

@@ -89,8 +89,14 @@ def fetch(entry: Download) -> Path:
         published one; with the address and the place to put the file by hand.
     """
     path = published_path(entry)
+    hint = f"fetch {entry.url} by hand and put it at {path}"
     if path.is_file():
-        verify(path, entry.digest)
+        try:
+            verify(path, entry.digest)
+        except InputError as error:
+            raise InputError(
+                f"weights of {entry.name}: {error}; delete it and try again, or {hint}"
+            ) from None
         return path
     make_cache_folder()
     # One process fetches; the others of a cluster job wait, and find the file.
@@ -101,8 +107,7 @@ def fetch(entry: Download) -> Path:
                 _transfer(entry, unfinished)
                 _accept(unfinished, path, entry.digest)
             except InputError as error:
-                hint = f"or fetch {entry.url} by hand and put it at {path}"
-                raise InputError(f"weights of {entry.name}: {error}; {hint}") from None
+                raise InputError(f"weights of {entry.name}: {error}; or {hint}") from None
     return path
 
 

@@ -63,8 +63,8 @@ def read(path: str | Path, *, sha256: str | None = None) -> dict[str, np.ndarray
     path : path
         `.safetensors`, `.npz`, `.h5` in the legacy layout of Keras, or `.pth`/`.pt` as `torch.save`
         writes a `state_dict` (the zip format of PyTorch >= 1.6 and the legacy format before it), alone or
-        under `params_ema`, `params` or `state_dict` beside other things, `.pkl`
-        with a dictionary of NumPy arrays.
+        under `params_ema`, `params` or `state_dict` beside other things, `.pkl` with a dictionary of
+        NumPy arrays.
     sha256 : str, optional
         What the file's SHA-256 must be, in hexadecimal.
 
@@ -305,3 +305,4 @@ _READERS: dict[str, Callable[[bytes], dict[str, np.ndarray]]] = {
     **dict.fromkeys(KERAS_SUFFIXES, hdf5.read),
     **dict.fromkeys(TORCH_SUFFIXES, _read_torch),
 }
+SUFFIXES = tuple(_READERS)

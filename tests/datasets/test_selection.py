@@ -102,7 +102,19 @@ def test_a_choice_made_otherwise(made, options, message):
     ("change", "message"),
     [
         (lambda c: c["names"].__setitem__(0, "other"), "made of other images: 'other' is now 'imagenet_"),
+        (
+            lambda c: c["labels"].__setitem__(3, 7),
+            r"made of other images: 'imagenet_.*' had label 7, now \d+",
+        ),
         (lambda c: c["positions"].__setitem__(0, 20), "image 20 of a data set with 20 images"),
+        (lambda c: c["positions"].__setitem__(0, -1), "image -1 of a data set with 20 images"),
+        (lambda c: c["positions"].__setitem__(0, "1"), "its positions must be a list of whole numbers"),
+        (lambda c: c["positions"].__setitem__(0, 1.0), "its positions must be a list of whole numbers"),
+        (lambda c: c["positions"].__setitem__(0, True), "its positions must be a list of whole numbers"),
+        (lambda c: c["positions"].__setitem__(0, c["positions"][1]), "a position stands there twice"),
+        (lambda c: c.update(positions=8), "its positions must be a list of whole numbers"),
+        (lambda c: c.update(names="8 images"), "its names must be a list of strings"),
+        (lambda c: c["labels"].__setitem__(0, None), "its labels must be a list of whole numbers"),
         (lambda c: c["labels"].pop(), "differ in number"),
         (lambda c: c.pop("seed"), "not a list that experiments.select_images wrote"),
         (lambda c: c.update(dataset="nips2017"), "made with dataset 'nips2017', not 'imagenet_samples'"),
@@ -113,5 +125,30 @@ def test_a_changed_file(made, tmp_path, change, message):
     change(content)
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"selection .*changed\.json: .*{message}"):
         datasets.load("imagenet_samples", size=128, selection=path)
+
+
+def test_images_of_another_tfds_data_set(tmp_path):
+    """Both call their images by split and position; what they show differs, and so do the labels."""
+    tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+    path = tmp_path / "mine.json"
+    options = {"split": "test", "size": 8}
+    with tensorflow_datasets.testing.mock_data(num_examples=5):
+        own = datasets.load("tfds", dataset="cifar10", **options)
+        Selection(
+            dataset="tfds",
+            size=8,
+            crop="center",
+            classifier="",
+            weights="",
+            seed=0,
+            tried=3,
+            positions=[4, 0, 2],
+            names=[own.names[i] for i in (4, 0, 2)],
+            labels=own.labels[[4, 0, 2]].tolist(),
+        ).save(path)
+        again = datasets.load("tfds", dataset="cifar10", selection=path, **options)
+        np.testing.assert_array_equal(again.images, own.images[[4, 0, 2]])
+        with pytest.raises(InputError, match=r"mine\.json: made of other images: 'test/4' had label \d"):
+            datasets.load("tfds", dataset="imagenet_v2", selection=path, **options)

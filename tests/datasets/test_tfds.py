@@ -5,6 +5,7 @@ import pytest
 
 from srdef import datasets
 from srdef.errors import InputError
+from srdef.training import patches
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 
@@ -68,6 +69,16 @@ def test_not_prepared(tmp_path):
 def test_no_such_data_set(tmp_path):
     with pytest.raises(InputError, match="imagenut: TensorFlow Datasets has no data set of this name"):
         datasets.load("tfds", size=8, dataset="imagenut", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["", "imagenet_v2/", "a/b/c", "imagenet_v2/nothing", "mnist:99.0.0"])
+def test_bad_names(tmp_path, dataset):
+    """Also those at which TensorFlow Datasets raises something else; its many lines become one."""
+    with pytest.raises(InputError, match=r"data set 'tfds', .*TensorFlow Datasets") as error:
+        datasets.load("tfds", size=8, dataset=dataset, data_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"data set tfds:.*TensorFlow Datasets"):
+        patches.read_folder(f"tfds:{dataset}")
 
 
 def test_data_set_without_classes():

@@ -45,6 +45,18 @@ def test_equals_pillow(size, chroma):
     assert worst < 32
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6])
+def test_narrow_images_equal_pillow(width):
+    """Up to four pixels libjpeg does not interpolate the chroma, which it has at most two columns of."""
+    rng = np.random.default_rng(width)
+    for quality in (50, 95):
+        image = rng.integers(0, 256, (12, width, 3)).astype(np.float32) / 255
+        result = 255 * np.asarray(defend(defenses.Jpeg(quality), image), np.float64)
+        difference = np.abs(result - pillow(image, quality, "4:2:0"))
+        # Random colours: interpolated chroma differs by tens of levels.
+        assert difference.max() < 3
+
+
 @pytest.mark.parametrize("gradient", ["straight_through", "soft"])
 def test_gradients(gradient):
     image = jnp.asarray(photograph(1, 24, 40))
@@ -106,12 +118,8 @@ def test_a_sweep_over_quality_compiles_once():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("jpeg", {"quality": 0}, "quality"),
-        ("jpeg", {"quality": 101}, "quality"),
         ("jpeg", {"chroma": "4:2:2"}, r"4:2:2.*4:4:4"),
         ("jpeg", {"gradient": "none"}, r"none.*soft"),
-        ("shield", {"qualities": ()}, "qualities"),
-        ("shield", {"qualities": (20, 400)}, "400"),
     ],
 )
 def test_bad_options(name, options, words):

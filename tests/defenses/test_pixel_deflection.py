@@ -8,7 +8,7 @@ from flax import nnx
 from sample_photographs import photograph
 
 from experiments.benchmarks import numpy_defenses
-from srdef import defenses
+from srdef import defenses, images, models
 from srdef.defenses import pixel_deflection
 from srdef.errors import InputError
 
@@ -71,6 +71,53 @@ def test_robust_activation_map():
     np.testing.assert_allclose(activation[0, 7], 0, atol=1e-6)
 
 
+class Three(nnx.Module):
+    """Three classes, fewer than the five that the map asks for, each with a channel that lights a corner."""
+
+    def __init__(self, convolution, bias=(0.0, 0.0, 0.0)):
+        rngs = nnx.Rngs(0)
+        self.classifier = nnx.Conv(3, 3, (1, 1), rngs=rngs) if convolution else nnx.Linear(3, 3, rngs=rngs)
+        kernel = jnp.diag(jnp.array([4.0, 2.0, 1.0]))
+        self.classifier.kernel[...] = kernel.reshape(self.classifier.kernel.shape)
+        self.classifier.bias[...] = jnp.array(bias)
+
+    def features(self, images):
+        zeros = jnp.zeros((1, 3, 3, 3))
+        return zeros.at[0, 0, 0, 0].set(1).at[0, 0, 2, 1].set(1).at[0, 2, 0, 2].set(1) * images.mean()
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_a_map_of_three_classes(convolution):
+    activation = pixel_deflection.robust_activation_map(Three(convolution), jnp.full((3, 3, 3), 0.5))
+    expected = np.zeros((3, 3))
+    expected[0, 0], expected[0, 2], expected[2, 0] = 1, 1 / 2, 1 / 4
+    np.testing.assert_allclose(activation, expected, atol=1e-6)
+
+
+def test_a_convolution_is_averaged_behind_its_relu():
+    """As SqueezeNet has it: a class that is negative everywhere but in one place counts by that place."""
+    # Scores 1, 0.1 and 0.3 ninths; without ReLU they would be -7, -7.1 and -1.3, with class 2 first.
+    activation = pixel_deflection.robust_activation_map(
+        Three(True, bias=(-1.0, -0.9, -0.2)), jnp.full((3, 3, 3), 0.5)
+    )
+    np.testing.assert_allclose([activation[0, 0], activation[0, 2], activation[2, 0]], [1, 1 / 4, 1 / 2])
+
+
+def test_squeezenet():
+    """The first class of the map is the one that the network itself predicts."""
+    network = models.create("squeezenet", pretrained=True)
+    image = jnp.asarray(photograph(0, 64, 64))
+    activation = jax.jit(pixel_deflection.robust_activation_map, static_argnums=2)(network, image, 1)
+    maps = jax.jit(lambda n, x: jnp.einsum("hwc,ck->khw", n.features(x)[0], n.classifier.kernel[...][0, 0]))
+    best = maps(network, image[None])[int(jax.jit(lambda n, x: n(x))(network, image[None]).argmax())]
+    scaled = (best - best.min()) / (best.max() - best.min())
+    expected = images.resize(scaled[..., None], 64, 64, "bilinear")[..., 0]
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    np.testing.assert_allclose(activation, expected, atol=1e-4)
+    defense = defenses.create("pixel_deflection", classifier=network)
+    assert bool(jnp.isfinite(jax.jit(lambda d, x: d(x, KEY))(defense, image)).all())
+
+
 def test_spares_what_the_classifier_looks_at():
     image = jnp.asarray(photograph(0, 16, 16))
     defense = defenses.create("pixel_deflection", classifier=TwoCorners(), sigma=None, deflections=2000)
@@ -88,12 +135,24 @@ def test_is_deflection_then_wavelet_denoising():
     assert 100 < changed <= 200  # some values are copied from equal ones
 
 
+class Headless(nnx.Module):
+    """A network that was built without a last layer, or with a strange one."""
+
+    def __init__(self, classifier):
+        self.classifier = nnx.data(classifier)
+
+    def features(self, images):
+        return images
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"deflections": 0}, "deflections"),
         ({"window": 0}, "window"),
         ({"classifier": nnx.Module()}, "features"),
+        ({"classifier": Headless(None)}, "a last layer"),
+        ({"classifier": Headless(nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0)))}, "dense or a 1x1 convolution"),
     ],
 )
 def test_bad_options(options, words):

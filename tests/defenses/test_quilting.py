@@ -11,7 +11,7 @@ from sample_photographs import photograph
 
 from experiments.benchmarks import numpy_defenses
 from srdef import datasets, defenses, images
-from srdef.defenses import quilting
+from srdef.defenses import patch_bank, quilting
 from srdef.errors import InputError
 
 KEY = jax.random.key(0)
@@ -68,7 +68,7 @@ def test_an_image_of_the_bank_comes_back():
     image = photograph(0, 20, 23)
     windows = np.lib.stride_tricks.sliding_window_view(images.to_uint8(image), (5, 5), axis=(0, 1))
     patches = windows.reshape(-1, 3, 5, 5).transpose(0, 2, 3, 1)
-    bank = quilting._with_codes(patches, np.zeros(75, np.float32), np.eye(75, dtype=np.float32))
+    bank = patch_bank._with_codes(patches, np.zeros(75, np.float32), np.eye(75, dtype=np.float32))
     result = defenses.Quilting(bank)(jnp.asarray(image), KEY)
     # All of it but the margin, whose padding is in no patch.
     np.testing.assert_allclose(result[:18, :18], image[:18, :18], atol=1e-6)
@@ -101,13 +101,83 @@ def test_save_and_load(tmp_path):
     assert created.bank.patch_size == 5
 
 
+def test_a_bank_is_found_under_the_name_it_was_saved_under(tmp_path):
+    small_bank(20).save(tmp_path / "bank.5x5")
+    assert [path.name for path in tmp_path.iterdir()] == ["bank.5x5.npz"]
+    assert len(defenses.load_bank(tmp_path / "bank.5x5").patches) == 20
+    assert len(defenses.load_bank(str(tmp_path / "bank.5x5.npz")).patches) == 20
+
+
+def test_saving_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "bank.npz"
+    small_bank(20).save(path)
+    before = path.read_bytes()
+
+    def full_disk(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(InputError, match=r"cannot write .*bank\.npz \(No space left on device\)"):
+        small_bank(40).save(path)
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match=r"cannot write .*bank\.npz \(No such file or directory\)"):
+        small_bank(20).save(tmp_path / "nowhere" / "bank.npz")
+
+
+def test_damaged_archives(tmp_path):
+    """Wherever it is cut or changed, one line that names the file, or the same bank."""
+    path = tmp_path / "bank.npz"
+    bank = small_bank(50)
+    with path.open("wb") as file:
+        np.savez_compressed(file, patches=bank.patches, mean=bank.mean, components=bank.components)
+    whole = path.read_bytes()
+    refused = []
+    for cut in range(0, len(whole), 97):
+        for content in (whole[:cut], whole[:cut] + bytes(60) + whole[cut + 60 :]):
+            path.write_bytes(content)
+            try:
+                found = defenses.load_bank(path)
+            except InputError as error:
+                refused.append(str(error))
+            else:
+                np.testing.assert_array_equal(found.patches, bank.patches)
+    assert len(refused) > 50
+    assert all(str(path) in message and "\n" not in message for message in refused)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patches": np.zeros((9, 5, 5, 3), np.float32)}, r"patches are float32 \(9, 5, 5, 3\), not uint8"),
+        ({"patches": np.zeros((9, 5, 4, 3), np.uint8)}, "not uint8 .P, size, size, 3"),
+        ({"patches": np.zeros(9, np.uint8)}, "not uint8 .P, size, size, 3"),
+        ({"patches": np.zeros((0, 5, 5, 3), np.uint8)}, "none or below 2x2"),
+        ({"mean": np.zeros(74, np.float32)}, r"mean has the shape \(74,\), not \(75,\)"),
+        ({"mean": np.full(75, np.nan, np.float32)}, "mean must be finite"),
+        ({"components": np.eye(75, dtype=np.complex64)}, "components must be finite float32"),
+        ({"components": np.zeros((75, 0), np.float32)}, "components have the shape"),
+        ({"components": np.zeros((74, 3), np.float32)}, "components have the shape"),
+    ],
+)
+def test_impossible_arrays(tmp_path, change, words):
+    bank = small_bank(20)
+    arrays = {"patches": bank.patches, "mean": bank.mean, "components": bank.components}
+    np.savez(tmp_path / "bank.npz", **{**arrays, **change})
+    with pytest.raises(InputError, match=rf"bank\.npz is no patch bank: .*{words}"):
+        defenses.load_bank(tmp_path / "bank.npz")
+
+
 def test_bank_from_folder(tmp_path):
     for index in range(3):
         Image.fromarray(images.to_uint8(photograph(index, 20, 24))).save(tmp_path / f"{index}.png")
     (tmp_path / "labels.csv").write_text("not an image")
-    bank = defenses.bank_from_folder(tmp_path, 90, seed=1)
-    assert bank.patches.shape == (90, 5, 5, 3)
-    np.testing.assert_array_equal(defenses.bank_from_folder(tmp_path, 90, seed=1).patches, bank.patches)
+    (tmp_path / "more").mkdir()
+    Image.new("RGBA", (6, 6), (0, 0, 0, 0)).save(tmp_path / "more/clear.png")  # shown on white
+    bank = defenses.bank_from_folder(tmp_path, 80, seed=1)
+    assert bank.patches.shape == (80, 5, 5, 3)
+    assert (bank.patches[60:] == 255).all()
+    np.testing.assert_array_equal(defenses.bank_from_folder(tmp_path, 80, seed=1).patches, bank.patches)
     assert defenses.bank_from_folder(tmp_path, 10, pattern="0*").patches.shape[0] == 10
 
 
@@ -138,12 +208,12 @@ def test_bad_input(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="no patch bank"):
         defenses.create("quilting", bank=tmp_path / "bad.npz")
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(InputError, match="none does not exist"):
         defenses.bank_from_folder(tmp_path / "none", 10)
     with pytest.raises(InputError, match="no image"):
         defenses.bank_from_folder(tmp_path, 10, pattern="*.jpg")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 20)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"cut\.png: "):
         defenses.bank_from_folder(tmp_path, 10, pattern="cut.png")
     with pytest.raises(InputError, match="pixels along each side"):
         defenses.build_bank([np.zeros((3, 9, 3), np.uint8)], 10)

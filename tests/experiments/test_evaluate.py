@@ -115,6 +115,8 @@ def test_leaves_records_table_gallery_and_configuration(finished):
     assert table["clean_accuracy"]["successes"] == len(correct)
     assert "seed 3" in " ".join(output.split())
     assert "WD+SR" in output
+    # On every device, or an accelerator would round the factors of products.
+    assert json.loads((workdir / "environment.json").read_text())["matmul_precision"] == "highest"
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["attacks"]["FGSM-2"]["epsilon"] == 2 / 255
     assert Image.open(workdir / "gallery.png").width > 500

@@ -90,6 +90,21 @@ def test_evaluate_sr(folder, tmp_path, set_flags):
     assert line in (tmp_path / "t.md").read_text()
 
 
+def test_labels_of_files_with_one_name():
+    """The paths as they were given where the files' names do not tell; twice the same is a mistake."""
+    arguments = ["edsr_small_x2", "edsr_small_x2=a/w.npz", "edsr_small_x2=b/w.npz", "edsr_small_x2=b/v.npz"]
+    assert evaluate_sr.labels(arguments) == [
+        "edsr_small_x2",
+        "edsr_small_x2 (a/w.npz)",
+        "edsr_small_x2 (b/w.npz)",
+        "edsr_small_x2 (v.npz)",
+    ]
+    assert evaluate_sr.labels(["edsr_x2=a/w.npz", "edsr_x3=a/w.npz"]) == [
+        "edsr_x2 (w.npz)",
+        "edsr_x3 (w.npz)",
+    ]
+
+
 def found_of(row):
     return [row[name] for name in quality.Quality._fields]
 
@@ -103,6 +118,8 @@ def found_of(row):
         (["squeezenet"], {}, "'squeezenet' is not a super-resolution network"),
         (["edsr_baseline_x2"], {}, "weights='official' takes those of its authors"),
         (["edsr_small_x2=none.npz"], {}, r"none\.npz: cannot be read"),
+        (["edsr_small_x2", "edsr_small_x2"], {}, "edsr_small_x2 is named twice"),
+        (["edsr_small_x2=a/w.npz"] * 2, {}, r"edsr_small_x2=a/w\.npz is named twice"),
     ],
 )
 def test_evaluate_sr_bad_input(folder, set_flags, names, changes, message):
@@ -192,8 +209,12 @@ def test_train_all(folder, tmp_path, set_flags, small_networks, monkeypatch):
     methods = [row["method"] for row in json.loads((workdir / "quality.json").read_text())]
     assert methods == ["bicubic x2", "bicubic x3", "bicubic x4", *names]
     # Nothing is left to do: no image is read for training.
-    set_flags(train_folder="/nowhere")
+    set_flags(train_folder=f"/nowhere/{folder.name}")
     train_all.main(workdir, output)
+    # What is finished, but of another configuration, is not passed off as this one.
+    set_flags(set=[*TINY, "seed=1"])
+    with pytest.raises(InputError, match="baseline_x2 holds a training of another configuration: seed is 0"):
+        train_all.main(workdir, output)
 
 
 @pytest.mark.parametrize(

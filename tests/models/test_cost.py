@@ -8,6 +8,7 @@ import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from flax import nnx
+from spandrel_reference import SRVGGNetCompact
 from timm_reference import timm
 
 from experiments import network_table
@@ -40,6 +41,7 @@ def torch_multiply_accumulates(network, side):
     [
         # Depthwise convolutions, which srdef computes in two ways.
         ("efficientnet_lite0", 96, lambda: EfficientNet.from_name("efficientnet-lite0", image_size=96)),
+        ("compact", 24, lambda: SRVGGNetCompact(num_feat=64, num_conv=16, upscale=4)),
         pytest.param(
             "resnet50_torchvision", 64, lambda: timm.create_model("resnet50"), marks=pytest.mark.slow
         ),

@@ -158,6 +158,87 @@ def test_unknown_recipe():
 
 
 @pytest.mark.parametrize(
+    "recipe",
+    [
+        *(
+            "srresnet",
+            "srgan",
+            "srgan,gpu",
+            "srresnet_x3",
+            "srgan_x2x",
+            "small",
+            "small_x3",
+            "edsr_small_x2",
+            "",
+        ),
+        *("compact", "compact_24", "compact_24x6", "compact_24x6_x5", "compact_0x6_x2", "compact_x2_24x6"),
+    ],
+)
+def test_unknown_recipes_are_answered_with_all(recipe):
+    with pytest.raises(
+        InputError, match=r"unknown recipe .*; choose from: small_x2, .*compact_24x6_x2 .*srgan"
+    ):
+        train_edsr.get_config(recipe)
+
+
+def test_every_recipe_that_is_listed():
+    for recipe in train_edsr.RECIPES:
+        assert train_edsr.get_config(recipe.split()[0]).network
+    assert dict(train_edsr.get_config("compact_32x7_x3").network_options) == {
+        "features": 32,
+        "convolutions": 7,
+        "scale": 3,
+    }
+
+
+def test_identity_of_a_training():
+    """Folders by their names; what may change between two runs is no part of it."""
+    config = train_edsr.get_config("srgan_x2")
+    before = train_sr.identity(config)
+    config.update({"data": "x", "licence": "y", "test_folders": ("z",), "checkpoint_every": 7})
+    assert train_sr.identity(config) == before
+    config.train_folder, config.initial_weights = "/disk/me/sr_train/", "there/srresnet_x2.safetensors"
+    found = train_sr.identity(config)
+    assert (found["train_folder"], found["initial_weights"]) == ("sr_train", "srresnet_x2.safetensors")
+    config.perceptual.scale = 0.5
+    assert train_sr.identity(config) != found
+
+
+def quick(folder, **changes):
+    """A training of two steps of a tiny network."""
+    config = train_edsr.get_config("compact_4x1_x2")
+    config.update({"train_folder": str(folder), "patch": 8, "batch_size": 1, "steps": 2, "warmup_steps": 1})
+    config.update({"log_every": 1, **changes})
+    return config
+
+
+def test_a_workdir_of_another_configuration_is_refused(folder, tmp_path):
+    workdir = tmp_path / "run"
+    train_sr.main(quick(folder), workdir)
+    kept = (workdir / "compact.safetensors").read_bytes()
+    train_sr.main(quick(folder, licence="CC0"), workdir)  # changes the card, which is written again
+    assert "CC0" in (workdir / "compact.md").read_text()
+    for changes, message in (
+        ({"learning_rate": 1e-3}, "learning_rate is 0.002 there and 0.001 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"train_folder": "data/Set2"}, "train_folder is 'Set1' there and 'Set2' here"),
+        ({"minutes": 1.0}, "minutes is 0.0 there and 1.0 here"),
+        ({"network_options": {"features": 5}}, "network_options is"),
+    ):
+        with pytest.raises(
+            InputError, match=f"{workdir} holds a training of another configuration: {message}"
+        ):
+            train_sr.main(quick(folder, **changes), workdir)
+    assert (workdir / "compact.safetensors").read_bytes() == kept
+    (workdir / "config.json").unlink()
+    with pytest.raises(InputError, match=r"run holds a training without its config\.json"):
+        train_sr.main(quick(folder), workdir)
+    (workdir / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        train_sr.main(quick(folder), workdir)
+
+
+@pytest.mark.parametrize(
     ("name", "network", "scale", "loss", "patch"),
     [
         ("baseline_x3", "edsr_baseline_x3", 3, "l1", 48),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from PIL import Image
 
@@ -138,6 +139,17 @@ def test_a_step_moves_both_players(started):
             assert min(moved.values()) > 0, moved
     # Adam's first step is the learning rate wherever the gradient is not tiny.
     assert max(changed(state["parameters"], after["parameters"]).values()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_average_has_statistics_too(started):
+    """After one step of a decay that is 1/10 at first: nine tenths of the way to the new ones."""
+    trainer, state, batch, step = started
+    after, _ = step(state, trainer.frozen, batch, 0)
+    averaged = trainer.averaged(after).body_end.norm
+    last = nnx.merge(trainer.evaluation, after["parameters"], after["statistics"]).body_end.norm
+    np.testing.assert_allclose(averaged.mean[...], 0.9 * last.mean[...], rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(averaged.var[...], 0.1 + 0.9 * last.var[...], rtol=1e-5)
+    assert np.abs(last.mean[...]).max() > 0
 
 
 def test_the_adversarial_part_alone_teaches_the_generator(started):

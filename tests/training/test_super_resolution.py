@@ -1,7 +1,9 @@
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from configs.train_edsr import get_config
@@ -149,3 +151,32 @@ def test_a_network_with_batch_normalisation(folder, tmp_path):
     before = quality.evaluate_psnr(models.create("srresnet", blocks=1, features=8, scale=2), photographs)
     after = quality.evaluate_psnr(trained, photographs)
     assert after > before + 3
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.0])
+def test_statistics_are_averaged_as_the_weights_are(folder, decay):
+    """By hand over three steps: the running mean of the body's last normalisation."""
+    config = tiny(folder, loss="l2", ema_decay=decay)
+    network = models.create("srresnet", blocks=1, features=8, scale=2)
+    trainer, state = super_resolution.create_trainer(network, config)
+    source = patches.PatchSource.create(patches.read_folder(folder), config.patch, 2, seed=0)
+    step = jax.jit(trainer.step)
+    expected = np.zeros(8)
+    for index, batch in enumerate(patches.batches(source, 4, 0, 3)):
+        state, _ = step(state, None, batch, np.int32(index))
+        last = np.asarray(
+            nnx.merge(trainer.evaluation, state["parameters"], state["statistics"]).body_end.norm.mean
+        )
+        kept = min(decay, (1 + index) / (10 + index))
+        expected = kept * expected + (1 - kept) * last
+    averaged = trainer.averaged(state).body_end.norm
+    np.testing.assert_allclose(averaged.mean[...], expected, rtol=1e-5, atol=1e-7)
+    assert averaged.use_running_average
+    assert np.array_equal(averaged.mean[...], last) == (decay == 0)
+
+
+def test_without_statistics_only_the_parameters_are_averaged(folder):
+    """The state of an EDSR, and so its checkpoints, are as they were before statistics were averaged."""
+    _, state = super_resolution.create_trainer(network(), tiny(folder))
+    assert jax.tree.structure(state["average"]) == jax.tree.structure(state["parameters"])
+    assert not jax.tree.leaves(state["statistics"])

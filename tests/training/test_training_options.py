@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from configs.train_edsr import get_config
+from experiments import cli
 from srdef import models
 from srdef.errors import InputError
 from srdef.training import patches, super_resolution
@@ -63,9 +64,19 @@ def test_bf16(photographs):
     assert cosine > 0.999
 
 
+@pytest.fixture
+def exact_arithmetic():
+    """What the experiments set before they do anything."""
+    before = jax.config.jax_default_matmul_precision
+    cli.exact_arithmetic()
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
 @pytest.mark.parametrize(("precision", "asked"), [("float32", "HIGHEST"), ("tf32", "HIGH")])
+@pytest.mark.usefixtures("exact_arithmetic")
 def test_precision_of_the_compiled_step(photographs, tmp_path, monkeypatch, precision, asked):
-    """What the training compiles asks for this arithmetic; on a CPU all are float32."""
+    """What the training compiles asks for its own arithmetic; on a CPU all are float32."""
     texts = []
     compiled = jax.stages.Lowered.compile
 
@@ -164,11 +175,56 @@ def test_waiting_for_data_is_seen(photographs, tmp_path, monkeypatch):
         ({"precision": "fp8"}, "unknown precision 'fp8'; choose from: float32, tf32, bf16"),
         ({"crop": "disk"}, "unknown crop 'disk'; choose from: device, host"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0"),
+        (
+            {"steps": 3, "warmup_steps": 4, "schedule": "halve"},
+            "steps must be at least 4 with warmup_steps 4",
+        ),
+        ({"steps": 4, "warmup_steps": 4}, "at least 5 with warmup_steps 4 and the schedule 'cosine', not 4"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, not -1"),
+        ({"log_every": 0}, "log_every must be at least 1, not 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
+        ({"checkpoint_every": -5}, "checkpoint_every must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"steps": 0, "warmup_steps": 0}, "steps must be at least 1"),
     ],
 )
 def test_bad_options(photographs, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         super_resolution.train(network(), tiny(**changes), tmp_path, photographs=photographs)
+
+
+def test_no_checkpoint_of_weights_that_are_not_finite(photographs, tmp_path, monkeypatch):
+    """The loss is of before the step and only read when it is logged: the weights may be NaN already."""
+    step = super_resolution.Trainer.step
+
+    def explode(self, state, frozen, high, index):
+        state, losses = step(self, state, frozen, high, index)
+        broken = jax.tree.map(lambda x: jnp.where(index == 2, jnp.nan, x), state["parameters"])
+        return {**state, "parameters": broken}, losses
+
+    monkeypatch.setattr(super_resolution.Trainer, "step", explode)
+    config = tiny(checkpoint_every=1, log_every=100)
+    with pytest.raises(InputError, match="the weights are not finite after step 3; lower learning_rate"):
+        super_resolution.train(network(), config, tmp_path, photographs=photographs)
+    monkeypatch.setattr(super_resolution.Trainer, "step", step)
+    # The training goes on from the last good state.
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert kept[-1] == 2
+    trained = super_resolution.train(network(), config, tmp_path, photographs=photographs)
+    assert all(np.isfinite(array).all() for array in loading.flatten(trained).values())
+
+
+def test_the_log_is_cut_whole_or_not_at_all(tmp_path, monkeypatch):
+    log = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3)]
+    log.write_text("".join(lines) + '{"step": 4')
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            super_resolution._keep_until(log, 2)
+    assert log.read_text() == "".join(lines) + '{"step": 4'
+    super_resolution._keep_until(log, 2)
+    assert log.read_text() == "".join(lines[:2])
 
 
 @pytest.mark.slow

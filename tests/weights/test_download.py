@@ -185,8 +185,10 @@ def test_a_file_put_there_by_hand(server, entry, cache):
     assert download.fetch(entry) == cache / "weights.h5"
     assert server.requests == []
     (cache / "weights.h5").write_bytes(b"something else")
-    with pytest.raises(InputError, match=r"weights\.h5: 14 bytes with the MD5"):
+    with pytest.raises(InputError, match=r"weights\.h5: 14 bytes with the MD5") as error:
         download.fetch(entry)
+    assert f"fetch {entry.url} by hand and put it at {cache / 'weights.h5'}" in str(error.value)
+    assert "\n" not in str(error.value)
     assert (cache / "weights.h5").read_bytes() == b"something else"  # never deleted: it is the user's
 
 
@@ -278,9 +280,19 @@ def test_create_names_the_address_when_there_is_no_network(cache, monkeypatch):
     assert str(cache / "inception_v3_weights_tf_dim_ordering_tf_kernels.h5") in str(error.value)
 
 
-def test_unknown_variant_is_a_path():
-    with pytest.raises(InputError, match=r"weights file offical: unknown kind"):
+def test_an_unknown_variant_is_answered_with_those_there_are(tmp_path):
+    with pytest.raises(
+        InputError, match=r"'edsr_baseline_x2' has no weights 'offical'; its variants are: off"
+    ):
         models.create("edsr_baseline_x2", weights="offical")
+    with pytest.raises(InputError, match=r"'edsr' has no weights 'official'; its variants are: none; a file"):
+        models.create("edsr", weights="official")
+    # A file that is there is what was meant, and so is a name with the suffix of one.
+    (tmp_path / "weights").touch()
+    with pytest.raises(InputError, match=r"weights file .*weights: unknown kind"):
+        models.create("edsr", weights=tmp_path / "weights")
+    with pytest.raises(InputError, match=r"offical\.pt: cannot be read"):
+        models.create("edsr", weights=tmp_path / "offical.pt")
 
 
 def test_every_download_names_a_network_and_a_hash():

@@ -90,6 +90,29 @@ def test_state_dict_and_parameters(save):
     equal(save(parameters), {name: value.detach() for name, value in parameters.items()})
 
 
+NESTED = {
+    "averaged before last": lambda ema, last: {"params": last, "params_ema": ema},
+    "last alone": lambda ema, last: {"params": ema},
+    "beside a trainer's things": lambda ema, last: {"epoch": 3, "state_dict": ema, "optimizer": {"lr": 0.1}},
+    "nested twice": lambda ema, last: {"state_dict": {"params": last, "params_ema": ema}},
+    "a tensor of that name": lambda ema, last: {**ema, "params": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
+def test_weights_beside_other_things(save, make):
+    """As BasicSR and Lightning save them: the averaged weights are taken where there are both."""
+    ema = OrderedDict({"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5])})
+    last = {name: -tensor for name, tensor in ema.items()}
+    content = make(ema, last)
+    equal(save(content), content if "a.bias" in content else ema)
+
+
+def test_nothing_but_other_things(save):
+    with pytest.raises(InputError, match=r"weights\.pth: holds more than tensors: epoch, optimizer"):
+        readers.read(save({"epoch": 3, "optimizer": {"lr": 0.1}}))
+
+
 def test_a_file_of_any_name_and_pickle_protocol(tmp_path):
     tensors = {"a": torch.arange(3.0)}
     for protocol in (2, 4):
