@@ -54,7 +54,7 @@ def test_narrow_images_equal_pillow(width):
         result = 255 * np.asarray(defend(defenses.Jpeg(quality), image), np.float64)
         difference = np.abs(result - pillow(image, quality, "4:2:0"))
         # Random colours: interpolated chroma differs by tens of levels.
-        assert difference.max() < 3
+        assert difference.max() < 8
 
 
 @pytest.mark.parametrize("gradient", ["straight_through", "soft"])
