@@ -9,13 +9,16 @@ of the development set, `--config.dataset.stride=2` of the full one. Steps and q
 can do in an hour or so for the 20 images; on an accelerator raise them
 (`--config.threats.exact.attack.steps=100`).
 `nips,short` is what two cores do with the 200 in a few hours: two ε, ten steps, no queries of scores.
+The rows are the defenses of the paper and those it compares itself with; more are there by name
+(`--config.rows="('bicubic x2', 'SHIELD')"`). Quilting takes its patches from the sample photographs, so that
+it is a row for other images only.
 """
 
 import os
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs import paper, quickstart
 from srdef.errors import InputError
 
 IMAGES = ("samples", "nips")
@@ -86,8 +89,19 @@ def get_config(argument: str = "samples") -> ConfigDict:
             "pixel deflection": {"name": "pixel_deflection"},
         }
     )
-    # Which of them; empty: all. `--config.rows="('WD', 'SR')"` computes two, and more of them later.
-    config.rows = ()
+    # Which of the rows; empty: all. `--config.rows="('WD', 'SR')"` computes two, and more of them later.
+    config.rows = tuple(config.defenses)
+    config.defenses.update(
+        {
+            "bicubic x2": paper.interpolation("bicubic"),
+            "as released": {"name": "paper_released", "network": "edsr_small_x2"},
+            "SHIELD": {"name": "shield"},
+            "quilting + TVM": paper.guo(size),
+            "bit depth 3": {"name": "bit_depth", "bits": 3},
+            "median 3x3": {"name": "median", "size": 3},
+            "non-local means": {"name": "non_local_means"},
+        }
+    )
     if length:
         config.epsilons = (1 / 255, 4 / 255)
         config.threats["Square"].epsilons = ()

@@ -2,7 +2,8 @@
 
 Every program is compiled once: the last batch is padded to the full size (by repeating its last
 row) and the padding is cut off again. Batches are sharded over the `data` axis of a device mesh;
-weights are replicated. As every image is computed on its own, neither changes a result.
+weights are replicated. As every image is computed on its own, neither changes a result, beyond the rounding
+of sums.
 """
 
 from collections.abc import Callable, Iterator

@@ -27,6 +27,7 @@ from srdef.evaluation.protocol import (
     labelled,
     make_defense,
     predict,
+    refuse_own_patches,
     specification,
     subsections,
 )
@@ -190,11 +191,11 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     for label in config["rows"]:
         if label not in entries:
             raise InputError(f"config.rows: there is no defense {label!r}; choose from: {', '.join(entries)}")
-    protected = {
-        label: _protected(label, entry, classifier)
-        for label, entry in entries.items()
-        if label in config["rows"] or not config["rows"]
-    }
+    rows = {label: entries[label] for label in config["rows"] or entries}
+    for label, entry in rows.items():
+        own = entry.get("defense", entry) if isinstance(entry, dict) else entry
+        refuse_own_patches(label, own, config["dataset"])
+    protected = {label: _protected(label, entry, classifier) for label, entry in rows.items()}
     options = specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)
     for network in (classifier, other):

@@ -156,7 +156,7 @@ def _passes(label: str, specification: Any) -> tuple[int, Any]:
     return passes, options
 
 
-def _refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:
+def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:
     """InputError if a patch bank is made of images that are evaluated: it would hold their clean patches."""
 
     def rows(source: dict[str, Any]) -> tuple[int, float]:
@@ -218,7 +218,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
     standing: dict[str, Defense] = {}
     for label, entry in subsections(config, "defenses").items():
         passes[label], entry = _passes(label, entry)
-        _refuse_own_patches(label, entry, specification(config, "dataset"))
+        refuse_own_patches(label, entry, specification(config, "dataset"))
         standing[label] = make_defense(entry, classifier)
     options = specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)

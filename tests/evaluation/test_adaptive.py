@@ -291,6 +291,16 @@ def test_the_predicted_class_can_be_the_label(tmp_path):
     np.testing.assert_array_equal(found.dataset.labels, predicted)
 
 
+def test_a_bank_of_the_evaluated_images_is_refused():
+    config = config_of_samples(rows=["quilting + TVM"])
+    with pytest.raises(InputError, match="its patch bank would be made of the images that are evaluated"):
+        adaptive.resolve(config)
+
+
+def config_of_samples(**changes):
+    return {**ConfigDict(config_module.get_config("samples")).to_dict(), **changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -322,7 +332,6 @@ def test_the_predicted_class_can_be_the_label(tmp_path):
     ],
 )
 def test_bad_configurations_are_named(changes, message):
-    config = ConfigDict(config_module.get_config("samples")).to_dict()
-    config["defenses"] = {"none": {"name": "identity"}}
+    config = config_of_samples(defenses={"none": {"name": "identity"}}, rows=[])
     with pytest.raises(InputError, match=message):
         adaptive.resolve({**config, **changes})

@@ -153,6 +153,18 @@ def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
         protocol._refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
 
 
+def test_adaptive_knows_every_registered_defense():
+    config = config_of("adaptive", "nips")
+    entries = [
+        entry.get("defense", entry) if isinstance(entry, dict) else entry
+        for entry in config["defenses"].values()
+    ]
+    names = {step["name"] for entry in entries for step in (entry if isinstance(entry, list) else [entry])}
+    # Quilting is there with TVM, as the paper's row.
+    assert names == set(defenses.list()) - {"quilting"}
+    assert set(config["rows"]) < set(config["defenses"])
+
+
 def test_gallery_shows_every_registered_defense():
     config = config_of("defense_gallery")
     assert {step["name"] for step in steps_of(config)} == set(defenses.list())
