@@ -1,7 +1,7 @@
 """The paper's Table 3: super-resolution networks by a factor of two, without wavelet denoising.
 
-Arguments as `configs/paper.py` says. Only `edsr_small_x2` comes with srdef. With `,downloads` come the
-authors' EDSR-baseline and full EDSR. For SRResNet and SRGAN there are no published weights that srdef
+Arguments as `configs/paper.py` says. `edsr_small_x2` and `compact_x2` come with srdef. With `,downloads`
+come the authors' EDSR-baseline and full EDSR. For SRResNet and SRGAN there are no published weights that srdef
 knows: name files of your own in SRDEF_SRRESNET and SRDEF_SRGAN, and their rows appear.
 """
 
@@ -29,6 +29,7 @@ def get_config(argument: str = "lite0") -> ConfigDict:
                 "network": f"{label.lower()}_x2",
                 "weights": os.environ[variable],
             }
+    rows["compact"] = paper.super_resolution("compact_x2")
     rows["EDSR (small)"] = paper.super_resolution("edsr_small_x2")
     if downloads:
         rows["EDSR (baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official")
