@@ -64,9 +64,13 @@ def their_run(monkeypatch, attack, norm, noise):
     ("norm", "loss"), [("linf", "ce"), ("linf", "dlr"), ("l2", "ce"), ("linf", "dlr_targeted")]
 )
 def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, norm, loss):
-    """100 steps with their checkpoints, halvings and momentum."""
+    """100 steps with their checkpoints, halvings and momentum.
+
+    The ratios have denominators that a longer search drives to zero, where another rounding of the weights by
+    1e-7 leads elsewhere. At 0.02, where one image is fooled and the other is not, it moves the losses by 6e-6.
+    """
     classifier, images, labels = smooth()
-    epsilon = {"linf": 0.2, "l2": 1.0}[norm]
+    epsilon = 0.02 if loss.startswith("dlr") else {"linf": 0.2, "l2": 1.0}[norm]
     ours = AutoPGD(epsilon, norm=norm, loss=loss, stop_early=False, targets=2)
 
     rng = np.random.default_rng(1)
@@ -97,7 +101,7 @@ def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, no
     best, their_loss = their_run(monkeypatch, theirs, norm, noise)
     np.testing.assert_allclose(our_loss, their_loss, rtol=1e-4)
     # Signs of gradients and comparisons of losses amplify the last bits.
-    np.testing.assert_allclose(found, best, atol=1e-2)
+    np.testing.assert_allclose(found, best, atol=min(1e-2, epsilon / 4))
 
 
 def test_losses_against_the_formulas():
