@@ -1,8 +1,9 @@
 """The super-resolution networks that come with srdef, as defenses: `--config=configs/sr_networks.py:lite0`.
 
 Clean images, a weak single-step attack and a strong iterative one, on NIPS-2017 DEV (the folder that the
-environment variable SRDEF_NIPS2017 names, or `--config.dataset.path`); bicubic interpolation by the same factor
-is the control. `configs/table3.py` and `configs/table6.py` are the paper's own tables of networks and factors.
+environment variable SRDEF_NIPS2017 names, or `--config.dataset.path`); bicubic interpolation by the same
+factor is the control. `configs/table3.py` and `configs/table6.py` are the paper's own tables of networks and
+factors.
 """
 
 from ml_collections import ConfigDict

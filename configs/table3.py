@@ -1,8 +1,8 @@
 """The paper's Table 3: super-resolution networks by a factor of two, without wavelet denoising.
 
 Arguments as `configs/paper.py` says. `edsr_small_x2` and `compact_x2` come with srdef. With `,downloads`
-come the authors' EDSR-baseline and full EDSR. For SRResNet and SRGAN there are no published weights that srdef
-knows: name files of your own in SRDEF_SRRESNET and SRDEF_SRGAN, and their rows appear.
+come the authors' EDSR-baseline and full EDSR. For SRResNet and SRGAN there are no published weights that
+srdef knows: name files of your own in SRDEF_SRRESNET and SRDEF_SRGAN, and their rows appear.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The paper's Table 6: enlarging by 2, 3 and 4 before FGSM-2 and C&W.
 
-Arguments as `configs/paper.py` says. The rows S = 2, 3 and 4 are by srdef's compact networks, which are no EDSR,
-and S = 2 by its small EDSR too; those by the authors' EDSR-baseline need `,downloads`. Bicubic interpolation
-is the control: how large an image the classifier still reads is most of what this table shows.
+Arguments as `configs/paper.py` says. The rows S = 2, 3 and 4 are by srdef's compact networks, which are no
+EDSR, and S = 2 by its small EDSR too; those by the authors' EDSR-baseline need `,downloads`. Bicubic
+interpolation is the control: how large an image the classifier still reads is most of what this table shows.
 """
 
 from ml_collections import ConfigDict

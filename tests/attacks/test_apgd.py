@@ -66,8 +66,8 @@ def their_run(monkeypatch, attack, norm, noise):
 def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, norm, loss):
     """100 steps with their checkpoints, halvings and momentum.
 
-    The ratios have denominators that a longer search drives to zero, where another rounding of the weights by
-    1e-7 leads elsewhere. At 0.02, where one image is fooled and the other is not, it moves the losses by 6e-6.
+    The ratios have denominators that a longer search drives to zero, where weights that differ by 1e-7 lead
+    elsewhere. At 0.02, where one image is fooled and the other is not, they move the losses by 6e-6.
     """
     classifier, images, labels = smooth()
     epsilon = 0.02 if loss.startswith("dlr") else {"linf": 0.2, "l2": 1.0}[norm]

@@ -6,9 +6,12 @@ import pytest
 import torch
 from spandrel_reference import SRVGGNetCompact
 
-from srdef import models
+from srdef import datasets, models
 from srdef.errors import InputError
+from srdef.images import to_uint8
 from srdef.models.cost import parameter_count
+from srdef.training import quality
+from srdef.training.patches import read_folder
 from srdef.weights import loading
 
 RNG = np.random.default_rng(0)
@@ -109,3 +112,22 @@ def test_any_image(size):
 def test_impossible_sizes(options, message):
     with pytest.raises(InputError, match=message):
         models.create("compact", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "psnr"), [("compact_x2", 37.03), ("compact_x3", 33.06), ("compact_x4", 30.85)]
+)
+def test_the_trained_networks_reach_what_their_cards_say(name, psnr, sr_test):
+    photographs = read_folder(sr_test / "set5")
+    network = models.create(name, pretrained=True)
+    assert quality.evaluate_psnr(network, photographs) == pytest.approx(psnr, abs=0.02)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_trained_networks_beat_bicubic_interpolation(scale):
+    images, _ = datasets.load("imagenet_samples", size=96, limit=2)
+    photographs = list(to_uint8(images))
+    network = models.create(f"compact_x{scale}", pretrained=True)
+    gain = quality.evaluate_psnr(network, photographs) - quality.bicubic_psnr(photographs, scale)
+    assert gain > 0.5
