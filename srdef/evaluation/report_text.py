@@ -1,6 +1,7 @@
 """HTML pages of the runs that leave their tables as text: `experiments.adaptive` and `manifold`."""
 
 import base64
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ from srdef.evaluation.report_page import document, facts, read_json, read_text
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
-def render(markdown: str) -> str:
-    """Markdown as HTML, its tables in boxes that scroll."""
-    text = _MARKDOWN.render(markdown)
+def render(markdown: str, folder: Path | None = None) -> str:
+    """Markdown as HTML, its tables in boxes that scroll, and the PNGs that it names in `folder` within it."""
+
+    def embedded(match: re.Match[str]) -> str:
+        path = folder / match[1] if folder else None
+        return f'src="{_data_address(path)}"' if path and path.is_file() else match[0]
+
+    text = re.sub(r'src="([\w.-]+\.png)"', embedded, _MARKDOWN.render(markdown))
     text = text.replace("<table>", "<div class=scroll><table>").replace("</table>", "</table></div>")
     return f"<div class=text>{text}</div>"
 
@@ -24,8 +30,11 @@ def picture(path: Path, alternative: str) -> str:
     """A PNG of the run in the page, or nothing if it is not there."""
     if not path.is_file():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<div class=text><img src="data:image/png;base64,{data}" alt="{alternative}"></div>'
+    return f'<div class=text><img src="{_data_address(path)}" alt="{alternative}"></div>'
+
+
+def _data_address(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _how(workdir: Path, config: Mapping[str, Any], script: str, images: Any) -> str:
@@ -56,7 +65,7 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
         "<h2>Accuracy</h2>",
         render(read_text(workdir, "adaptive.md", "adaptive")),
         "<h2>Self-checks</h2>",
-        render(checks.read_text()) if checks.is_file() else "<p>They were not run.</p>",
+        render(checks.read_text(), workdir) if checks.is_file() else "<p>They were not run.</p>",
         _how(workdir, config, "adaptive", count),
     ]
     return document(f"{config['classifier']['name']}: attackers who know the defense", sections, config)

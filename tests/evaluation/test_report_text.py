@@ -36,8 +36,11 @@ def adaptive_run(tmp_path):
     files = {
         "adaptive.md": adaptive_report.to_markdown(outcome),
         "adaptive.json": adaptive_report.to_json(outcome),
-        "checks.md": "### <WD> & SR: exact\n\n" + self_checks.to_markdown(checks),
+        "checks.md": "### <WD> & SR: exact\n\n"
+        + self_checks.to_markdown(checks)
+        + "\n![Loss landscape](landscape_WD_SR.png)\n",
     }
+    self_checks.save_landscape(tmp_path / "landscape_WD_SR.png", np.eye(5), epsilon=0.1)
     write(tmp_path, files, {"classifier": {"name": "net"}, "seed": 5, "threats": {"BPDA": {}}})
     return tmp_path
 
@@ -60,7 +63,8 @@ def parsed(page):
 def test_adaptive(adaptive_run):
     page = report.build(adaptive_run)
     rows, pictures = parsed(page)
-    assert pictures == [(adaptive_run / "curves.png").read_bytes()]
+    names = ("curves.png", "landscape_WD_SR.png")
+    assert pictures == [(adaptive_run / name).read_bytes() for name in names]
     # Two of three images are left at the first ε, one at the second: with their intervals.
     assert [row for row in rows if row[0] == "<WD> & SR"] == [
         ["<WD> & SR", "100 [44–100]", "67 [21–94]", "67 [21–94]"],
