@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from srdef.evaluation.report_page import document, facts, read_json, read_text
 
 # Without HTML: what stands in a table came from a configuration.
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+_MARKDOWN = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
 
 
 def render(markdown: str, folder: Path | None = None) -> str:
