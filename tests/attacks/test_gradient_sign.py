@@ -125,8 +125,11 @@ def test_cross_entropy_gradient_survives_saturation():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: attacks.fgsm(-0.1), "epsilon must not be negative"),
-        (lambda: attacks.ifgsm(float("nan")), "epsilon must not be negative or NaN"),
+        (lambda: attacks.fgsm(-0.1), "epsilon must be finite and not negative"),
+        (lambda: attacks.ifgsm(float("nan")), "epsilon must be finite and not negative"),
+        (lambda: attacks.fgsm(8), r"epsilon is in units of the \[0, 1\] range \(write 8 / 255\)"),
+        (lambda: attacks.mdi2fgsm(diversity=5.0), r"diversity must lie in \[0, 1\]"),
+        (lambda: attacks.apgd(shrinking=True), "shrinking is for the norm l1"),
         (lambda: attacks.ifgsm(steps=0), "steps must be an integer of at least 1, not 0"),
         (lambda: attacks.mifgsm(step_size=-1.0), "step_size must not be negative"),
         (lambda: attacks.mifgsm(momentum=-1.0), "momentum must not be negative"),
