@@ -41,6 +41,7 @@ def check(written, folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_figure1(tmp_path):
     written = figures.make(small("figure1"), tmp_path)
     numbers = check(written, tmp_path, "figure1")

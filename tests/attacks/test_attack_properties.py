@@ -278,10 +278,8 @@ def efficientnet(count=4, size=96):
 REAL = {"epsilon": 8 / 255}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "fgsm" else pytest.mark.slow) for name in NAMES if name != "fab"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "fab"])
 def test_on_a_real_network(name):
     """All but `fab`, which takes a gradient for each of the 1000 classes; `fab_t` is here."""
     classifier, images, labels = efficientnet()

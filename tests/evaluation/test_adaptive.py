@@ -278,6 +278,7 @@ def test_checks_of_every_defense(experiment, folder, tmp_path):
     assert all(f"]({name})" in text for name in pictures)
 
 
+@pytest.mark.slow
 def test_the_predicted_class_can_be_the_label(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     for i, image in enumerate(pixels):
