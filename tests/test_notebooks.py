@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 # Each takes less than 180 s on two cores with nothing else to do; tests have company.
-LONGEST = 300
+LONGEST = 600
 
 # With the unit after it, if that is one of these.
 NUMBER = re.compile(r"([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?=\s*(%|s\b|seconds\b|minutes\b)|)")
