@@ -283,10 +283,9 @@ def test_the_predicted_class_can_be_the_label(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    config = ConfigDict(config_module.get_config("samples")).to_dict()
+    config = config_of_samples(defenses={"none": {"name": "identity"}}, rows=[])
     config["dataset"] = {"name": "folder", "path": str(tmp_path), "size": 64, "labels": "predicted"}
     config["other_classifier"] = config["classifier"]
-    config["defenses"] = {"none": {"name": "identity"}}
     found = adaptive.resolve(config)
     predicted = protocol.predict(found.classifier, found.dataset.images)
     np.testing.assert_array_equal(found.dataset.labels, predicted)
