@@ -148,9 +148,9 @@ def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
     source = {"name": "nips2017", "path": "folder"}
     bank = {"bank": {"dataset": {**source, "offset": 100, "limit": 50}}}
     evaluated = {**source, "stride": 2, "limit": 50}  # rows 0, 2, ..., 98
-    protocol._refuse_own_patches("quilting", bank, evaluated)
+    protocol.refuse_own_patches("quilting", bank, evaluated)
     with pytest.raises(InputError, match="its patch bank would be made of the images"):
-        protocol._refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
+        protocol.refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
 
 
 def test_adaptive_knows_every_registered_defense():
