@@ -72,24 +72,32 @@ def check_count(name: str, value: Any) -> None:
         raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
 
 
+def _values(name: str, value: Scalar) -> np.ndarray:
+    """The option as an array; InputError if it is no number."""
+    values = np.asarray(value)
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == jnp.bfloat16):
+        raise InputError(f"{name} must be a number, not {value!r}")
+    return values
+
+
 def check_numbers(**numbers: Scalar) -> None:
-    """InputError if one of the options is negative or NaN."""
+    """InputError if one of the options is no number, negative or NaN."""
     for name, value in numbers.items():
-        if not (np.asarray(value) >= 0).all():
+        if not (_values(name, value) >= 0).all():
             raise InputError(f"{name} must not be negative or NaN, but is {value}")
 
 
 def check_shares(**numbers: Scalar) -> None:
-    """InputError if one of the options is not in [0, 1]."""
+    """InputError if one of the options is no number in [0, 1]."""
     for name, value in numbers.items():
-        values = np.asarray(value)
+        values = _values(name, value)
         if not ((values >= 0) & (values <= 1)).all():
             raise InputError(f"{name} must lie in [0, 1], but is {value}")
 
 
 def check_epsilon(epsilon: Scalar, norm: str) -> None:
-    """InputError if the radius is negative or not finite, or in L∞ longer than the range of images."""
-    values = np.asarray(epsilon)
+    """InputError if the radius is no number, negative or not finite, or in L∞ longer than the range."""
+    values = _values("epsilon", epsilon)
     if not (np.isfinite(values) & (values >= 0)).all():
         raise InputError(f"epsilon must be finite and not negative, but is {epsilon}")
     if norm == "linf" and (values > 1).any():

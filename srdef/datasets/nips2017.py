@@ -27,6 +27,8 @@ def nips2017(path: str | Path, stride: int = 1) -> Source:
         If a row has no image, an image has no row, an ImageId stands twice or a label is not one of
         1 to 1000; or the stride is below 1.
     """
+    if not isinstance(stride, int):
+        raise InputError(f"data set 'nips2017': stride must be a whole number, not {stride!r}")
     if stride < 1:
         raise InputError(f"data set 'nips2017': stride must be at least 1, not {stride}")
     folder = existing_folder(path)

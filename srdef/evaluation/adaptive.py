@@ -228,6 +228,8 @@ def check_options(config: dict[str, Any]) -> dict[str, Any]:
     for name in CHECK_FIELDS[1:]:
         check_count(f"config.checks.{name}", found[name])
     check_epsilon(found["epsilon"], "linf")
+    if found["epsilon"] == 0:
+        raise InputError("config.checks.epsilon must be above 0")
     return found
 
 

@@ -127,6 +127,8 @@ def test_cross_entropy_gradient_survives_saturation():
     [
         (lambda: attacks.fgsm(-0.1), "epsilon must be finite and not negative"),
         (lambda: attacks.ifgsm(float("nan")), "epsilon must be finite and not negative"),
+        (lambda: attacks.fgsm("8/255"), "epsilon must be a number, not '8/255'"),
+        (lambda: attacks.mdi2fgsm(diversity="often"), "diversity must be a number"),
         (lambda: attacks.fgsm(8), r"epsilon is in units of the \[0, 1\] range \(write 8 / 255\)"),
         (lambda: attacks.mdi2fgsm(diversity=5.0), r"diversity must lie in \[0, 1\]"),
         (lambda: attacks.apgd(shrinking=True), "shrinking is for the norm l1"),

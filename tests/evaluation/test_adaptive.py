@@ -323,6 +323,10 @@ def config_of_samples(**changes):
             r"config\.checks\.images must be an integer of at least 1",
         ),
         (
+            {"checks": {"epsilon": 0, "images": 1, "steps": 1, "queries": 1, "draws": 1}},
+            r"config\.checks\.epsilon must be above 0",
+        ),
+        (
             {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "draws": 2}}},
             "threat 'x': draws are for an attacker who knows the expectation",
         ),
