@@ -13,7 +13,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import nips2017, paper, quickstart
-from srdef.errors import InputError
 
 
 def attacks(budget: str = "3x60") -> dict[str, dict[str, Any]]:
@@ -23,18 +22,14 @@ def attacks(budget: str = "3x60") -> dict[str, dict[str, Any]]:
 
 def get_config(argument: str = "lite0") -> ConfigDict:
     """A classifier, and perhaps `samples` and the budget of C&W."""
-    classifier, *others = argument.split(",")
-    budgets = [word for word in others if paper.is_budget(word)]
-    for word in others:
-        if word != "samples" and word not in budgets[:1]:
-            raise InputError(f"unknown argument {word!r}; choose from: samples, or C&W's budget as 3x60")
+    classifier, budgets, samples = paper.words(argument, "samples", "3x60")
     evaluated = nips2017.get_config(classifier)
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 20
     config.dataset = evaluated.dataset
     config.dataset.limit = 1000
-    if "samples" in others:
+    if samples:
         size = evaluated.dataset.size
         config.dataset = ConfigDict({"name": "imagenet_samples", "size": size, "limit": 20})
     config.classifier = evaluated.classifier

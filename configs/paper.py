@@ -54,9 +54,22 @@ def baselines(size: int) -> dict[str, Any]:
     }
 
 
-def is_budget(word: str) -> bool:
-    """Whether a word of an argument is a budget of C&W, "ROUNDSxSTEPS"."""
-    return re.fullmatch(r"[1-9]\d*x[1-9]\d*", word) is not None
+def words(argument: str, option: str, example: str) -> tuple[str, list[str], bool]:
+    """A classifier, the budget of C&W as a list of one or none, and whether `option` is among the words.
+
+    Raises
+    ------
+    InputError
+        For another word, or a second budget.
+    """
+    classifier, *others = argument.split(",")
+    budgets = [word for word in others if re.fullmatch(r"[1-9]\d*x[1-9]\d*", word)]
+    for word in others:
+        if word != option and word not in budgets[:1]:
+            raise InputError(
+                f"unknown argument {word!r}; choose from: {option}, or C&W's budget as {example}"
+            )
+    return classifier, budgets, option in others
 
 
 def attacks(budget: str | None = None) -> dict[str, dict[str, Any]]:
@@ -75,15 +88,11 @@ def attacks(budget: str | None = None) -> dict[str, dict[str, Any]]:
 
 def start(table: int, argument: str) -> tuple[ConfigDict, bool]:
     """A table's configuration without its rows, and whether those with downloaded weights are wanted."""
-    classifier, *others = argument.split(",")
-    budgets = [word for word in others if is_budget(word)]
-    for word in others:
-        if word != "downloads" and word not in budgets[:1]:
-            raise InputError(f"unknown argument {word!r}; choose from: downloads, or C&W's budget as 5x1000")
+    classifier, budgets, downloads = words(argument, "downloads", "5x1000")
     config = nips2017.get_config(classifier)
     config.attacks = ConfigDict(attacks(*budgets))
     # The paper's numbers are of its own classifiers; those for Inception-v3 stand beside any other.
     only_inception = table in (2, 3, 4, 6)
     known = classifier in nips2017.PAPER and not only_inception
     config.paper = ConfigDict({"table": table, "classifier": classifier if known else "inception_v3"})
-    return config, "downloads" in others
+    return config, downloads

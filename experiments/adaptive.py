@@ -7,7 +7,6 @@ around an image for each defense. A run that was
 stopped continues where it was. `--nochecks` leaves the checks out, `--nothreats` all but them.
 """
 
-import os
 from pathlib import Path
 
 from absl import flags
@@ -28,9 +27,7 @@ def attack(experiment: adaptive.AdaptiveExperiment, workdir: Path, reporter: pro
     store.write_atomically(workdir / "adaptive.json", adaptive_report.to_json(outcome))
     subtitle = f"{experiment.config['classifier']['name']}, {outcome.images} images"
     for ending in ("png", "pdf"):
-        temporary = workdir / f".curves.part.{ending}"
-        adaptive_report.save_curves(temporary, outcome, subtitle=subtitle)
-        os.replace(temporary, workdir / f"curves.{ending}")
+        adaptive_report.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)
     for epsilon in outcome.epsilons:
         cli.console.print(adaptive_report.to_rich(outcome, epsilon))
 

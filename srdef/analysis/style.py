@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from srdef.evaluation.store import save_figure
 from srdef.images import to_uint8
 
 # Okabe and Ito (2008), by what they stand for; markers say the same without colour.
@@ -73,8 +74,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
     with styled():
         for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
             target = path.with_name(f"{path.name}.{suffix}")
-            unfinished = target.with_name(target.name + ".part")
-            figure.savefig(unfinished, format=suffix, dpi=200, metadata=metadata)
-            unfinished.replace(target)
+            save_figure(figure, target, dpi=200, metadata=metadata)
             written.append(target)
     return written

@@ -48,8 +48,8 @@ def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter, pictur
         Of the stores.
     reporter : Reporter
     pictures : Path
-        Receives `landscape_DEFENSE.png`: the loss around the first of the images, along the gradient and
-        along a random direction.
+        Receives `landscape_NUMBER_DEFENSE.png`: the loss around the first of the images, along the
+        gradient and along a random direction.
 
     Returns
     -------
@@ -57,11 +57,12 @@ def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter, pictur
         Markdown: a section for each defense.
     """
     parts = []
-    for defense in experiment.defenses:
+    for number, defense in enumerate(experiment.defenses, 1):
         name, checks, landscape = _checked(experiment, defense, folder / "checks", reporter)
         text = "Classifier and defense together have no image right, so there is nothing to check.\n"
         if checks:
-            picture = f"landscape_{re.sub(r'[^0-9a-zA-Z]+', '_', defense)}.png"
+            # The number, as two names may differ in their signs alone.
+            picture = f"landscape_{number}_{re.sub(r'[^0-9a-zA-Z]+', '_', defense)}.png"
             epsilon = check_options(experiment.config)["epsilon"]
             self_checks.save_landscape(pictures / picture, landscape, epsilon=epsilon, title=defense)
             text = f"{self_checks.to_markdown(checks)}\n![Loss landscape of {defense}]({picture})\n"

@@ -13,7 +13,7 @@ from rich.table import Table
 from srdef.errors import InputError
 from srdef.evaluation.adaptive import CLEAN, WORST, Outcome
 from srdef.evaluation.metrics import wilson_interval
-from srdef.evaluation.store import canonical_json, without_nan
+from srdef.evaluation.store import canonical_json, save_figure, without_nan
 
 # Okabe and Ito's colours, told apart with any form of colour blindness; markers say the same.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -172,4 +172,4 @@ def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> No
             frameon=False,
             title=subtitle or None,
         )
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)

@@ -1,6 +1,5 @@
 """A picture of single cases: clean, attacked, perturbation, defended, with what the classifier says."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from srdef.errors import InputError
+from srdef.evaluation.store import save_figure
 from srdef.images import to_uint8
 
 # Dark green and vermilion, told apart by people with any form of colour blindness; the marks say
@@ -133,13 +133,7 @@ def save_gallery(
             name = text(x + _PANEL / 2, y + _PANEL + 0.06, words, size=8, va="top", color=colour)
             shorten(name, _PANEL * dpi)
 
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        figure.savefig(unfinished, format="png", dpi=dpi, metadata={"Software": None})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_figure(figure, path, dpi=dpi, metadata={"Software": None})
 
 
 def shorten(artist: Text, length: float) -> None:

@@ -26,6 +26,7 @@ from srdef.attacks.checks import check_count, check_ids, check_images, check_lab
 from srdef.attacks.gradient_sign import cross_entropy
 from srdef.batching import map_batches
 from srdef.errors import InputError
+from srdef.evaluation.store import save_figure
 from srdef.victims import Victim, expected
 
 WARNING = "the accuracy under attack may come from masked gradients: no evidence of robustness"
@@ -382,7 +383,7 @@ def save_landscape(path: str | Path, losses: np.ndarray, *, epsilon: float, titl
     axes.set_ylabel("along a random sign")
     axes.set_title(title)
     figure.colorbar(contours, label="cross-entropy")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 CHECKS = (

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import tensorstore as ts
 from flax import nnx
+from matplotlib.figure import Figure
 
 from srdef.errors import InputError
 
@@ -45,6 +46,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
+
+
+def save_figure(
+    figure: Figure, path: str | Path, *, dpi: float, metadata: Mapping[str, str | None] | None = None
+) -> None:
+    """Write a figure whole or not at all; InputError if the path does not end in .png, .pdf or .svg."""
+    path = Path(path)
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"a figure's file must end in .png, .pdf or .svg, not {path.name!r}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(unfinished, format=path.suffix.removeprefix("."), dpi=dpi, metadata=metadata)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def digest(tree: Any) -> str:

@@ -14,6 +14,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from srdef.errors import InputError
+from srdef.evaluation import store
 from srdef.models import cost
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.training import quality, super_resolution
@@ -24,6 +25,8 @@ from srdef.weights import loading
 STORAGES = ("float32", "bf16", "auto")
 # With storage "auto", the PSNR in dB on Y that rounding the weights to bfloat16 may cost.
 BF16_MAY_COST = 0.01
+# The side of the low-resolution image that a card gives the network's cost for.
+COST_SIDE = 160
 
 # What the logged loss is multiplied by for the curve, and what the curve's axis and the card call it.
 _LOSSES = {
@@ -46,9 +49,7 @@ def save_curve(metrics: Path, path: Path, title: str, loss: str) -> None:
         twin = axes.twinx()
         twin.plot([r["step"] for r in measured], [r["psnr"] for r in measured], color="#0072b2")
         twin.set_ylabel("validation PSNR (dB, Y)", color="#0072b2")
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png", dpi=120)
-    unfinished.replace(path)
+    store.save_figure(figure, path, dpi=120)
 
 
 def rounded_to_bf16(network: Any) -> Any:
@@ -159,7 +160,9 @@ def card(
         f"{config['patch']}x{config['patch']} low-resolution pixels, Adam {config['learning_rate']:g}, "
         f"{schedule}, {averaged}"
     )
-    rows = {"data": config["data"], "recipe": recipe, "arithmetic": _ARITHMETIC[config["precision"]]}
+    gmac = cost.multiply_accumulates(network, COST_SIDE, COST_SIDE) / 1e9
+    rows = {"cost": f"{gmac:.2f} GMAC ({2 * gmac:.2f} GFLOPs) for {COST_SIDE} x {COST_SIDE} pixels"}
+    rows |= {"data": config["data"], "recipe": recipe, "arithmetic": _ARITHMETIC[config["precision"]]}
     rows["command"] = f"`{command}`"
     if config["initial_weights"]:
         rows["started from"] = Path(config["initial_weights"]).name

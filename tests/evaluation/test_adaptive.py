@@ -274,7 +274,7 @@ def test_checks_of_every_defense(experiment, folder, tmp_path):
     assert adaptive_checks.run(some, folder, again, tmp_path) == text
     assert again.computed == 0
     pictures = sorted(path.name for path in tmp_path.iterdir())
-    assert pictures == [f"landscape_{name}.png" for name in ("JPEG", "none", "random")]
+    assert pictures == [f"landscape_{name}.png" for name in ("1_none", "2_JPEG", "3_random")]
     assert all(f"]({name})" in text for name in pictures)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, struct
+from matplotlib.figure import Figure
 
 from srdef.errors import InputError
 from srdef.evaluation import store
@@ -110,6 +111,25 @@ def test_atomic_write_leaves_no_other_file(tmp_path):
     store.write_atomically(tmp_path / "a.txt", b"two")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "two"
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    store.save_figure(Figure(), path, dpi=50)
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def full_disk(self, unfinished, **options):
+        unfinished.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        store.save_figure(Figure(), path, dpi=50)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+    with pytest.raises(InputError, match=r"must end in .png, .pdf or .svg, not 'a'"):
+        store.save_figure(Figure(), tmp_path / "a", dpi=50)
 
 
 def _hold(folder, ready, release):

@@ -61,6 +61,9 @@ def test_card_of_an_edsr(tmp_path):
         "L1, 300000 steps of 16 patches of 48x48 low-resolution pixels, Adam 0.0001, "
         "halved every 200000 steps, weights averaged (0.999)"
     )
+    # Weights of the convolutions: 3*4*9, 2 and 1 of 4*4*9, 4*16*9, and of four times the pixels 4*3*9.
+    gmac = 160**2 * (108 + 3 * 144 + 576 + 4 * 108) / 1e9
+    assert rows["cost"] == f"{gmac:.2f} GMAC ({2 * gmac:.2f} GFLOPs) for 160 x 160 pixels"
     assert rows["arithmetic"] == "float32"
     assert rows["command"] == "`python -m x`"
     assert rows["time"] == "1.5 minutes"
