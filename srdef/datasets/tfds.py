@@ -35,6 +35,8 @@ def open_builder(dataset: str, where: str, data_dir: str | Path | None = None) -
         return tensorflow_datasets.builder(dataset, data_dir=data_dir)
     except tensorflow_datasets.core.DatasetNotFoundError:
         raise InputError(f"{where}: TensorFlow Datasets has no data set of this name") from None
+    except ImportError as error:  # of another collection, as "huggingface:mnist"
+        raise InputError(f"{where}: TensorFlow Datasets needs another package for it ({error})") from None
     except (ValueError, AssertionError) as error:  # of a configuration or version, or no name at all
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: not a name of TensorFlow Datasets ({reason})") from None

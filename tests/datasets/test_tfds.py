@@ -71,7 +71,9 @@ def test_no_such_data_set(tmp_path):
         datasets.load("tfds", size=8, dataset="imagenut", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("dataset", ["", "imagenet_v2/", "a/b/c", "imagenet_v2/nothing", "mnist:99.0.0"])
+@pytest.mark.parametrize(
+    "dataset", ["", "imagenet_v2/", "a/b/c", "imagenet_v2/nothing", "mnist:99.0.0", "huggingface:mnist"]
+)
 def test_bad_names(tmp_path, dataset):
     """Also those at which TensorFlow Datasets raises something else; its many lines become one."""
     with pytest.raises(InputError, match=r"data set 'tfds', .*TensorFlow Datasets") as error:
