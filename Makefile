@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 WORKDIR ?= workdir/quickstart
 # Tests side by side; each takes about 3 GB at most.
 JOBS ?= 2
+# Most of `make test` is compilation of small programs: less optimization saves a quarter of it. The slow
+# tests, which compute, run what users run.
+QUICK := XLA_FLAGS="$(strip $(XLA_FLAGS) --xla_backend_optimization_level=1)"
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow lint clean
@@ -13,7 +16,7 @@ demo: $(VENV)/requirements.done
 	$(BIN)/python -m experiments.evaluate --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/requirements-dev.done
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu" $(PYTEST_OPTIONS)
+	$(QUICK) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu" $(PYTEST_OPTIONS)
 
 test-slow: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not gpu" $(PYTEST_OPTIONS)

@@ -22,6 +22,8 @@ from srdef.errors import InputError
 from srdef.evaluation import report
 from srdef.images import from_uint8, to_uint8
 
+pytestmark = pytest.mark.slow  # a run of the main job and its reports
+
 VOID = {"meta", "img", "input", "br"}
 
 

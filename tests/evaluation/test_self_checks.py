@@ -119,6 +119,7 @@ class Lottery:
         return jnp.where(jax.random.bernoulli(key, 0.2), -logits, logits)
 
 
+@pytest.mark.slow
 def test_a_random_victim_is_judged_by_itself_and_not_by_its_average():
     """The mean of five draws is right where most of them are: nearly always."""
     labels = np.asarray(Linear()(jnp.asarray(IMAGES)).argmax(-1))

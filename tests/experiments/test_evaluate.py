@@ -132,6 +132,7 @@ def test_a_second_run_computes_nothing(finished, config, environment):
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != "lock"}
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_recomputes_what_depends_on_it(finished, config, environment, tmp_path):
     workdir, _ = finished
     before = contents(workdir)
@@ -191,6 +192,7 @@ def test_eight_devices_give_the_results_of_one(finished, config, environment, tm
     assert abs(confidence[0] - confidence[1]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_second_run_at_once_is_refused(config, environment, tmp_path):
     first = subprocess.Popen(
         command(config, tmp_path),
