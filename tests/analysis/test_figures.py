@@ -93,6 +93,7 @@ def test_spectra_of_two_sizes_are_on_one_scale():
     assert low.max() < 0.02
 
 
+@pytest.mark.slow
 def test_figure3(tmp_path):
     numbers = check(figures.make(small("figure3"), tmp_path), tmp_path, "figure3")
     clean, attacked, recovered = (

@@ -244,7 +244,7 @@ FEWEST_STEPS = {"carlini_wagner": 15}
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name.startswith(("fab", "hop")) else [])
+        pytest.param(name, marks=[] if name in ("ifgsm", "apgd", "deepfool") else pytest.mark.slow)
         for name in NAMES
         if has(name, "steps")
     ],

@@ -99,11 +99,13 @@ def outcome(experiment, folder):
     return adaptive.run(experiment, folder, reporter())
 
 
+@pytest.mark.slow
 def test_denominator_is_what_the_classifier_has_right(outcome):
     assert outcome.images == 8
     np.testing.assert_array_equal(outcome.accuracy("none", CLEAN), [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_who_can_attack_what(outcome):
     attacked = {defense: {t for d, t in outcome.judged if d == defense} for defense in DEFENSES}
     everyone = {CLEAN, "gray box", "transfer", "BPDA"}
@@ -115,6 +117,7 @@ def test_who_can_attack_what(outcome):
     assert not np.isnan(outcome.accuracy("random", WORST)).any()
 
 
+@pytest.mark.slow
 def test_knowledge_helps(outcome):
     """On a linear classifier the gradient attacks are optimal, so who sees the defense does no worse."""
     for defense in ("none", "WD"):
@@ -126,6 +129,7 @@ def test_knowledge_helps(outcome):
     np.testing.assert_array_equal(outcome.judged["none", "BPDA"], outcome.judged["none", "gray box"])
 
 
+@pytest.mark.slow
 def test_accuracy_falls_with_epsilon_and_the_worst_case_is_the_worst(outcome):
     for defense in DEFENSES:
         for threat in ("BPDA", "exact"):
@@ -138,6 +142,7 @@ def test_accuracy_falls_with_epsilon_and_the_worst_case_is_the_worst(outcome):
             assert (worst <= np.min([o for o in others if o is not None], axis=0) + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_random_defenses_are_shares_of_draws(outcome):
     shares = outcome.judged["random", "EOT"][:, 1]
     np.testing.assert_allclose(shares * 2, np.round(shares * 2))  # two draws judge, two choose
@@ -176,6 +181,7 @@ def test_few_images_and_many_candidates_are_not_reported_too_low(share):
     assert np.mean(reported) == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_random_defense_is_attacked_beyond_the_first_success(experiment, tmp_path, monkeypatch):
     """One lucky draw of the clean image must not end the attack, and no image is given up for it."""
     threat = Threat("identity", {"name": "apgd", "steps": 3})
@@ -239,6 +245,7 @@ def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, ou
     assert rest.computed in (3, 8)  # 3 after a whole batch of 5, 8 if the first was not finished
 
 
+@pytest.mark.slow
 def test_reports(outcome, tmp_path):
     text = adaptive_report.to_markdown(outcome)
     assert text.count("| none |") == len(EPSILONS)

@@ -258,14 +258,20 @@ def test_bad_configurations(tmp_path, old, new, message):
     [
         (["--config={config}", "--workdir={file}/run"], "cannot write to workdir"),
         (["--config={config}", "--workdir={new}", "--config.bacth_size=3"], "no such field"),
-        (["--config={new}.py", "--workdir={new}"], "{new}.py"),
+        pytest.param(["--config={new}.py", "--workdir={new}"], "{new}.py", marks=pytest.mark.slow),
         (
             ["--config=configs/table1.py:lite9", "--workdir={new}"],
             "error: unknown classifier 'lite9'; choose",
         ),
-        (["--workdir={new}"], "config"),
-        (["--config={config}", "--workdir={new}", "extra"], "unexpected argument 'extra'"),
-        (["--config={config}", "--workdir={new}", "--wrokdir=1"], "wrokdir"),
+        pytest.param(["--workdir={new}"], "config", marks=pytest.mark.slow),
+        pytest.param(
+            ["--config={config}", "--workdir={new}", "extra"],
+            "unexpected argument 'extra'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--config={config}", "--workdir={new}", "--wrokdir=1"], "wrokdir", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_bad_command_lines_end_in_one_line_and_code_2(config, environment, tmp_path, flags, message):

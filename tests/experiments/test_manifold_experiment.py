@@ -49,6 +49,7 @@ def finished(tmp_path_factory):
     return workdir, evaluation.run(run_config(), workdir, quiet())
 
 
+@pytest.mark.slow
 def test_a_run_counts_every_image(finished):
     workdir, result = finished
     assert result.images["train"] + result.images["test"] >= 3
@@ -71,6 +72,7 @@ def test_a_run_counts_every_image(finished):
     assert f"tested with {result.pairs['test']} pairs" in page
 
 
+@pytest.mark.slow
 def test_no_image_is_both_trained_on_and_tested_with(finished, monkeypatch):
     """What the training is given are the feature maps of two sets of images that have none in common."""
     workdir, _ = finished
@@ -131,6 +133,7 @@ def test_an_attack_that_fools_no_test_image():
     assert "a coin: 50 %" in result.to_markdown()
 
 
+@pytest.mark.slow
 def test_an_unfinished_training_is_not_loaded(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns("store"))
