@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= workdir/quickstart
 # Tests side by side; each takes about 3 GB at most.
 JOBS ?= 2
-# Most of `make test` is compilation of small programs: less optimization saves a quarter of it. The slow
+# Most of `make test` is compilation of small programs: less optimization saves about a fifth. The slow
 # tests, which compute, run what users run.
 QUICK := XLA_FLAGS="$(strip $(XLA_FLAGS) --xla_backend_optimization_level=1)"
 

@@ -77,7 +77,8 @@ def save_gallery(
     Raises
     ------
     InputError
-        If there are no rows, or a row does not have one image and prediction a defense.
+        If there are no rows, a row does not have one image and prediction a defense, or the path does
+        not end in .png (or .pdf, .svg).
     """
     if not rows:
         raise InputError("a gallery needs at least one image")

@@ -16,15 +16,17 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import tensorstore as ts
 from flax import nnx
-from matplotlib.figure import Figure
 
 from srdef.errors import InputError
+
+if TYPE_CHECKING:  # a name alone, and a second of every script's start
+    from matplotlib.figure import Figure
 
 
 def canonical_json(value: Any) -> str:
@@ -49,7 +51,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def save_figure(
-    figure: Figure, path: str | Path, *, dpi: float, metadata: Mapping[str, str | None] | None = None
+    figure: "Figure", path: str | Path, *, dpi: float, metadata: Mapping[str, str | None] | None = None
 ) -> None:
     """Write a figure whole or not at all; InputError if the path does not end in .png, .pdf or .svg."""
     path = Path(path)
