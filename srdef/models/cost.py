@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend import core
 
+from srdef.programs import inner_programs, shape
+
 
 def parameter_count(network: Any) -> int:
     """Number of trained parameters; running statistics are none."""
@@ -37,31 +39,16 @@ def _count(program: core.Jaxpr) -> int:
     for equation in program.eqns:
         name = equation.primitive.name
         if name == "conv_general_dilated":
-            kernel = _shape(equation.invars[1])
+            kernel = shape(equation.invars[1])
             outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // outputs
+            total += math.prod(shape(equation.outvars[0])) * math.prod(kernel) // outputs
         elif name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = _shape(equation.invars[0])
-            total += math.prod(_shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
+            left = shape(equation.invars[0])
+            total += math.prod(shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
         elif name == "cond":
             # One for each platform: the same convolution, which the CPU's way of doing it hides.
-            total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
+            total += max(_count(branch) for branch in inner_programs(equation))
         else:
-            total += sum(_count(inner) for inner in _programs(equation.params))
+            total += sum(_count(inner) for inner in inner_programs(equation))
     return total
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
-
-
-def _programs(parameters: dict[str, Any]) -> list[core.Jaxpr]:
-    """The programs that an equation calls."""
-    inner = []
-    for value in parameters.values():
-        if isinstance(value, core.ClosedJaxpr):
-            inner.append(value.jaxpr)
-        elif isinstance(value, core.Jaxpr):
-            inner.append(value)
-    return inner
