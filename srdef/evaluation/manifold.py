@@ -21,7 +21,7 @@ from srdef.evaluation import protocol
 from srdef.evaluation.metrics import Rate, rate, roc_auc
 from srdef.evaluation.protocol import CLEAN, Evaluation, Experiment, Reporter
 from srdef.evaluation.source import code_digest
-from srdef.evaluation.store import BatchStore, canonical_json, without_nan, write_atomically
+from srdef.evaluation.store import BatchStore, canonical_json, digest, without_nan, write_atomically
 from srdef.models.manifold import ManifoldClassifier, detect
 from srdef.training.manifold import Pairs, create, pair_accuracy, scores, split_by_image, train
 
@@ -117,22 +117,42 @@ class Work:
     def defended_scores(
         self, model: ManifoldClassifier, attack: str, defense: str, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits of images under an attack and a defense, in 8 bits, and which ones fooled before."""
+        """Logits of images under an attack and a defense, in 8 bits, kept, and which ones fooled before."""
         experiment = self.experiment
         pixels, fooled = self.attacked(attack)
-        with self.evaluation.reporter.step(f"{attack}: {defense}", len(rows), len(rows)) as advance:
+        dataset, transformation = self.dataset.select(rows), experiment.defenses[defense]
+        store = BatchStore(
+            self.evaluation.folder / "scores",
+            f"{attack}-{defense}",
+            self.evaluation.manifest(
+                "scores",
+                dataset,
+                attack={} if attack == CLEAN else experiment.config["attacks"][attack],
+                defense=digest(transformation),
+                detector=digest(model),
+                code=code_digest(
+                    experiment.classifier, experiment.attacks.get(attack), transformation, defenses, detect
+                ),
+            ),
+            {"logits": ((), np.float32)},
+            len(dataset),
+            experiment.batch_size,
+        )
+
+        def compute(batch: slice) -> dict[str, np.ndarray]:
             defended = defenses.apply(
-                experiment.defenses[defense],
-                pixels[rows],
+                transformation,
+                pixels[rows[batch]],
                 key=experiment.defense_key,
-                ids=self.dataset.ids[rows],
+                ids=dataset.ids[batch],
                 batch_size=experiment.batch_size,
             )
             rounded = images.from_uint8(images.to_uint8(defended))
-            found = batching.map_batches(
-                detect, (model,), (rounded,), batch_size=experiment.batch_size, progress=advance
-            )
-        return found, fooled[rows]
+            logits = batching.map_batches(detect, (model,), (rounded,), batch_size=experiment.batch_size)
+            return {"logits": logits}
+
+        self.evaluation.reporter.complete(f"{attack}: {defense}", store, compute)
+        return store.read("logits"), fooled[rows]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,10 @@ def test_a_run_counts_every_image(finished):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert json.loads(result.to_json())["roc_auc"] == result.auc
-    # The second run has only read what the first had left.
+    # A later run only reads what the first has left, the scores of defended images too.
+    again = quiet()
+    assert evaluation.run(run_config(), workdir, again).to_json() == result.to_json()
+    assert again.computed == 0
     assert (workdir / "manifold.md").read_text() == result.to_markdown()
     assert "| bicubic ×2 |" in result.to_markdown()
     assert (workdir / "curves.png").stat().st_size > 10_000
