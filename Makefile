@@ -19,7 +19,7 @@ test: $(VENV)/requirements-dev.done
 	$(QUICK) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu" $(PYTEST_OPTIONS)
 
 test-slow: $(VENV)/requirements-dev.done
-	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not gpu" $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not full and not gpu" $(PYTEST_OPTIONS)
 
 lint: $(VENV)/requirements-dev.done
 	$(BIN)/ruff check .

@@ -117,6 +117,26 @@ def test_whole_ensemble(classifier, photographs, torch_model):
     assert all(abs(a - b) <= 1 for a, b in counts), counts
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("epsilon", [LEVEL / 8, LEVEL / 4, LEVEL / 2], ids=["1/8", "1/4", "1/2"])
+def test_standard_version_at_its_full_budget(epsilon, classifier, photographs, torch_model):
+    """`version="standard"` as it is: 100 steps, 9 targets, 5000 queries."""
+    images, labels = photographs
+    reference = torchattacks.MultiAttack(
+        [
+            torchattacks.APGD(torch_model, eps=epsilon, steps=100),
+            torchattacks.APGDT(torch_model, eps=epsilon, steps=100, n_classes=10),
+            torchattacks.FAB(torch_model, eps=epsilon, steps=100, multi_targeted=True, n_classes=10),
+            torchattacks.Square(torch_model, eps=epsilon, n_queries=5000, resc_schedule=False),
+        ]
+    )
+    result = attacks.autoattack(Undefended(classifier), images, labels, epsilon, key=KEY)
+    ours = int(result.accuracy.sum())
+    theirs = robust_in_torch(torch_model, reference, photographs, epsilon)
+    print(len(images), ours, theirs, result.robust_accuracy)
+    assert abs(ours - theirs) <= 1
+
+
 def test_l2(classifier, photographs, torch_model):
     images, labels = photographs
     counts = {}
