@@ -75,24 +75,24 @@ def get_config(argument: str = "samples") -> ConfigDict:
         }
     )
 
+    rows = {
+        "no defense": {"name": "identity"},
+        **quickstart.defenses(),
+        # The JPEG of a file; its attacker rounds with a gradient.
+        "JPEG": {
+            "defense": {"name": "jpeg", "quality": 80},
+            "surrogate": {"name": "jpeg", "quality": 80, "gradient": "straight_through"},
+        },
+        "resize + pad": {"name": "resize_pad"},
+        "TVM": {"name": "total_variation"},
+        "pixel deflection": {"name": "pixel_deflection"},
+    }
+    # Which of the rows, in the order of the tables (a ConfigDict sorts its names); empty: all.
+    # `--config.rows="('WD', 'SR')"` computes two, and more of them later.
+    config.rows = tuple(rows)
     config.defenses = ConfigDict(
         {
-            "no defense": {"name": "identity"},
-            **quickstart.defenses(),
-            # The JPEG of a file; its attacker rounds with a gradient.
-            "JPEG": {
-                "defense": {"name": "jpeg", "quality": 80},
-                "surrogate": {"name": "jpeg", "quality": 80, "gradient": "straight_through"},
-            },
-            "resize + pad": {"name": "resize_pad"},
-            "TVM": {"name": "total_variation"},
-            "pixel deflection": {"name": "pixel_deflection"},
-        }
-    )
-    # Which of the rows; empty: all. `--config.rows="('WD', 'SR')"` computes two, and more of them later.
-    config.rows = tuple(config.defenses)
-    config.defenses.update(
-        {
+            **rows,
             "bicubic x2": paper.interpolation("bicubic"),
             "as released": {"name": "paper_released", "network": "edsr_small_x2"},
             "SHIELD": {"name": "shield"},

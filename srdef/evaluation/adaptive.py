@@ -310,8 +310,9 @@ class Outcome:
             candidates = chosen[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
             reported = judged[:, :, : e + 1].transpose(0, 2, 1).reshape(-1, chosen.shape[1])
             # Many shares of few draws are equal: then the candidate counts that is the worst on average over
-            # all images. The draws that report have no say: what they choose they report too low.
-            tried = np.flatnonzero(~np.isnan(candidates).any(axis=1))
+            # all images, and of those the last threat at the largest ε, which is likely the strongest. The
+            # draws that report have no say: what they choose they report too low.
+            tried = np.flatnonzero(~np.isnan(candidates).any(axis=1))[::-1]
             average = candidates[tried].mean(axis=1)
             order = tried[np.argsort(average, kind="stable")]
             worst = order[np.argmin(candidates[order], axis=0)]

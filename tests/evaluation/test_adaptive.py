@@ -217,6 +217,21 @@ def test_of_equal_candidates_the_strongest_on_average_counts():
     np.testing.assert_array_equal(outcome.worst("d")[:, 0], [0, 0.25])
 
 
+def test_of_threats_that_break_all_the_last_at_the_largest_epsilon_counts():
+    """In the draws that choose, all are equal; those that report tell them apart."""
+    chosen = {("d", CLEAN): [[1, 1]], ("d", "few"): [[0, 0]], ("d", "many"): [[0, 0]]}
+    judged = {("d", CLEAN): [[1, 1]], ("d", "few"): [[0.5, 0.2]], ("d", "many"): [[0.4, 0.1]]}
+    arrays = ({key: np.array(value) for key, value in shares.items()} for shares in (chosen, judged))
+    outcome = Outcome(1, (0.1, 0.2), ("d",), ("few", "many"), *arrays)
+    np.testing.assert_array_equal(outcome.worst("d"), [[0.4, 0.1]])
+
+
+def test_rows_of_the_configuration_stand_in_the_papers_order():
+    rows = config_module.get_config("samples").rows
+    expected = ("no defense", "WD", "SR", "WD+SR", "JPEG", "resize + pad", "TVM", "pixel deflection")
+    assert rows == expected
+
+
 @pytest.mark.slow
 def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, outcome, folder, monkeypatch):
     again = reporter()
