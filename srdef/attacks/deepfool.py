@@ -11,6 +11,7 @@ from flax import struct
 
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
 from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.gradients import values_and_grads
 from srdef.attacks.rounding import MinimalNorm
 from srdef.errors import InputError
 from srdef.victims import Victim
@@ -103,9 +104,7 @@ class DeepFool(MinimalNorm, Iterative):
             logits = victim(x, key)
             return logits[ends] - logits[state.prediction]
 
-        leads, pull = jax.vjp(lead, state.x)
-        # One class after the other: all at once would need the memory of as many batches.
-        gradients = jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(ends)))
+        leads, gradients = values_and_grads(lead, state.x)
         flat = gradients.reshape(len(ends), -1)
         norms = jnp.linalg.norm(flat, ord=2 if self.norm == "l2" else 1, axis=1)
         # A class whose lead does not change is out of reach.

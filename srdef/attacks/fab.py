@@ -15,6 +15,7 @@ from flax import struct
 from srdef.attacks.apgd import likeliest_others
 from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
 from srdef.attacks.checks import check_choice, check_count, check_numbers, check_shares
+from srdef.attacks.gradients import values_and_grads
 from srdef.attacks.projections import Norm, divided, length, onto_hyperplane
 from srdef.attacks.rounding import MinimalNorm
 from srdef.victims import Victim
@@ -109,9 +110,7 @@ class FAB(MinimalNorm, Iterative):
             logits = victim(x, first_key)
             return logits[ends] - logits[state.label]
 
-        leads, pull = jax.vjp(lead, x)
-        # One class after the other: all at once would need the memory of as many batches.
-        gradients = jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(ends)))
+        leads, gradients = values_and_grads(lead, x)
         dual: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
         norms = jax.vmap(lambda gradient: length(gradient, dual[self.norm]))(gradients)
         # A class whose lead does not change is out of reach.

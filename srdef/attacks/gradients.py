@@ -1,4 +1,4 @@
-"""The value and the gradient of a loss, compiled so that a CPU is as fast as it can be."""
+"""Values and gradients of losses and of logits, compiled so that a CPU is as fast as it can be."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,22 +31,47 @@ def value_and_grad(loss: Callable[[jax.Array], tuple[jax.Array, Any]], x: jax.Ar
     (value, auxiliary), gradient
     """
     value, pull, auxiliary = jax.vjp(loss, x, has_aux=True)
-    one = jnp.ones_like(value)
+    return (value, auxiliary), _pulled(pull, jnp.ones_like(value), x)
+
+
+def values_and_grads(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A vector and the gradient of each of its entries.
+
+    Parameters
+    ----------
+    function : callable
+        From an array to a vector.
+    x : float array
+
+    Returns
+    -------
+    values : float array (n,)
+    gradients : float array (n, *x.shape)
+    """
+    values, pull = jax.vjp(function, x)
+    if len(values) == 1:
+        # No loop, as in one a dense convolution is as slow on a CPU as in a branch.
+        return values, _pulled(pull, jnp.ones_like(values), x)[None]
+    # One entry after the other: all at once would need the memory of as many batches.
+    return values, jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(values)))
+
+
+def _pulled(pull: Callable, cotangent: jax.Array, x: jax.Array) -> jax.Array:
+    """`pull(cotangent)[0]`, on a CPU in a branch where that is faster: see `value_and_grad`."""
     if jax.default_backend() != "cpu":
-        return (value, auxiliary), pull(one)[0]
+        return pull(cotangent)[0]
     leaves, structure = jax.tree.flatten(pull)
 
     def pulled(*leaves: jax.Array) -> jax.Array:
-        return jax.tree.unflatten(structure, leaves)(one)[0]
+        return jax.tree.unflatten(structure, leaves)(cotangent)[0]
 
     traced = jax.make_jaxpr(pulled)(*leaves)
     backward = core.jaxpr_as_fun(traced)
     if any(map(_slow_in_a_branch, equations(traced.jaxpr))):
-        return (value, auxiliary), backward(*leaves)[0]
+        return backward(*leaves)[0]
     # Behind a barrier, as a constant condition would be decided when the program is compiled.
     always = jax.lax.optimization_barrier(jnp.bool_(True))
-    gradient = jax.lax.cond(always, backward, lambda *leaves: [jnp.zeros_like(x)], *leaves)[0]
-    return (value, auxiliary), gradient
+    return jax.lax.cond(always, backward, lambda *leaves: [jnp.zeros_like(x)], *leaves)[0]
 
 
 def _slow_in_a_branch(equation: core.JaxprEqn) -> bool:

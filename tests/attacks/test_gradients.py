@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdef.attacks.gradients import value_and_grad
+from srdef.attacks.gradients import value_and_grad, values_and_grads
 
 
 def loss(x):
@@ -26,6 +26,20 @@ def test_equals_jax(transform, shape):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_gradients_of_a_vector(count):
+    """Against the Jacobian; 1e-5 of the largest entry."""
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+
+    def function(x):
+        return jnp.cos(jnp.arange(5.0 * count)).reshape(count, 5) @ jnp.sin(x)
+
+    found = jax.jit(jax.vmap(lambda x: values_and_grads(function, x)))(x)
+    expected = jax.vmap(function)(x), jax.vmap(jax.jacobian(function))(x)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
 def test_backward_pass_is_a_computation_of_its_own():
@@ -51,6 +65,10 @@ def test_no_dense_convolution_goes_backwards_in_a_branch(channels, window, apart
         )
         return jnp.sum(y**2), None
 
-    for function in (convolved, jax.jit(convolved)):
-        compiled = jax.jit(lambda x, f=function: value_and_grad(f, x)[1]).lower(jnp.ones((4, 4, channels)))
-        assert ("conditional(" in compiled.compile().as_text()) == apart
+    def gradient_of_one(x):
+        return values_and_grads(lambda x: convolved(x)[0][None], x)[1]
+
+    gradients = [lambda x, f=f: value_and_grad(f, x)[1] for f in (convolved, jax.jit(convolved))]
+    for gradient in (*gradients, gradient_of_one):
+        lowered = jax.jit(gradient).lower(jnp.ones((4, 4, channels)))
+        assert ("conditional(" in lowered.compile().as_text()) == apart
