@@ -48,7 +48,7 @@ def get_config(argument: str = "samples") -> ConfigDict:
             {"name": "nips2017", "path": path, "size": size, "stride": 1, "limit": 200}
         )
     else:
-        config.dataset = ConfigDict({"name": "imagenet_samples", "size": size})
+        config.dataset = ConfigDict({"name": "imagenet_samples", "size": size, "offset": 0, "limit": 20})
 
     # Levels of 255; 0 is the column "clean".
     config.epsilons = tuple(level / 255 for level in (0.5, 1, 2, 4, 8, 16))

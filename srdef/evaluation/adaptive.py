@@ -177,6 +177,8 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
         raise InputError(f"config.seed must be a whole number, not {config['seed']!r}")
     check_options(config)
     epsilons = tuple(config["epsilons"])
+    for epsilon in epsilons:
+        check_epsilon(epsilon, "linf")
     if not epsilons or list(epsilons) != sorted(set(epsilons)) or epsilons[0] <= 0:
         raise InputError(f"config.epsilons must be positive and rising, not {list(epsilons)}")
 

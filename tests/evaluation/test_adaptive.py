@@ -327,6 +327,8 @@ def config_of_samples(**changes):
     ("changes", "message"),
     [
         ({"epsilons": (0.1, 0.05)}, "epsilons must be positive and rising"),
+        ({"epsilons": ("4/255",)}, "epsilon must be a number, not '4/255'"),
+        ({"epsilons": (0.1, float("nan"))}, "epsilon must be finite and not negative, but is nan"),
         ({"final_draws": 1}, "final_draws must be at least 2"),
         (
             {"threats": {"x": {"knows": "everything", "attack": {"name": "fgsm"}}}},
