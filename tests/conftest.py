@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Most of the tests' time is compilation: what one test, worker or script has compiled the others load.
@@ -18,6 +19,12 @@ def let_go_of_programs() -> Iterator[None]:
     import jax  # here, as it reads the variables above when it is imported
 
     jax.clear_caches()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Fresh for each test: what a test draws must not depend on the tests that ran before it."""
+    return np.random.default_rng(0)
 
 
 def data_path(variable: str) -> Path:

@@ -8,11 +8,9 @@ from skimage import color
 from srdef import images
 from srdef.errors import InputError
 
-RNG = np.random.default_rng(0)
-
 
 def random_image(height, width):
-    return RNG.random((height, width, 3), np.float32)
+    return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
 def test_uint8_round_trip_keeps_every_level():
@@ -72,8 +70,8 @@ def test_resize_without_antialias_interpolates():
     np.testing.assert_allclose(half[0, :, 0], [0.5, 2.5, 4.5, 6.5], atol=1e-6)
 
 
-def test_resize_takes_batches_and_has_gradients():
-    x = RNG.random((2, 6, 6, 3), np.float32)
+def test_resize_takes_batches_and_has_gradients(rng):
+    x = rng.random((2, 6, 6, 3), np.float32)
     one = jnp.stack([images.resize(image, 9, 4) for image in x])
     np.testing.assert_allclose(images.resize(x, 9, 4), one, atol=1e-6)
     gradient = jax.grad(lambda x: images.resize(x, 9, 4).sum())(x)

@@ -201,7 +201,8 @@ def test_identity_gradient_of_another_size_is_brought_back_by_the_transposed_res
     outer = np.asarray(eager_gradient_of(Undefended(Pooled()), enlarged))
     rows, columns = images.resize_matrix(32, 64), images.resize_matrix(24, 48)
     by_hand = np.einsum("yh,yxc,xw->hwc", rows, outer, columns, optimize=True)
-    np.testing.assert_allclose(gradient_of(victim, image), by_hand, atol=1e-6 * np.abs(by_hand).max())
+    # Sums of some hundred float32 products, in another order.
+    np.testing.assert_allclose(gradient_of(victim, image), by_hand, atol=5e-6 * np.abs(by_hand).max())
 
 
 def test_surrogate_gradient_is_that_of_the_surrogate_at_the_defended_image():

@@ -6,11 +6,9 @@ import numpy as np
 from srdef.attacks import rounding
 from srdef.images import from_uint8, to_uint8
 
-RNG = np.random.default_rng(0)
-
 
 def grid(*shape):
-    return from_uint8(RNG.integers(0, 256, shape).astype(np.uint8))
+    return from_uint8(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
 
 
 def test_levels_are_what_a_file_gives():
@@ -18,12 +16,12 @@ def test_levels_are_what_a_file_gives():
     np.testing.assert_array_equal(values, from_uint8(np.arange(256, dtype=np.uint8)))
 
 
-def test_l2_never_leaves_the_ball():
+def test_l2_never_leaves_the_ball(rng):
     original = grid(8, 8, 3)
     outside = 0
     for _ in range(20):
-        direction = RNG.normal(size=original.shape)
-        epsilon = RNG.uniform(0.01, 0.3)
+        direction = rng.normal(size=original.shape)
+        epsilon = rng.uniform(0.01, 0.3)
         attacked = original + epsilon * direction / np.linalg.norm(direction)
         attacked = np.clip(attacked, 0, 1).astype(np.float32)
         outside += np.linalg.norm(from_uint8(to_uint8(attacked)) - original) > epsilon

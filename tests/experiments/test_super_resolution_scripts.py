@@ -18,15 +18,13 @@ from srdef.models.srresnet import SRResNet
 from srdef.training import patches, quality
 from srdef.weights import loading
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, rng):
     folder = tmp_path / "Set2"
     folder.mkdir()
     for i, size in enumerate([(67, 64), (64, 64)]):
-        noise = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), np.uint8))
+        noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
         noise.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder
 

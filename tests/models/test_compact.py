@@ -14,8 +14,6 @@ from srdef.training import quality
 from srdef.training.patches import read_folder
 from srdef.weights import loading
 
-RNG = np.random.default_rng(0)
-
 
 @jax.jit
 def run(network, images):
@@ -41,12 +39,12 @@ WRAPPED = {
 
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_equals_the_authors(tmp_path, scale, wrap):
+def test_equals_the_authors(tmp_path, scale, wrap, rng):
     network = published(scale)
     path = tmp_path / "compact.pth"
     torch.save(wrap(network.state_dict(), published(scale, seed=1).state_dict()), path)
     loaded = models.create("compact", weights=path, convolutions=3, features=6, scale=scale)
-    images = RNG.random((2, 9, 6, 3), np.float32)
+    images = rng.random((2, 9, 6, 3), np.float32)
     with torch.no_grad():
         expected = network(torch.tensor(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
     found = run(loaded, images)
@@ -92,9 +90,9 @@ def test_weights_in_our_own_layout(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 8), (5, 3)])
-def test_any_image(size):
+def test_any_image(size, rng):
     network = models.create("compact", convolutions=1, features=4, scale=2)
-    images = RNG.random((1, *size, 3), np.float32)
+    images = rng.random((1, *size, 3), np.float32)
     found = run(network, images)
     assert found.shape == (1, 2 * size[0], 2 * size[1], 3)
     assert bool(np.isfinite(found).all())

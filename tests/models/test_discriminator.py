@@ -12,8 +12,6 @@ from srdef.models.discriminator import Discriminator
 from srdef.models.registry import initialise
 from srdef.weights import loading
 
-RNG = np.random.default_rng(0)
-
 
 class Rows(torch.nn.Module):
     """Flatten in the order of rows, columns, channels."""
@@ -40,12 +38,12 @@ def transcription(network):
     return torch.nn.Sequential(*layers)
 
 
-def randomised(size):
+def randomised(size, rng):
     network = initialise(lambda: Discriminator(size, features=8, hidden=12, rngs=nnx.Rngs(0)))
     tensors = {
-        name: RNG.uniform(0.5, 1.5, array.shape).astype(np.float32)
+        name: rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
         if name.endswith(("scale", "var"))
-        else array + RNG.normal(0, 0.1, array.shape).astype(np.float32)
+        else array + rng.normal(0, 0.1, array.shape).astype(np.float32)
         for name, array in loading.flatten(network).items()
     }
     loading.load(network, tensors, "random numbers")
@@ -54,11 +52,11 @@ def randomised(size):
 
 @pytest.mark.parametrize("size", [pytest.param(32, marks=pytest.mark.slow), 37])
 @pytest.mark.parametrize("training", [False, True])
-def test_equals_torch(size, training):
+def test_equals_torch(size, training, rng):
     """Odd sizes too; in train mode both normalise with the batch. float32 rounding gives 1e-6."""
-    network = randomised(size)
+    network = randomised(size, rng)
     reference = transcription(network).train(training)
-    x = RNG.random((3, size, size, 3), np.float32)
+    x = rng.random((3, size, size, 3), np.float32)
     with torch.no_grad():
         expected = reference(torch.tensor(2 * x - 1).permute(0, 3, 1, 2))[:, 0]
     if training:

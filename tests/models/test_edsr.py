@@ -11,12 +11,10 @@ from srdef.models.edsr import EDSR, pixel_shuffle
 from srdef.training import super_resolution
 from srdef.weights import loading
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_pixel_shuffle_equals_torch(factor):
-    x = RNG.random((2, 5, 4, 3 * factor**2), np.float32)
+def test_pixel_shuffle_equals_torch(factor, rng):
+    x = rng.random((2, 5, 4, 3 * factor**2), np.float32)
     expected = torch.nn.functional.pixel_shuffle(torch.tensor(x).permute(0, 3, 1, 2), factor)
     np.testing.assert_array_equal(pixel_shuffle(jnp.asarray(x), factor), expected.permute(0, 2, 3, 1).numpy())
 
@@ -46,12 +44,12 @@ class TorchEDSR(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("scale", "residual_scale"), [(2, 1.0), (3, 0.1), (4, 0.1)])
-def test_edsr_equals_torch(scale, residual_scale):
+def test_edsr_equals_torch(scale, residual_scale, rng):
     network = models.create("edsr", blocks=3, features=8, scale=scale, residual_scale=residual_scale, seed=1)
     # Biases start at zero; give them values so that they are tested too.
     for layer in (network.head, network.blocks[1].conv1, *network.upsample, network.tail):
-        layer.bias[...] = jnp.asarray(RNG.normal(size=layer.bias.shape), jnp.float32)
-    x = RNG.random((2, 9, 6, 3), np.float32)
+        layer.bias[...] = jnp.asarray(rng.normal(size=layer.bias.shape), jnp.float32)
+    x = rng.random((2, 9, 6, 3), np.float32)
     with torch.no_grad():
         expected = TorchEDSR(network, residual_scale)(255 * torch.tensor(x).permute(0, 3, 1, 2)) / 255
     actual = jax.jit(lambda network, x: network(x))(network, x)
@@ -104,14 +102,14 @@ class OfficialEDSR(torch.nn.Module):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_an_official_file(tmp_path, scale, legacy):
+def test_an_official_file(tmp_path, scale, legacy, rng):
     """The published files are of 2018: the format before PyTorch 1.6."""
     torch.manual_seed(scale)
     reference = OfficialEDSR(scale)
     path = tmp_path / f"edsr_baseline_x{scale}.pt"
     torch.save(reference.state_dict(), path, _use_new_zipfile_serialization=not legacy)
     network = models.create(f"edsr_baseline_x{scale}", weights=path)
-    x = RNG.random((1, 12, 9, 3), np.float32)
+    x = rng.random((1, 12, 9, 3), np.float32)
     with torch.no_grad():
         expected = reference(255 * torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1) / 255
     actual = jax.jit(lambda network, x: network(x))(network, x)

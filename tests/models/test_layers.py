@@ -7,7 +7,6 @@ from jax import lax
 
 from srdef.models.layers import DepthwiseConv, depthwise_conv, same_padding
 
-RNG = np.random.default_rng(0)
 CHANNELS = 4
 SIZES = [(8, 8), (7, 9), (10, 5), (1, 2)]
 
@@ -15,8 +14,8 @@ SIZES = [(8, 8), (7, 9), (10, 5), (1, 2)]
 TOLERANCE = {"rtol": 1e-5, "atol": 3e-5}
 
 
-def normal(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+def normal(rng, *shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
 def grouped(x, kernel, stride):
@@ -34,10 +33,10 @@ def grouped(x, kernel, stride):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_conv_equals_the_grouped_convolution(size, kernel_size, stride):
+def test_depthwise_conv_equals_the_grouped_convolution(size, kernel_size, stride, rng):
     """The values, the gradient of the input and the gradient of the kernel."""
-    x, kernel = normal(3, *size, CHANNELS), normal(kernel_size, kernel_size, 1, CHANNELS)
-    g = normal(3, *(-(-side // stride) for side in size), CHANNELS)
+    x, kernel = normal(rng, 3, *size, CHANNELS), normal(rng, kernel_size, kernel_size, 1, CHANNELS)
+    g = normal(rng, 3, *(-(-side // stride) for side in size), CHANNELS)
 
     def values(convolve):
         y, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
@@ -49,9 +48,9 @@ def test_depthwise_conv_equals_the_grouped_convolution(size, kernel_size, stride
 
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(3, 2), (5, 1)])
-def test_depthwise_conv_under_jit_and_vmap(kernel_size, stride):
+def test_depthwise_conv_under_jit_and_vmap(kernel_size, stride, rng):
     """One image at a time under `vmap`, as the attacks use it; the kernel's gradient is per image."""
-    x, kernel = normal(3, 9, 8, CHANNELS), normal(kernel_size, kernel_size, 1, CHANNELS)
+    x, kernel = normal(rng, 3, 9, 8, CHANNELS), normal(rng, kernel_size, kernel_size, 1, CHANNELS)
 
     def gradients(convolve):
         def loss(image, kernel):
@@ -65,8 +64,8 @@ def test_depthwise_conv_under_jit_and_vmap(kernel_size, stride):
         np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 
 
-def test_the_grouped_convolution_is_used_elsewhere_than_on_a_cpu():
-    x, kernel = normal(1, 8, 8, CHANNELS), normal(3, 3, 1, CHANNELS)
+def test_the_grouped_convolution_is_used_elsewhere_than_on_a_cpu(rng):
+    x, kernel = normal(rng, 1, 8, 8, CHANNELS), normal(rng, 3, 3, 1, CHANNELS)
 
     def loss(x, kernel):
         return jnp.sum(jnp.sin(depthwise_conv(x, kernel, 2)))
@@ -86,7 +85,7 @@ def test_same_padding_puts_the_odd_zero_last():
     assert same_padding(6, 7, 5, 1) == ((2, 2), (2, 2))
 
 
-def test_the_layer_has_an_axis_order_that_the_grouped_convolution_reads():
+def test_the_layer_has_an_axis_order_that_the_grouped_convolution_reads(rng):
     layer = DepthwiseConv(CHANNELS, 5, 2, rngs=nnx.Rngs(0))
-    x = normal(2, 6, 7, CHANNELS)
+    x = normal(rng, 2, 6, 7, CHANNELS)
     np.testing.assert_allclose(layer(x), grouped(x, layer.kernel[...], 2), **TOLERANCE)

@@ -14,14 +14,12 @@ from srdef.training import export, patches, quality
 from srdef.training.quality import Quality
 from srdef.weights import loading, readers
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, rng):
     folder = tmp_path / "Set1"
     folder.mkdir()
-    noise = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), np.uint8))
+    noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
     noise.resize((80, 80), Image.Resampling.BICUBIC).save(folder / "a.png")
     return folder
 

@@ -10,8 +10,6 @@ from srdef.errors import InputError
 from srdef.training import fine_tuning
 from srdef.weights import loading
 
-RNG = np.random.default_rng(0)
-
 
 def tuned(name, parts, side):
     """Weights before and after one step of SGD on two images of two classes."""
@@ -19,7 +17,7 @@ def tuned(name, parts, side):
     fine_tuning.replace_classifier(network, 2)
     wanted = fine_tuning.train_only(network, parts)
     optimizer = nnx.Optimizer(network, optax.sgd(0.1), wrt=wanted)
-    images = RNG.random((2, side, side, 3), np.float32)
+    images = np.random.default_rng(0).random((2, side, side, 3), np.float32)
 
     @nnx.jit
     def step(network, optimizer, images):

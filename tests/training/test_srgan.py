@@ -17,15 +17,13 @@ from srdef.errors import InputError
 from srdef.evaluation.store import digest
 from srdef.training import patches, srgan, super_resolution
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Checks and noise: texture that a squared error would blur."""
-    folder = tmp_path_factory.mktemp("photographs")
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for i in range(2):
-        noise = RNG.integers(0, 256, (48, 48, 3), np.uint8)
+        noise = rng.integers(0, 256, (48, 48, 3), np.uint8)
         Image.fromarray(np.where(np.indices((48, 48)).sum(0)[..., None] % 4 < 2, noise, 255 - noise)).save(
             folder / f"{i}.png"
         )
@@ -76,9 +74,9 @@ def generator(seed=0):
     return models.create("srresnet", blocks=1, features=8, scale=2, seed=seed)
 
 
-def test_losses_are_binary_cross_entropies():
+def test_losses_are_binary_cross_entropies(rng):
     """PyTorch's BCE with logits; a logit of ±200, whose probability is 0 or 1 in float32, stays finite."""
-    real, fake = (np.append(RNG.normal(0, 3, 30), [200, -200]).astype(np.float32) for _ in range(2))
+    real, fake = (np.append(rng.normal(0, 3, 30), [200, -200]).astype(np.float32) for _ in range(2))
     bce = torch.nn.functional.binary_cross_entropy_with_logits
     ones, zeros = torch.ones(32), torch.zeros(32)
     expected = bce(torch.tensor(real), ones) + bce(torch.tensor(fake), zeros)
@@ -88,9 +86,9 @@ def test_losses_are_binary_cross_entropies():
     np.testing.assert_allclose(srgan.discriminator_loss(jnp.zeros(3), jnp.zeros(3)), 2 * np.log(2), rtol=1e-6)
 
 
-def test_perceptual_loss(feature_network):
+def test_perceptual_loss(feature_network, rng):
     """Zero for equal images; the scale enters squared; no gradient to the target; any endpoint."""
-    a, b = (jnp.asarray(RNG.random((2, 32, 32, 3), np.float32)) for _ in range(2))
+    a, b = (jnp.asarray(rng.random((2, 32, 32, 3), np.float32)) for _ in range(2))
 
     @jax.jit
     def loss(network, a, b, scale):

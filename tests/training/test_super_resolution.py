@@ -13,15 +13,13 @@ from srdef.evaluation.store import digest
 from srdef.images import from_uint8
 from srdef.training import patches, quality, super_resolution
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two smooth images: blurred noise, which a network can learn to sharpen."""
-    folder = tmp_path_factory.mktemp("photographs")
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for i, size in enumerate([(70, 90), (64, 64)]):
-        noise = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), np.uint8))
+        noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
         noise.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder
 
