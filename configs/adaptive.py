@@ -10,8 +10,8 @@ can do in an hour or so for the 20 images; on an accelerator raise them
 (`--config.threats.exact.attack.steps=100`).
 `nips,short` is what two cores do with the 200 in a few hours: two ε, ten steps, no queries of scores.
 The rows are the defenses of the paper and those it compares itself with; more are there by name
-(`--config.rows="('bicubic x2', 'SHIELD')"`). Quilting takes its patches from the sample photographs, so that
-it is a row for other images only.
+(`--config.rows="('bicubic x2', 'SHIELD')"`), as the attackers are (`--config.columns="('exact', 'EOT')"`).
+Quilting takes its patches from the sample photographs, so that it is a row for other images only.
 """
 
 import os
@@ -74,6 +74,8 @@ def get_config(argument: str = "samples") -> ConfigDict:
             },
         }
     )
+    # Which of them, in this order; empty: all. `--config.columns="('exact', 'EOT')"` computes two.
+    config.columns = ()
 
     rows = {
         "no defense": {"name": "identity"},
@@ -107,5 +109,7 @@ def get_config(argument: str = "samples") -> ConfigDict:
         config.threats["Square"].epsilons = ()
         for threat in ("BPDA", "exact"):
             config.threats[threat].attack.steps = 10
-    config.checks = ConfigDict({"epsilon": 4 / 255, "images": 6, "steps": 10, "queries": 100, "draws": 4})
+    config.checks = ConfigDict(
+        {"epsilon": 4 / 255, "images": 6, "steps": 10, "queries": 100, "draws": 4, "effort": 2}
+    )
     return config

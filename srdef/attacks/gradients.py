@@ -15,9 +15,8 @@ def value_and_grad(loss: Callable[[jax.Array], tuple[jax.Array, Any]], x: jax.Ar
 
     When forward and backward pass stand in one computation, XLA on a CPU is slower than with each compiled
     apart. The branches of a conditional are, so there the backward pass is the branch that is always taken:
-    with EfficientNet-Lite an eighth faster. But XLA brings convolutions into the form for which it has a
-    fast routine in the main computation alone, and what convolves backwards in a branch (or a loop) takes
-    up to thirteen times as long (EDSR). So only what has no such convolution goes there.
+    with EfficientNet-Lite an eighth faster. Convolutions whose gradient would be slow there stay in the main
+    computation (`srdef.models.convolution` says which; srdef's own networks have none).
     `experiments/benchmark.py attacks` shows it: its floor is the pace of the one computation.
 
     Parameters
@@ -50,7 +49,7 @@ def values_and_grads(function: Callable[[jax.Array], jax.Array], x: jax.Array) -
     """
     values, pull = jax.vjp(function, x)
     if len(values) == 1:
-        # No loop, as in one a dense convolution is as slow on a CPU as in a branch.
+        # No loop, for the convolutions that are as slow in one as in a branch.
         return values, _pulled(pull, jnp.ones_like(values), x)[None]
     # One entry after the other: all at once would need the memory of as many batches.
     return values, jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(values)))
@@ -75,7 +74,7 @@ def _pulled(pull: Callable, cotangent: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _slow_in_a_branch(equation: core.JaxprEqn) -> bool:
-    """Whether this is a convolution over several pixels, dense, and between feature maps.
+    """Whether this is a dense convolution over several pixels whose kernel is not in the order HWIO.
 
     That from or to an RGB image is a small part of any network.
     """
@@ -84,4 +83,5 @@ def _slow_in_a_branch(equation: core.JaxprEqn) -> bool:
     kernel = shape(equation.invars[1])
     layout = equation.params["dimension_numbers"].rhs_spec
     channels, window = [kernel[i] for i in layout[:2]], [kernel[i] for i in layout[2:]]
-    return min(channels) > 3 and max(window) > 1
+    fast = layout == (3, 2, 0, 1)
+    return not fast and min(channels) > 3 and max(window) > 1

@@ -55,7 +55,7 @@ Knowledge = Literal["classifier", "other classifier", "identity", "gradient", "e
 # Attackers who do not look at the defense: one attacked image serves all defenses.
 BLIND = ("classifier", "other classifier")
 
-CHECK_FIELDS = ("epsilon", "images", "steps", "queries", "draws")
+CHECK_FIELDS = ("epsilon", "images", "steps", "queries", "draws", "effort")
 
 FIELDS = (
     "seed",
@@ -69,6 +69,7 @@ FIELDS = (
     "batch_size",
     "checks",
     "rows",
+    "columns",
 )
 
 
@@ -186,14 +187,9 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     classifier = models.create(options.pop("name"), **options)
     options = specification(config, "other_classifier")
     other = models.create(options.pop("name"), **options)
-    threats = {
-        label: _threat(label, entry, epsilons) for label, entry in subsections(config, "threats").items()
-    }
-    entries = subsections(config, "defenses")
-    for label in config["rows"]:
-        if label not in entries:
-            raise InputError(f"config.rows: there is no defense {label!r}; choose from: {', '.join(entries)}")
-    rows = {label: entries[label] for label in config["rows"] or entries}
+    columns = _chosen(config, "columns", "threats")
+    threats = {label: _threat(label, entry, epsilons) for label, entry in columns.items()}
+    rows = _chosen(config, "rows", "defenses")
     for label, entry in rows.items():
         own = entry.get("defense", entry) if isinstance(entry, dict) else entry
         refuse_own_patches(label, own, config["dataset"])
@@ -222,6 +218,17 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     )
 
 
+def _chosen(config: dict[str, Any], field: str, section: str) -> dict[str, Any]:
+    """The entries of a section that `config.field` names, in its order; all of them if it is empty."""
+    entries = subsections(config, section)
+    for label in config[field]:
+        if label not in entries:
+            raise InputError(
+                f"config.{field}: config.{section} has no {label!r}; choose from: {', '.join(entries)}"
+            )
+    return {label: entries[label] for label in config[field] or entries}
+
+
 def check_options(config: dict[str, Any]) -> dict[str, Any]:
     """The options of the self-checks, `config.checks`; InputError if one is missing, unknown or bad."""
     found = config["checks"]
@@ -230,6 +237,8 @@ def check_options(config: dict[str, Any]) -> dict[str, Any]:
     for name in CHECK_FIELDS[1:]:
         check_count(f"config.checks.{name}", found[name])
     check_epsilon(found["epsilon"], "linf")
+    if found["effort"] < 2:
+        raise InputError("config.checks.effort must be at least 2")
     if found["epsilon"] == 0:
         raise InputError("config.checks.epsilon must be above 0")
     return found

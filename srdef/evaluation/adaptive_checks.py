@@ -128,6 +128,7 @@ def _checked(
             steps=chosen["steps"],
             queries=chosen["queries"],
             draws=draws,
+            effort=chosen["effort"],
             ids=dataset.ids[rows],
             judge=judge,
             random=protected.random,

@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from srdef.errors import InputError
+from srdef.models.convolution import Conv
 
 SLOPE = 0.2
 # Channels and stride of the convolutions after the first (64 channels, stride 1, not normalised).
@@ -11,10 +12,10 @@ BLOCKS = ((64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2))
 REDUCTION = 16  # by the four strides of 2
 
 
-def convolution(inputs: int, outputs: int, stride: int, *, bias: bool, rngs: nnx.Rngs) -> nnx.Conv:
+def convolution(inputs: int, outputs: int, stride: int, *, bias: bool, rngs: nnx.Rngs) -> Conv:
     """3x3 convolution with one pixel of zeros around and PyTorch's default initial range."""
     uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nnx.Conv(
+    return Conv(
         inputs,
         outputs,
         (3, 3),

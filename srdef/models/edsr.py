@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srdef.errors import InputError
+from srdef.models.convolution import Conv
 from srdef.models.registry import REGISTRY
 from srdef.weights.loading import Rule, conv_kernel
 
@@ -27,10 +28,10 @@ def pixel_shuffle(features: jax.Array, factor: int) -> jax.Array:
     return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(n, height * factor, width * factor, -1)
 
 
-def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
+def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs) -> Conv:
     """3x3 convolution, zero padding, with PyTorch's default initial range for the kernel."""
     uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nnx.Conv(inputs, outputs, (3, 3), padding="SAME", kernel_init=uniform, rngs=rngs)
+    return Conv(inputs, outputs, (3, 3), padding="SAME", kernel_init=uniform, rngs=rngs)
 
 
 class ResidualBlock(nnx.Module):

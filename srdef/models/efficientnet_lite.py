@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from srdef.models.convolution import Conv
 from srdef.models.layers import DepthwiseConv, PooledClassifier
 from srdef.models.registry import REGISTRY
 from srdef.weights.loading import Rule, batch_norm_rules, conv_kernel, linear_kernel
@@ -51,9 +52,9 @@ def scaled_features(features: int, width: float) -> int:
     return scaled + 8 if scaled < 0.9 * features * width else scaled
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def convolution(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> Conv:
     """Convolution without bias, `SAME` padding."""
-    return nnx.Conv(
+    return Conv(
         inputs,
         outputs,
         (size, size),

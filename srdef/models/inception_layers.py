@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srdef.models import convolution
 from srdef.models.layers import require_size
 from srdef.weights import keras_layout
 
@@ -57,7 +58,7 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, batch normalisation without scale (epsilon 1e-3), ReLU."""
 
     def __init__(self, inputs: int, layer: Conv, *, rngs: nnx.Rngs) -> None:
-        self.conv = nnx.Conv(
+        self.conv = convolution.Conv(
             inputs,
             layer.features,
             layer.kernel,

@@ -6,6 +6,7 @@ Layout of `keras.applications.inception_resnet_v2`, whose published ImageNet wei
 import jax
 from flax import nnx
 
+from srdef.models import convolution
 from srdef.models.inception_layers import Conv, ConvNorm, Mixed, Path, Stem
 from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
@@ -50,7 +51,7 @@ class Residual(nnx.Module):
         self, features: int, paths: tuple[Path, ...], scale: float, activate: bool = True, *, rngs: nnx.Rngs
     ) -> None:
         self.mixed = Mixed(features, paths, rngs=rngs)
-        self.project = nnx.Conv(self.mixed.outputs, features, (1, 1), rngs=rngs)
+        self.project = convolution.Conv(self.mixed.outputs, features, (1, 1), rngs=rngs)
         self.scale = scale
         self.activate = activate
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srdef.models.convolution import Conv
 from srdef.models.layers import PooledClassifier, require_size
 from srdef.models.registry import REGISTRY
 from srdef.weights import keras_layout
@@ -57,7 +58,7 @@ class ConvNorm(nnx.Module):
     def __init__(
         self, inputs: int, outputs: int, size: int, stride: int, layout: Layout, *, rngs: nnx.Rngs
     ) -> None:
-        self.conv = nnx.Conv(
+        self.conv = Conv(
             inputs,
             outputs,
             (size, size),

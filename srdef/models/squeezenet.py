@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srdef.models.convolution import Conv
 from srdef.models.layers import require_size
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input
@@ -20,10 +21,10 @@ FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 25
 POOLED = (0, 2, 4)
 
 
-def convolution(inputs: int, outputs: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
+def convolution(inputs: int, outputs: int, size: int, rngs: nnx.Rngs) -> Conv:
     """Convolution at stride 1, the size kept."""
     he = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-    return nnx.Conv(inputs, outputs, (size, size), padding="SAME", kernel_init=he, rngs=rngs)
+    return Conv(inputs, outputs, (size, size), padding="SAME", kernel_init=he, rngs=rngs)
 
 
 class Fire(nnx.Module):
@@ -76,7 +77,7 @@ class SqueezeNet(nnx.Module):
 
     def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
-        self.stem = nnx.Conv(3, 64, (3, 3), strides=2, padding="VALID", rngs=rngs)
+        self.stem = Conv(3, 64, (3, 3), strides=2, padding="VALID", rngs=rngs)
         fires = []
         inputs = 64
         for squeeze, expand in FIRES:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srdef.errors import InputError
+from srdef.models.convolution import Conv
 from srdef.models.edsr import pixel_shuffle
 from srdef.models.registry import REGISTRY
 
@@ -28,10 +29,10 @@ class PReLU(nnx.Module):
         return jnp.where(x >= 0, x, self.slope[...] * x)
 
 
-def convolution(inputs: int, outputs: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
+def convolution(inputs: int, outputs: int, size: int, rngs: nnx.Rngs) -> Conv:
     """Convolution with zero padding and PyTorch's default initial range for the kernel."""
     uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nnx.Conv(inputs, outputs, (size, size), padding="SAME", kernel_init=uniform, rngs=rngs)
+    return Conv(inputs, outputs, (size, size), padding="SAME", kernel_init=uniform, rngs=rngs)
 
 
 class ConvNorm(nnx.Module):

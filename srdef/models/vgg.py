@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+from srdef.models.convolution import Conv
 from srdef.models.layers import PooledClassifier, require_size
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input, torchvision_input
@@ -57,7 +58,7 @@ class VGG19(PooledClassifier):
         for features, repeats in STAGES:
             stage = []
             for _ in range(repeats):
-                stage.append(nnx.Conv(inputs, features, (3, 3), padding="SAME", kernel_init=he, rngs=rngs))
+                stage.append(Conv(inputs, features, (3, 3), padding="SAME", kernel_init=he, rngs=rngs))
                 inputs = features
             stages.append(nnx.List(stage))
         self.stages = nnx.List(stages)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from srdef.attacks.gradients import value_and_grad, values_and_grads
+from srdef.models import convolution
 
 
 def loss(x):
@@ -49,20 +50,23 @@ def test_backward_pass_is_a_computation_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("channels", "window", "apart"),
-    [(8, 3, False), (8, 1, True), (3, 3, True)],
-    ids=["dense", "1x1", "RGB"],
+    ("convolve", "channels", "window", "apart"),
+    [
+        (jax.lax.conv_general_dilated, 8, 3, False),
+        (jax.lax.conv_general_dilated, 8, 1, True),
+        (jax.lax.conv_general_dilated, 3, 3, True),
+        (convolution.convolve, 8, 3, True),
+    ],
+    ids=["dense", "1x1", "RGB", "srdef"],
 )
-def test_no_dense_convolution_goes_backwards_in_a_branch(channels, window, apart):
-    """XLA on a CPU has no fast routine for it there: thirteen times slower with EDSR."""
+def test_no_slow_convolution_goes_backwards_in_a_branch(convolve, channels, window, apart):
+    """JAX's dense one, for which XLA on a CPU has no fast routine there: thirteen times slower with EDSR."""
     if jax.default_backend() != "cpu":
         pytest.skip("only on a CPU is the backward pass compiled apart")
     kernel = jnp.ones((window, window, channels, 8))
 
     def convolved(x):
-        y = jax.lax.conv_general_dilated(
-            x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = convolve(x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jnp.sum(y**2), None
 
     def gradient_of_one(x):

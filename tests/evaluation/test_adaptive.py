@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import adaptive as config_module
+from experiments import cli
 from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation import adaptive, adaptive_checks, adaptive_report, protocol
@@ -66,7 +67,7 @@ def experiment():
         names=tuple(f"image {i}" for i in range(9)),
         class_names=tuple("abcd"),
     )
-    checks = {"epsilon": 0.1, "images": 3, "steps": 3, "queries": 10, "draws": 2}
+    checks = {"epsilon": 0.1, "images": 3, "steps": 3, "queries": 10, "draws": 2, "effort": 3}
     named = {"classifier": {"name": "linear"}, "other_classifier": {"name": "linear"}}
     return AdaptiveExperiment(
         {**named, "defenses": DEFENSES, "threats": THREATS, "checks": checks},
@@ -226,10 +227,17 @@ def test_of_threats_that_break_all_the_last_at_the_largest_epsilon_counts():
     np.testing.assert_array_equal(outcome.worst("d"), [[0.4, 0.1]])
 
 
-def test_rows_of_the_configuration_stand_in_the_papers_order():
-    rows = config_module.get_config("samples").rows
+def test_rows_and_columns_of_the_configuration_stand_in_the_papers_order():
+    config = config_module.get_config("samples")
     expected = ("no defense", "WD", "SR", "WD+SR", "JPEG", "resize + pad", "TVM", "pixel deflection")
-    assert rows == expected
+    assert config.rows == expected
+    threats = adaptive.resolve({**cli.plain(config), "rows": ["WD"]}).threats
+    assert list(threats) == ["gray box", "transfer", "Square", "BPDA", "exact", "EOT"]
+
+
+def test_columns_choose_threats_in_their_order():
+    config = config_of_samples(rows=["WD"], columns=["exact", "gray box"])
+    assert list(adaptive.resolve(config).threats) == ["exact", "gray box"]
 
 
 @pytest.mark.slow
@@ -343,18 +351,23 @@ def config_of_samples(**changes):
         ({"seed": 0.5}, r"config\.seed must be a whole number"),
         ({"checks": {"epsilon": 0.1}}, r"config\.checks must have the fields epsilon, images"),
         (
-            {"checks": {"epsilon": 0.1, "images": 0, "steps": 1, "queries": 1, "draws": 1}},
+            {"checks": {"epsilon": 0.1, "images": 0, "steps": 1, "queries": 1, "draws": 1, "effort": 2}},
             r"config\.checks\.images must be an integer of at least 1",
         ),
         (
-            {"checks": {"epsilon": 0, "images": 1, "steps": 1, "queries": 1, "draws": 1}},
+            {"checks": {"epsilon": 0, "images": 1, "steps": 1, "queries": 1, "draws": 1, "effort": 2}},
             r"config\.checks\.epsilon must be above 0",
+        ),
+        (
+            {"checks": {"epsilon": 1, "images": 1, "steps": 1, "queries": 1, "draws": 1, "effort": 1}},
+            r"config\.checks\.effort must be at least 2",
         ),
         (
             {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "draws": 2}}},
             "threat 'x': draws are for an attacker who knows the expectation",
         ),
-        ({"rows": ("snow",)}, "there is no defense 'snow'; choose from: none"),
+        ({"rows": ("snow",)}, r"config\.rows: config\.defenses has no 'snow'; choose from: none"),
+        ({"columns": ("EOT", "BPDB")}, r"config\.columns: .* no 'BPDB'; choose from: .*, gray box, transfer"),
         ({"colour": 1}, "unknown config field 'colour'"),
         ({"defenses": {"J": {"defense": {"name": "jpeg"}}}}, "must have the fields defense and surrogate"),
     ],

@@ -41,11 +41,18 @@ def false(logits):
     return 2 * jax.lax.stop_gradient(logits) - logits
 
 
+def rough(logits):
+    """The same logits with a gradient that points the other way in every second strip of images."""
+    sign = jnp.sign(jnp.sin(1e3 * jax.lax.stop_gradient(logits[0])))
+    return sign * logits + jax.lax.stop_gradient(logits - sign * logits)
+
+
 WAYS = {
     "honest": lambda logits: logits,
     "stopped": jax.lax.stop_gradient,
     "saturated": saturated,
     "false": false,
+    "rough": rough,
 }
 
 
@@ -81,6 +88,18 @@ def test_an_honest_victim_passes_every_check():
     assert [check.name for check in checks if not check.passed] == []
     assert all(check.suggests == "" and check.measured for check in checks)
     assert self_checks.warning(checks) is None
+
+
+def test_more_effort_is_as_much_as_one_says():
+    """Where every second gradient is false, one step leaves 5 of 8 images, twice the effort 4, more 1."""
+    twice, more = (
+        self_checks.more_effort_changes_nothing(subject("rough", effort=effort, steps=1, epsilon=0.02))
+        for effort in (2, 4)
+    )
+    assert twice.passed
+    assert not more.passed
+    assert not more.masking
+    assert more.measured == "iterative 62.5 %, more effort 12.5 % (4 times)"
 
 
 @pytest.mark.parametrize("way", ["stopped", "saturated"])
@@ -127,7 +146,7 @@ def test_a_random_victim_is_judged_by_itself_and_not_by_its_average():
     options = {"epsilon": 1e-6, "steps": 2, "queries": 2, "draws": 100}  # nothing can be fooled
     checked = Subject(averaged, IMAGES, labels, KEY, judge=Lottery(Linear()), random=True, **options)
     # 800 draws with a deviation of 0.014.
-    for attack in ("iterative", "twice the effort", "black box"):
+    for attack in ("iterative", "more effort", "black box"):
         assert checked.accuracy(attack) == pytest.approx(0.8, abs=0.05)
     assert Subject(averaged, IMAGES, labels, KEY, **options).accuracy("iterative") > 0.87
 
