@@ -23,6 +23,10 @@ from srdef.weights import catalog
 
 EPSILON = 16 / 255
 SEARCHES, STEPS = 3, 20  # of C&W
+# For the parts of AutoAttack: radii at which some images stand, fewer steps and queries than its own.
+SMALL, LARGER = 0.25 / 255, 3 / 255
+FEW, TARGETS, QUERIES = 20, 3, 200
+HOPS, FIRST_QUERIES = 5, 50  # of HopSkipJump
 
 # Name of the attack -> srdef's attack, and each library's name for it.
 ATTACKS: dict[str, Any] = {
@@ -33,6 +37,18 @@ ATTACKS: dict[str, Any] = {
     "DeepFool": lambda: attacks.deepfool(),
     # No early abort: libraries abort differently, and the same number of gradients is what is timed.
     "C&W": lambda: attacks.carlini_wagner(search_steps=SEARCHES, steps=STEPS, abort_early=False),
+    "APGD": lambda: attacks.apgd(SMALL, steps=FEW),
+    "APGD-T": lambda: attacks.apgd_t(SMALL, steps=FEW, targets=TARGETS),
+    "FAB-T": lambda: attacks.fab_t(steps=FEW, targets=TARGETS, start_radius=SMALL),
+    "Square": lambda: attacks.square(LARGER, queries=QUERIES),
+    "HopSkipJump": lambda: attacks.hop_skip_jump(steps=HOPS, first_queries=FIRST_QUERIES),
+}
+# Where only a perturbation of at most this L-infinity size is a success.
+BUDGETS = {"APGD": SMALL, "APGD-T": SMALL, "FAB-T": SMALL, "Square": LARGER}
+# Gradients in a step; those of DeepFool are of all candidates but the class itself.
+GRADIENTS = {
+    "DeepFool": 9,
+    **dict.fromkeys(("I-FGSM", "MI-FGSM", "DI2-FGSM", "PGD", "C&W", "APGD", "APGD-T"), 1),
 }
 
 SIDE = 160
@@ -116,7 +132,8 @@ def torch_network(side: int) -> Any:
             self.network = network
 
         def forward(self, images: Any) -> Any:
-            return self.network((images * 255 - 127) / 128)
+            # ART's HopSkipJump sends float64.
+            return self.network((images.float() * 255 - 127) / 128)
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return Scaled().eval()
@@ -131,7 +148,7 @@ def torchattacks_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> d
     classes = torch.from_numpy(labels.astype(np.int64))
 
     def run(attack: Any) -> np.ndarray:
-        return attack(inputs, classes).numpy().transpose(0, 2, 3, 1)
+        return attack(inputs, classes).detach().numpy().transpose(0, 2, 3, 1)
 
     return {
         "I-FGSM": lambda: run(torchattacks.BIM(network, EPSILON, EPSILON / 10, 10)),
@@ -140,6 +157,15 @@ def torchattacks_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> d
         "PGD": lambda: run(torchattacks.PGD(network, EPSILON, EPSILON / 4, 10)),
         # It has no search over c; the same number of gradients with its default c.
         "C&W": lambda: run(torchattacks.CW(network, c=1, steps=SEARCHES * STEPS, lr=5e-3)),
+        "APGD": lambda: run(torchattacks.APGD(network, eps=SMALL, steps=FEW)),
+        # It counts targets by classes.
+        "APGD-T": lambda: run(torchattacks.APGDT(network, eps=SMALL, steps=FEW, n_classes=TARGETS + 1)),
+        "FAB-T": lambda: run(
+            torchattacks.FAB(network, eps=SMALL, steps=FEW, multi_targeted=True, n_classes=TARGETS + 1)
+        ),
+        "Square": lambda: run(
+            torchattacks.Square(network, eps=LARGER, n_queries=QUERIES, resc_schedule=False)
+        ),
     }
 
 
@@ -148,6 +174,7 @@ def art_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
     import torch
     from art.attacks.evasion import (
         BasicIterativeMethod,
+        HopSkipJump,
         MomentumIterativeMethod,
         ProjectedGradientDescent,
     )
@@ -170,6 +197,15 @@ def art_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
         ),
         "PGD": lambda: run(
             ProjectedGradientDescent(model, eps=EPSILON, eps_step=EPSILON / 4, num_random_init=1, **fixed)
+        ),
+        "HopSkipJump": lambda: run(
+            HopSkipJump(
+                model,
+                **{**fixed, "max_iter": HOPS},
+                init_eval=FIRST_QUERIES,
+                max_eval=10_000,
+                init_size=100,
+            )
         ),
     }
 
@@ -200,20 +236,21 @@ def run() -> None:
         gradient = timings.pop("gradient").median
         for library, timing in timings.items():
             attacked = timing.result.images if library == "srdef" else timing.result
-            distances = np.linalg.norm((attacked - images).reshape(len(images), -1), axis=1)
+            changes = (attacked - images).reshape(len(images), -1)
+            within = np.abs(changes).max(axis=1) <= BUDGETS.get(name, 1) * (1 + 1e-4)
+            wrong = np.asarray(_predict(classifier, attacked)) != labels
             record: dict[str, Any] = {
                 "attack": name,
                 "library": library,
                 "seconds": timing.median,
                 "all_seconds": timing.seconds,
                 "first_call": timing.first_call,
-                "success": int((np.asarray(_predict(classifier, attacked)) != labels).sum()),
+                "success": int((wrong & within).sum()),
                 "images": len(images),
-                "median_l2": float(np.median(distances)),
+                "median_l2": float(np.median(np.linalg.norm(changes, axis=1))),
             }
-            if library == "srdef":
-                per_step = 9 if name == "DeepFool" else 1  # gradients: all candidates but the class itself
-                record["gradients_per_image"] = float(timing.result.steps.mean()) * per_step
+            if library == "srdef" and name in GRADIENTS:
+                record["gradients_per_image"] = float(timing.result.steps.mean()) * GRADIENTS[name]
                 record["floor"] = record["gradients_per_image"] * gradient
             records.append(record)
     title = f"Attacks, {len(images)} images of {images.shape[1]} pixels"

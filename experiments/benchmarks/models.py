@@ -1,4 +1,5 @@
-"""Classifiers beside Keras and PyTorch: a forward pass, and the gradient with respect to the images.
+"""Classifiers beside Keras and PyTorch: a forward pass, and the gradient with respect to the images, also
+of one half of them after the other in a compiled loop.
 
 Keras runs on its JAX backend and has the same weights as srdef; the PyTorch networks are timm's or, for
 EfficientNet-Lite, those of efficientnet-lite-pytorch. Weights are random where none are installed: they
@@ -18,6 +19,7 @@ from absl import flags
 from experiments.benchmarks import attacks, common
 from experiments.benchmarks.common import LIBRARIES, ONLY, SIZE, Run
 from srdef import models
+from srdef.errors import InputError
 from srdef.weights import loading
 
 BATCH = flags.DEFINE_integer("batch", 8, "Images in the batch of the networks.")
@@ -30,7 +32,7 @@ NETWORKS: dict[str, tuple[str, str, str]] = {
     "resnet50_torchvision": ("", "", "resnet50"),
     "inception_resnet_v2": ("inception_resnet_v2", "InceptionResNetV2", "inception_resnet_v2"),
 }
-PASSES = ("forward", "gradient")
+PASSES = ("forward", "gradient", "gradient in a loop")
 
 
 @jax.jit
@@ -43,9 +45,20 @@ def _gradient(network: Any, images: jax.Array, cotangent: jax.Array) -> jax.Arra
     return jax.grad(lambda images: jnp.sum(network(images) * cotangent))(images)
 
 
+def in_a_loop(gradient: Any, images: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """`gradient` of the two halves of the batch, one after the other, as attacks take it in chunks."""
+    halves = [a.reshape(2, len(a) // 2, *a.shape[1:]) for a in (images, cotangent)]
+    return jax.lax.map(lambda half: gradient(*half), tuple(halves)).reshape(images.shape)
+
+
+@jax.jit
+def _gradient_in_a_loop(network: Any, images: jax.Array, cotangent: jax.Array) -> jax.Array:
+    return in_a_loop(partial(_gradient, network), images, cotangent)
+
+
 def srdef_runs(network: Any, images: np.ndarray, cotangent: np.ndarray) -> dict[str, Run]:
-    """srdef: both passes."""
-    functions = {"forward": _forward, "gradient": _gradient}
+    """srdef: all passes."""
+    functions = dict(zip(PASSES, (_forward, _gradient, _gradient_in_a_loop), strict=True))
     arguments = (jnp.asarray(images), jnp.asarray(cotangent))
     return {name: partial(function, network, *arguments) for name, function in functions.items()}
 
@@ -86,11 +99,15 @@ def keras_runs(name: str, network: Any, images: np.ndarray, cotangent: np.ndarra
     def gradient(trainable: Any, fixed: Any, images: jax.Array, cotangent: jax.Array) -> jax.Array:
         return jax.grad(lambda images: jnp.sum(logits(trainable, fixed, images) * cotangent))(images)
 
+    def loop(trainable: Any, fixed: Any, images: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return in_a_loop(partial(gradient, trainable, fixed), images, cotangent)
+
     weights = [v.value for v in twin.trainable_variables], [v.value for v in twin.non_trainable_variables]
     x, c = jnp.asarray(images), jnp.asarray(cotangent)
     return {
         "forward": partial(jax.jit(logits), *weights, x),
         "gradient": partial(jax.jit(gradient), *weights, x, c),
+        "gradient in a loop": partial(jax.jit(loop), *weights, x, c),
     }
 
 
@@ -130,6 +147,8 @@ def run() -> None:
     """Time all networks and report."""
     names = common.chosen(list(NETWORKS), ONLY.value, "network")
     libraries = common.chosen(["srdef", "keras", "torch"], LIBRARIES.value, "library")
+    if BATCH.value < 2 or BATCH.value % 2:
+        raise InputError(f"--batch must be even, for the halves of the loop, not {BATCH.value}")
     records: list[dict[str, Any]] = []
     for name in names:
         records += measure(name, libraries)
@@ -152,7 +171,8 @@ def measure(name: str, libraries: list[str]) -> list[dict[str, Any]]:
         runs["torch"] = torch_runs(name, images, cotangent)
     records = []
     for kind in PASSES:
-        timings = common.take_turns({library: run[kind] for library, run in runs.items()}, f"{name} {kind}")
+        turns = {library: run[kind] for library, run in runs.items() if kind in run}
+        timings = common.take_turns(turns, f"{name} {kind}")
         ours = np.asarray(timings["srdef"].result) if "srdef" in timings else None
         same_weights = {"keras"} | ({"torch"} if name.startswith("efficientnet") else set())
         for library, timing in timings.items():
