@@ -6,9 +6,9 @@
 EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 folder
 (SRDEF_NIPS2017 or `--config.dataset.path`); those of docs/adaptive.md are the first 200 of every other image
 of the development set, `--config.dataset.stride=2` of the full one. Steps and queries are what two CPU cores
-can do in an hour or so for the 20 images; on an accelerator raise them
-(`--config.threats.exact.attack.steps=100`).
-`nips,short` is what two cores do with the 200 in a few hours: two ε, ten steps, no queries of scores.
+can do in an hour or so for the 20 images. `nips,short` is what they do with the 200 in a few hours: two ε,
+ten steps, no queries of scores. `nips,long` is for an accelerator: a hundred steps, forty of sixteen draws
+each where the defense is random, and a thousand queries at every ε.
 The rows are the defenses of the paper and those it compares itself with; more are there by name
 (`--config.rows="('bicubic x2', 'SHIELD')"`), as the attackers are (`--config.columns="('exact', 'EOT')"`).
 Quilting takes its patches from the sample photographs, so that it is a row for other images only.
@@ -23,17 +23,19 @@ from srdef.errors import InputError
 
 IMAGES = ("samples", "nips")
 CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
+LENGTHS = ("short", "long")
 
 
 def get_config(argument: str = "samples") -> ConfigDict:
-    """`samples`, `samples_lite2`, `nips` or `nips_lite2`, and perhaps `,short`."""
+    """`samples`, `samples_lite2`, `nips` or `nips_lite2`, and perhaps `,short` or `,long`."""
     source, _, length = argument.partition(",")
     images, _, name = source.partition("_")
     name = name or "lite0"
-    if images not in IMAGES or name not in CLASSIFIERS or length not in ("", "short"):
+    if images not in IMAGES or name not in CLASSIFIERS or length not in ("", *LENGTHS):
         choices = (*IMAGES, *(f"{a}_{b}" for a in IMAGES for b in CLASSIFIERS))
         raise InputError(
-            f"unknown argument {argument!r}; choose from: {', '.join(choices)}; each may end in ,short"
+            f"unknown argument {argument!r}; choose from: {', '.join(choices)}; "
+            f"each may end in {' or '.join(f',{length}' for length in LENGTHS)}"
         )
     network, size = CLASSIFIERS[name]
     (other,) = (other for other, _ in CLASSIFIERS.values() if other != network)
@@ -104,7 +106,13 @@ def get_config(argument: str = "samples") -> ConfigDict:
             "non-local means": {"name": "non_local_means"},
         }
     )
-    if length:
+    if length == "long":
+        config.threats["Square"].attack.queries = 1000
+        config.threats["Square"].epsilons = config.epsilons
+        config.threats["EOT"].attack.steps, config.threats["EOT"].draws = 40, 16
+        for threat in ("BPDA", "exact"):
+            config.threats[threat].attack.steps = 100
+    if length == "short":
         config.epsilons = (1 / 255, 4 / 255)
         config.threats["Square"].epsilons = ()
         for threat in ("BPDA", "exact"):

@@ -36,7 +36,7 @@ def sections(config):
     ("name", "argument"),
     [
         *((name, "lite0") for name in [*TABLE_CONFIGS, "nips2017", "manifold"]),
-        *(("adaptive", argument) for argument in ["samples", "nips_lite2", "nips,short"]),
+        *(("adaptive", argument) for argument in ["samples", "nips_lite2", "nips,short", "nips,long"]),
         *(("figures", figure) for figure in ["figure1", "spectra,nips2017"]),
         ("quickstart", None),
         ("defense_gallery", None),
