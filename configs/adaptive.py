@@ -108,7 +108,7 @@ def get_config(argument: str = "samples") -> ConfigDict:
     )
     if length == "long":
         config.threats["Square"].attack.queries = 1000
-        config.threats["Square"].epsilons = config.epsilons
+        del config.threats["Square"].epsilons  # every ε
         config.threats["EOT"].attack.steps, config.threats["EOT"].draws = 40, 16
         for threat in ("BPDA", "exact"):
             config.threats[threat].attack.steps = 100

@@ -1,5 +1,6 @@
-"""Classifiers beside Keras and PyTorch: a forward pass, and the gradient with respect to the images, also
-of one half of them after the other in a compiled loop.
+"""Classifiers beside Keras and PyTorch: a forward pass, and the gradient with respect to the images.
+
+The gradient also of the two halves of the batch, one after the other in a compiled loop.
 
 Keras runs on its JAX backend and has the same weights as srdef; the PyTorch networks are timm's or, for
 EfficientNet-Lite, those of efficientnet-lite-pytorch. Weights are random where none are installed: they
