@@ -14,22 +14,24 @@ from ml_collections import ConfigDict
 
 from experiments import cli
 from srdef.errors import InputError
-from srdef.evaluation import adaptive, adaptive_checks, adaptive_report, outputs, protocol, store
+from srdef.evaluation import adaptive, adaptive_checks, progress
+from srdef.reporting import adaptive_tables, gray_box_files
+from srdef.storage import files, store
 
 CHECKS = flags.DEFINE_bool("checks", True, "Whether to run the self-checks on every defense.")
 THREATS = flags.DEFINE_bool("threats", True, "Whether to attack every defense under every threat.")
 
 
-def attack(experiment: adaptive.AdaptiveExperiment, workdir: Path, reporter: protocol.Reporter) -> None:
+def attack(experiment: adaptive.AdaptiveExperiment, workdir: Path, reporter: progress.Reporter) -> None:
     """Run the threats, write and print their tables and curves."""
     outcome = adaptive.run(experiment, workdir / "store", reporter)
-    store.write_atomically(workdir / "adaptive.md", adaptive_report.to_markdown(outcome))
-    store.write_atomically(workdir / "adaptive.json", adaptive_report.to_json(outcome))
+    files.write_atomically(workdir / "adaptive.md", adaptive_tables.to_markdown(outcome))
+    files.write_atomically(workdir / "adaptive.json", adaptive_tables.to_json(outcome))
     subtitle = f"{experiment.config['classifier']['name']}, {outcome.images} images"
     for ending in ("png", "pdf"):
-        adaptive_report.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)
+        adaptive_tables.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)
     for epsilon in outcome.epsilons:
-        cli.console.print(adaptive_report.to_rich(outcome, epsilon))
+        cli.console.print(adaptive_tables.to_rich(outcome, epsilon))
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -39,17 +41,17 @@ def main(config: ConfigDict, workdir: Path) -> None:
     cli.console.print("Loading data and networks")
     plain = cli.plain(config)
     experiment = adaptive.resolve(plain)
-    reporter = protocol.Reporter(cli.console)
+    reporter = progress.Reporter(cli.console)
     with store.exclusive(workdir):
-        store.write_atomically(workdir / "config.json", store.canonical_json(plain) + "\n")
-        store.write_atomically(
-            workdir / "environment.json", store.canonical_json(outputs.environment()) + "\n"
+        files.write_atomically(workdir / "config.json", files.canonical_json(plain) + "\n")
+        files.write_atomically(
+            workdir / "environment.json", files.canonical_json(gray_box_files.environment()) + "\n"
         )
         if THREATS.value:
             attack(experiment, workdir, reporter)
         if CHECKS.value:
             text = adaptive_checks.run(experiment, workdir / "store", reporter, workdir)
-            store.write_atomically(workdir / "checks.md", text)
+            files.write_atomically(workdir / "checks.md", text)
             cli.console.print(text, markup=False)
     cli.console.print(f"Tables, curves and checks: {workdir}")
 

@@ -11,14 +11,16 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments import cli
-from srdef.evaluation import defense_gallery, outputs, protocol, store
+from srdef.evaluation.experiment import resolve
+from srdef.reporting import defense_gallery, gray_box_files
+from srdef.storage import store
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Attack the image, defend it, and write the picture."""
     cli.console.print("Loading data and networks")
-    experiment = protocol.resolve(cli.plain(config))
-    outputs.check_gallery(experiment)
+    experiment = resolve(cli.plain(config))
+    gray_box_files.check_gallery(experiment)
     attack = experiment.config["gallery"]["attack"]
     with store.exclusive(workdir):
         label, panels = defense_gallery.panels(experiment, attack)

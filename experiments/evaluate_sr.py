@@ -22,8 +22,8 @@ from rich.table import Table
 from experiments import cli
 from srdef import models
 from srdef.errors import InputError
-from srdef.evaluation import store
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.storage import files
 from srdef.training import patches, quality
 from srdef.training.quality import Quality
 
@@ -114,7 +114,7 @@ def main(names: list[str]) -> None:
         table.add_row(f"{folder} ({count})", name, *quality.cells(values))
     cli.console.print(table)
     for file in TABLES.value:
-        store.write_atomically(Path(file), WRITERS[Path(file).suffix](rows))
+        files.write_atomically(Path(file), WRITERS[Path(file).suffix](rows))
 
 
 if __name__ == "__main__":

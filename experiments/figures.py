@@ -11,8 +11,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments import cli
-from srdef.analysis import figures
-from srdef.evaluation import store
+from srdef.reporting import figures
+from srdef.storage import store
 
 
 def main(config: ConfigDict, workdir: Path) -> None:

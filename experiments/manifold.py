@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 from rich.markdown import Markdown
 
 from experiments import cli
-from srdef.analysis import plots, style
-from srdef.evaluation import manifold, outputs, protocol, store
+from srdef.detection import experiment
+from srdef.evaluation import progress
+from srdef.reporting import gray_box_files, plots, style
+from srdef.storage import files, store
 from srdef.training import export
 
 
@@ -32,11 +34,11 @@ def main(config: ConfigDict, workdir: Path) -> None:
         )
 
     with store.exclusive(workdir):
-        result = manifold.run(cli.plain(config), workdir, protocol.Reporter(cli.console), report)
-        store.write_atomically(workdir / "manifold.md", result.to_markdown())
-        store.write_atomically(workdir / "manifold.json", result.to_json() + "\n")
-        environment = store.canonical_json(outputs.environment()) + "\n"
-        store.write_atomically(workdir / "environment.json", environment)
+        result = experiment.run(cli.plain(config), workdir, progress.Reporter(cli.console), report)
+        files.write_atomically(workdir / "manifold.md", result.to_markdown())
+        files.write_atomically(workdir / "manifold.json", result.to_json() + "\n")
+        environment = files.canonical_json(gray_box_files.environment()) + "\n"
+        files.write_atomically(workdir / "environment.json", environment)
         figure = plots.training_figure(export.read_metrics(workdir / "metrics.jsonl"), "manifold classifier")
         style.save(figure, workdir / "curves")
     cli.console.print(Markdown(result.to_markdown()))

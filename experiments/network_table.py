@@ -15,8 +15,8 @@ from flax import nnx
 from experiments import cli
 from srdef import models
 from srdef.errors import InputError
-from srdef.evaluation.store import write_atomically
 from srdef.models import cost
+from srdef.storage.files import write_atomically
 from srdef.weights import catalog
 
 DOCUMENT = flags.DEFINE_string("document", None, "Markdown file in which the tables are replaced.")

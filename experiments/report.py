@@ -14,7 +14,8 @@ from absl import app, flags
 
 from experiments import cli
 from srdef.errors import InputError
-from srdef.evaluation import report, store
+from srdef.reporting import page
+from srdef.storage import files
 
 ATTACKS = flags.DEFINE_multi_string("attack", [], "Attack whose images are shown; may be given again.")
 IMAGES = flags.DEFINE_integer("images", 6, "Images in the gallery for each attack.")
@@ -27,10 +28,10 @@ def main(arguments: list[str]) -> None:
     if not cli.WORKDIR.value:
         raise InputError("usage: report --workdir=DIRECTORY")
     workdir = Path(cli.WORKDIR.value)
-    page = workdir / "report.html"
-    text = report.build(workdir, ATTACKS.value, IMAGES.value)
-    store.write_atomically(page, text)
-    cli.console.print(f"wrote {page} ({len(text) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    file = workdir / "report.html"
+    text = page.build(workdir, ATTACKS.value, IMAGES.value)
+    files.write_atomically(file, text)
+    cli.console.print(f"wrote {file} ({len(text) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

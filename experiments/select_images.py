@@ -21,7 +21,7 @@ from srdef import batching, models
 from srdef.datasets import base
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
-from srdef.evaluation.store import digest
+from srdef.storage.fingerprint import digest
 
 COUNT = flags.DEFINE_integer("count", 5000, "How many images to choose.")
 SELECTION = flags.DEFINE_string("selection", None, "The JSON file to write.")

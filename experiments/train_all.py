@@ -21,7 +21,7 @@ from configs import train_edsr
 from experiments import cli, evaluate_sr, train_sr
 from srdef import models
 from srdef.errors import InputError
-from srdef.evaluation import store
+from srdef.storage import files
 from srdef.training import patches
 
 NETWORKS = ("baseline_x2", "baseline_x4", "baseline_x3", "srresnet_x2", "srgan_x2")
@@ -130,13 +130,13 @@ def main(workdir: Path, output: Path) -> None:
         raise InputError(f"cannot make the folder {output}: {error.strerror}") from None
     photographs: list[np.ndarray] = []
     for network, config in configs.items():
-        files = [workdir / network / f"{config.network}{suffix}" for suffix in (".safetensors", ".md")]
-        if files[1].exists():  # it is written last
+        written = [workdir / network / f"{config.network}{suffix}" for suffix in (".safetensors", ".md")]
+        if written[1].exists():  # it is written last
             cli.console.print(f"{network}: finished before")
         else:
             photographs = photographs or patches.read_folder(str(TRAIN.value))
             train_sr.main(config, workdir / network, photographs)
-        for file in files:
+        for file in written:
             shutil.copyfile(file, output / file.name)
     if TEST.value:
         trained = {
@@ -144,8 +144,8 @@ def main(workdir: Path, output: Path) -> None:
             for config in configs.values()
         }
         rows = evaluate_sr.evaluate(trained, TEST.value)
-        store.write_atomically(workdir / "quality.md", evaluate_sr.markdown(rows))
-        store.write_atomically(workdir / "quality.json", evaluate_sr.as_json(rows))
+        files.write_atomically(workdir / "quality.md", evaluate_sr.markdown(rows))
+        files.write_atomically(workdir / "quality.json", evaluate_sr.as_json(rows))
         cli.console.print(evaluate_sr.markdown(rows), soft_wrap=True)
     cli.console.print(f"Weights and cards: {output}")
 

@@ -28,7 +28,7 @@ from configs import train_edsr
 from experiments import cli
 from srdef import models
 from srdef.errors import InputError
-from srdef.evaluation import store
+from srdef.storage import files, store
 from srdef.training import budget, export, quality, srgan, super_resolution
 from srdef.training.patches import read_folder
 
@@ -93,7 +93,7 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
         records = super_resolution.read_metrics(workdir / "metrics.jsonl")
         if records[-1]["step"] < steps:  # the time was over before
             return config
-        store.write_atomically(plan, json.dumps({"steps": budget.fit_steps(config, records)}) + "\n")
+        files.write_atomically(plan, json.dumps({"steps": budget.fit_steps(config, records)}) + "\n")
     return budget.with_steps(config, json.loads(plan.read_text())["steps"])
 
 
@@ -138,7 +138,7 @@ def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None
     """
     with store.exclusive(workdir):
         check_workdir(config, workdir)
-        store.write_atomically(workdir / "config.json", store.canonical_json(identity(config)) + "\n")
+        files.write_atomically(workdir / "config.json", files.canonical_json(identity(config)) + "\n")
         trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
         exported = workdir / f"{config.network}.safetensors"
         validation = read_folder(config.validation_folder) if config.validation_folder else []
@@ -152,7 +152,7 @@ def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None
                 measured[Path(folder).name] = quality.beside_bicubic(network, read_folder(folder))
         records = super_resolution.read_metrics(workdir / "metrics.jsonl")
         text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
-        store.write_atomically(workdir / f"{config.network}.md", text)
+        files.write_atomically(workdir / f"{config.network}.md", text)
     cli.console.print(f"Weights, card and curve: {workdir}")
 
 

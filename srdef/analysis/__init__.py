@@ -1,5 +1,5 @@
 """What images, perturbations and features look like: PCA, spectra, activation maps, and their figures."""
 
-from srdef.analysis.pca import PCA
+from srdef.interpret.pca import PCA
 
 __all__ = ["PCA"]

@@ -10,7 +10,7 @@ from srdef.attacks.fab import FAB, fab, fab_t
 from srdef.attacks.gradient_sign import GradientSign, di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from srdef.attacks.square import Square, square
-from srdef.attacks.transfer import share_correct, transfer
+from srdef.attacks.transfer import accuracy_over_draws, transfer
 
 list = list_names
 
@@ -26,6 +26,7 @@ __all__ = [
     "GradientSign",
     "HopSkipJump",
     "Square",
+    "accuracy_over_draws",
     "apgd",
     "apgd_t",
     "autoattack",
@@ -46,7 +47,6 @@ __all__ = [
     "perturb",
     "pgd",
     "round_result",
-    "share_correct",
     "square",
     "transfer",
     "without_early_stop",

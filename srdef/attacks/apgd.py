@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_epsilon, check_shares
+from srdef.attacks.base import REGISTRY, Iterative, is_adversarial, max_other_logit
 from srdef.attacks.gradient_sign import cross_entropy
-from srdef.attacks.gradients import value_and_grad
-from srdef.attacks.projections import Norm, divided, length, onto_ball, within_l1
+from srdef.attacks.projections import Norm, length, project, safe_divide, within_l1
+from srdef.cpu.gradients import value_and_grad
 from srdef.errors import InputError
+from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
 from srdef.victims import Victim, expected
 
 Loss = Literal["ce", "dlr", "dlr_targeted"]
@@ -31,7 +31,7 @@ def difference_of_logits_ratio(logits: jax.Array, label: jax.Array) -> jax.Array
     """DLR: -(z_y - max_{i≠y} z_i) / (z_π1 - z_π3), equation (6); at least 3 classes."""
     _check_classes(logits, 3, "the DLR loss")
     ordered, _ = jax.lax.top_k(logits, 3)
-    return (largest_other(logits, label) - logits[label]) / (ordered[0] - ordered[2] + _TINY)
+    return (max_other_logit(logits, label) - logits[label]) / (ordered[0] - ordered[2] + _TINY)
 
 
 def targeted_difference_of_logits_ratio(logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
@@ -192,7 +192,7 @@ class AutoPGD(Iterative):
             changed=zero,
             found=image,
             found_loss=none,
-            adversarial=self.stop_early & fulfilled(self, logits, label),
+            adversarial=self.stop_early & is_adversarial(self, logits, label),
         )
 
     def step(self, victim: Victim, state: State) -> State:
@@ -204,7 +204,7 @@ class AutoPGD(Iterative):
 
         (loss, logits), gradient = value_and_grad(loss_at, state.x)
         state = self._keep_best(state, loss, gradient)
-        state = self._keep_found(state, loss, fulfilled(self, logits, state.label))
+        state = self._keep_found(state, loss, is_adversarial(self, logits, state.label))
         state, x, gradient = self._checkpoint(state, gradient)
         return self._next(state, x, gradient).replace(turn=state.turn + 1)
 
@@ -236,8 +236,8 @@ class AutoPGD(Iterative):
         else:
             noise = jax.random.normal(key, image.shape)
         if self.norm != "l1":
-            noise = divided(noise, length(noise, self.norm)) * self.epsilon
-        return onto_ball(image, image + noise, self._radius(jnp.int32(0)), self.norm)
+            noise = safe_divide(noise, length(noise, self.norm)) * self.epsilon
+        return project(image, image + noise, self._radius(jnp.int32(0)), self.norm)
 
     def _radius(self, phase: jax.Array) -> jax.Array:
         return jnp.array([scale for scale, _ in self._phases])[phase] * self.epsilon
@@ -329,7 +329,7 @@ class AutoPGD(Iterative):
         phase = jnp.where(last, 0, state.phase + over)
         start = self._random_start(state.image, jax.random.fold_in(state.key, state.turn + 2))
         if self.shrinking:
-            closer = onto_ball(state.image, state.best, self._radius(phase), self.norm)
+            closer = project(state.image, state.best, self._radius(phase), self.norm)
             start = jnp.where(last, start, closer)
         return state.replace(
             run=state.run + last,
@@ -342,19 +342,19 @@ class AutoPGD(Iterative):
     def _move(self, state: State, x: jax.Array, gradient: jax.Array) -> jax.Array:
         radius = self._radius(state.phase)
 
-        def project(x: jax.Array) -> jax.Array:
-            return onto_ball(state.image, x, radius, self.norm)
+        def onto_ball(x: jax.Array) -> jax.Array:
+            return project(state.image, x, radius, self.norm)
 
         if self.norm == "l1":
             size = jnp.abs(gradient)
             place = jnp.clip((1 - state.share) * size.size, 0, size.size - 1).astype(int)
             direction = jnp.where(size >= jnp.sort(size.ravel())[place], jnp.sign(gradient), 0)
-            return project(x + state.step_size * divided(direction, jnp.abs(direction).sum()))
-        sphere = divided(gradient, length(gradient, "l2"))
+            return onto_ball(x + state.step_size * safe_divide(direction, jnp.abs(direction).sum()))
+        sphere = safe_divide(gradient, length(gradient, "l2"))
         direction = jnp.sign(gradient) if self.norm == "linf" else sphere
-        z = project(x + state.step_size * direction)
+        z = onto_ball(x + state.step_size * direction)
         weight = jnp.where(state.count == 0, 1.0, 0.75)
-        return project(x + weight * (z - x) + (1 - weight) * (x - state.previous))
+        return onto_ball(x + weight * (z - x) + (1 - weight) * (x - state.previous))
 
 
 @REGISTRY.register("apgd")

@@ -12,9 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from srdef.attacks.apgd import apgd, apgd_t
-from srdef.attacks.base import Attack, Scalar, without_early_stop
+from srdef.attacks.base import Attack, without_early_stop
 from srdef.attacks.batch import Storage, perturb, smaller_batch
-from srdef.attacks.checks import (
+from srdef.attacks.fab import fab, fab_t
+from srdef.attacks.projections import Norm
+from srdef.attacks.square import square
+from srdef.attacks.transfer import accuracy_over_draws
+from srdef.errors import InputError
+from srdef.validation import (
+    Scalar,
     check_choice,
     check_count,
     check_epsilon,
@@ -23,11 +29,6 @@ from srdef.attacks.checks import (
     check_key,
     check_labels,
 )
-from srdef.attacks.fab import fab, fab_t
-from srdef.attacks.projections import Norm
-from srdef.attacks.square import square
-from srdef.attacks.transfer import share_correct
-from srdef.errors import InputError
 from srdef.victims import ExpectationOverTransformation, Victim
 
 Version = Literal["standard", "rand", "plus"]
@@ -191,7 +192,7 @@ def autoattack(
 
     def share(index: int, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
         options: dict[str, Any] = {"batch_size": smaller_batch(batch_size or count, len(rows)), "mesh": mesh}
-        return share_correct(
+        return accuracy_over_draws(
             victim,
             images,
             labels[rows],

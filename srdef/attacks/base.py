@@ -4,15 +4,12 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from srdef.registry import Registry
 from srdef.victims import Victim
 
 REGISTRY = Registry("attack")
-
-Scalar = float | jax.Array | np.ndarray
 
 
 class Attack(Protocol):
@@ -122,12 +119,12 @@ def without_early_stop(attack: Attack) -> Attack:
     return attack.replace(stop_early=False) if hasattr(attack, "stop_early") else attack  # type: ignore[attr-defined]
 
 
-def fulfilled(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:
+def is_adversarial(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:
     """Whether logits `(classes,)` show what the attack aims at, given the label."""
     hit = jnp.argmax(logits) == label
     return hit if attack.targeted else ~hit
 
 
-def largest_other(logits: jax.Array, label: jax.Array) -> jax.Array:
+def max_other_logit(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The largest of the logits `(classes,)` but the label's."""
     return jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits).max()

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
-from srdef.attacks import checks
-from srdef.attacks.base import Attack, AttackResult, fulfilled
+from srdef import validation
+from srdef.attacks.base import Attack, AttackResult, is_adversarial
 from srdef.batching import map_batches
 from srdef.errors import InputError
 from srdef.victims import Victim
@@ -136,7 +136,7 @@ def _judge(
     def one(
         attack: Attack, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
     ) -> AttackResult:
-        success = fulfilled(attack, victim(attacked, key), label)
+        success = is_adversarial(attack, victim(attacked, key), label)
         difference = attacked - image
         linf, l2 = jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel())
         return AttackResult(attacked, success, linf, l2, jnp.int32(0))
@@ -262,17 +262,17 @@ def perturb(
     InputError
         For images, labels, ids, leaves of the attack or a key of the wrong kind, shape or range.
     """
-    checks.check_choice("storage", storage, get_args(Storage))
+    validation.check_choice("storage", storage, get_args(Storage))
     images, ids, attack = _checked(attack, images, ids, key)
     options: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh}
     if isinstance(labels, str):
-        checks.check_choice("labels", labels, ("predicted",))
+        validation.check_choice("labels", labels, ("predicted",))
         if attack.targeted:
             raise InputError(
                 'labels="predicted" gives a targeted attack no target; give the classes to reach'
             )
         labels = map_batches(_predict, (victim, key), (images, ids), **options)
-    labels = checks.check_labels(labels, len(images), victim.num_classes)
+    labels = validation.check_labels(labels, len(images), victim.num_classes)
     leaves, structure = jax.tree.flatten(attack)
 
     def batch(
@@ -329,8 +329,8 @@ def round_result(
         As `perturb`.
     """
     images, ids, attack = _checked(attack, images, ids, key)
-    attacked = checks.check_images(attacked)
-    labels = checks.check_labels(labels, len(images), victim.num_classes)
+    attacked = validation.check_images(attacked)
+    labels = validation.check_labels(labels, len(images), victim.num_classes)
     leaves, structure = jax.tree.flatten(attack)
 
     def batch(
@@ -358,8 +358,8 @@ def round_result(
 
 def _checked(attack: Attack, images: Any, ids: Any, key: Any) -> tuple[np.ndarray, np.ndarray, Attack]:
     """Images and ids as they shall be, and the attack with one row per image in every leaf."""
-    images = checks.check_images(images)
-    checks.check_key(key)
+    images = validation.check_images(images)
+    validation.check_key(key)
     count = len(images)
-    attack = jax.tree.map(lambda leaf: checks.one_row_per_image(leaf, count), attack)
-    return images, checks.check_ids(ids, count), attack
+    attack = jax.tree.map(lambda leaf: validation.one_row_per_image(leaf, count), attack)
+    return images, validation.check_ids(ids, count), attack

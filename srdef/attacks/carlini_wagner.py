@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_numbers
+from srdef.attacks.base import REGISTRY, Iterative, is_adversarial, max_other_logit
 from srdef.attacks.rounding import MinimalNorm
+from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim, expected
 
 Preset = Literal["paper", "original"]
@@ -98,7 +98,7 @@ class CarliniWagner(MinimalNorm, Iterative):
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         zeros = jnp.zeros_like(image)
-        already = fulfilled(self, victim(image, jax.random.fold_in(key, 0)), label)
+        already = is_adversarial(self, victim(image, jax.random.fold_in(key, 0)), label)
         return State(
             image,
             label,
@@ -127,7 +127,7 @@ class CarliniWagner(MinimalNorm, Iterative):
             l2 = jnp.sum((x - state.image) ** 2)
             value = l2 + state.constant * hinge
             reached = self._lead(logits, state.label) <= -self.confidence
-            success = fulfilled(self, logits, state.label) & reached
+            success = is_adversarial(self, logits, state.label) & reached
             return value, (x, l2, success)
 
         # Not `gradients.value_and_grad`: with its rounding, the search for an image in a batch of one ended
@@ -163,7 +163,7 @@ class CarliniWagner(MinimalNorm, Iterative):
 
     def _lead(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """By how much the logits are on the side of the boundary that the attack wants to leave."""
-        lead = logits[label] - largest_other(logits, label)
+        lead = logits[label] - max_other_logit(logits, label)
         return -lead if self.targeted else lead
 
     def _hinge(self, logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
-from srdef.attacks.checks import check_choice, check_count, check_numbers
-from srdef.attacks.gradients import values_and_grads
+from srdef.attacks.base import REGISTRY, Iterative, is_adversarial
 from srdef.attacks.rounding import MinimalNorm
+from srdef.cpu.gradients import values_and_grads
 from srdef.errors import InputError
+from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim
 
 Norm = Literal["l2", "linf"]
@@ -91,7 +91,7 @@ class DeepFool(MinimalNorm, Iterative):
             x=image,
             total=jnp.zeros_like(image),
             prediction=jnp.argmax(logits),
-            done=fulfilled(self, logits, label),
+            done=is_adversarial(self, logits, label),
         )
 
     def step(self, victim: Victim, state: State) -> State:
@@ -122,7 +122,7 @@ class DeepFool(MinimalNorm, Iterative):
             x=x,
             total=total,
             prediction=jnp.argmax(logits),
-            done=fulfilled(self, logits, state.label),
+            done=is_adversarial(self, logits, state.label),
         )
 
     def finished(self, state: State) -> jax.Array:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks.apgd import likeliest_others
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
-from srdef.attacks.checks import check_choice, check_count, check_numbers, check_shares
-from srdef.attacks.gradients import values_and_grads
-from srdef.attacks.projections import Norm, divided, length, onto_hyperplane
+from srdef.attacks.base import REGISTRY, Iterative, is_adversarial
+from srdef.attacks.projections import Norm, length, project_hyperplane, safe_divide
 from srdef.attacks.rounding import MinimalNorm
+from srdef.cpu.gradients import values_and_grads
+from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
 from srdef.victims import Victim
 
 
@@ -95,7 +95,7 @@ class FAB(MinimalNorm, Iterative):
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         logits = victim(image, jax.random.fold_in(key, 0))
-        distance = jnp.where(fulfilled(self, logits, label), 0, jnp.inf)
+        distance = jnp.where(is_adversarial(self, logits, label), 0, jnp.inf)
         targets = likeliest_others(logits, label, self.targets or logits.shape[0] - 1)
         return State(image, label, key, jnp.int32(0), targets, x=image, best=image, distance=distance)
 
@@ -114,18 +114,18 @@ class FAB(MinimalNorm, Iterative):
         dual: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
         norms = jax.vmap(lambda gradient: length(gradient, dual[self.norm]))(gradients)
         # A class whose lead does not change is out of reach.
-        nearest = jnp.argmin(jnp.where(norms > 0, divided(jnp.abs(leads), norms), jnp.inf))
+        nearest = jnp.argmin(jnp.where(norms > 0, safe_divide(jnp.abs(leads), norms), jnp.inf))
         gradient = gradients[nearest]
         offset = jnp.sum(gradient * x) - leads[nearest]
 
-        here = onto_hyperplane(x, gradient, offset, self.norm)
-        there = onto_hyperplane(state.image, gradient, offset, self.norm)
+        here = project_hyperplane(x, gradient, offset, self.norm)
+        there = project_hyperplane(state.image, gradient, offset, self.norm)
         pair = jnp.maximum(jnp.stack([length(here, self.norm), length(there, self.norm)]), 1e-8)
         alpha = jnp.minimum(pair[0] / pair.sum(), self.alpha_max)
         x = (1 - alpha) * (x + self.eta * here) + alpha * (state.image + self.eta * there)
         x = jnp.clip(x, 0, 1)
 
-        adversarial = fulfilled(self, victim(x, second_key), state.label)
+        adversarial = is_adversarial(self, victim(x, second_key), state.label)
         distance = length(x - state.image, self.norm)
         better = adversarial & (distance < state.distance)
         return state.replace(
@@ -151,7 +151,7 @@ class FAB(MinimalNorm, Iterative):
         else:
             noise = jax.random.normal(key, state.image.shape)
         radius = jnp.minimum(state.distance, self.start_radius) / 2
-        noise = radius * divided(noise, length(noise, self.norm))
+        noise = radius * safe_divide(noise, length(noise, self.norm))
         return jnp.where(run % self.restarts == 0, state.image, jnp.clip(state.image + noise, 0, 1))
 
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_epsilon, check_numbers, check_shares
-from srdef.attacks.gradients import value_and_grad
-from srdef.attacks.projections import divided, onto_ball
+from srdef.attacks.base import REGISTRY, Iterative, max_other_logit
+from srdef.attacks.projections import project, safe_divide
+from srdef.cpu.gradients import value_and_grad
+from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_numbers, check_shares
 from srdef.victims import DiverseInputs, Victim, expected
 
 Norm = Literal["linf", "l2"]
@@ -124,16 +124,16 @@ class GradientSign(Iterative):
             return -value if self.targeted else value, logits
 
         (_, logits), gradient = value_and_grad(loss, state.x)
-        g = self.momentum * state.g + divided(gradient, jnp.abs(gradient).sum())
-        direction = jnp.sign(g) if self.norm == "linf" else divided(g, jnp.linalg.norm(g.ravel()))
-        x = onto_ball(state.image, state.x + self.step_size * direction, self.epsilon, self.norm)
+        g = self.momentum * state.g + safe_divide(gradient, jnp.abs(gradient).sum())
+        direction = jnp.sign(g) if self.norm == "linf" else safe_divide(g, jnp.linalg.norm(g.ravel()))
+        x = project(state.image, state.x + self.step_size * direction, self.epsilon, self.norm)
         state = state.replace(turn=state.turn + 1)
         if self.restarts == 1:
             return state.replace(x=x, g=g)
 
         # Each run has one turn more than steps: its last one judges where the steps have led.
         judging = state.turn % (self.steps + 1) == 0
-        margin = largest_other(logits, state.label) - logits[state.label]
+        margin = max_other_logit(logits, state.label) - logits[state.label]
         margin = -margin if self.targeted else margin
         better = judging & (margin > state.best_margin)
         start = self._start(state.image, key)
@@ -163,7 +163,7 @@ class GradientSign(Iterative):
             noise = jax.random.uniform(key, image.shape, minval=-1, maxval=1)
         else:
             noise = jax.random.ball(key, image.size).reshape(image.shape)
-        return onto_ball(image, image + self.epsilon * noise, self.epsilon, self.norm)
+        return project(image, image + self.epsilon * noise, self.epsilon, self.norm)
 
 
 @REGISTRY.register("fgsm")

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled
-from srdef.attacks.checks import check_choice, check_count, check_numbers
-from srdef.attacks.projections import divided, length, onto_ball
+from srdef.attacks.base import REGISTRY, Iterative, is_adversarial
+from srdef.attacks.projections import length, project, safe_divide
 from srdef.attacks.rounding import MinimalNorm
+from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim
 
 HopNorm = Literal["l2", "linf"]
@@ -95,7 +95,7 @@ class HopSkipJump(MinimalNorm, Iterative):
             return jax.random.uniform(jax.random.fold_in(noise_key, tries), image.shape)
 
         def fooled(tries: jax.Array) -> jax.Array:
-            return fulfilled(self, victim(noise(tries), jax.random.fold_in(judge_key, tries)), label)
+            return is_adversarial(self, victim(noise(tries), jax.random.fold_in(judge_key, tries)), label)
 
         def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             tries, _ = carry
@@ -104,7 +104,7 @@ class HopSkipJump(MinimalNorm, Iterative):
         tries, found = jax.lax.while_loop(
             lambda carry: ~carry[1] & (carry[0] < _STARTS - 1), again, (jnp.int32(0), fooled(jnp.int32(0)))
         )
-        wrong = fulfilled(self, victim(image, clean_key), label)
+        wrong = is_adversarial(self, victim(image, clean_key), label)
         start = jnp.where(wrong | ~found, image, noise(tries))
         x, queries = self._to_boundary(victim, image, start, label, near_key)
         return State(
@@ -131,7 +131,7 @@ class HopSkipJump(MinimalNorm, Iterative):
         if self.norm == "linf":
             direction = jnp.sign(direction)
         else:
-            direction = divided(direction, length(direction, "l2"))
+            direction = safe_divide(direction, length(direction, "l2"))
 
         first = distance / jnp.sqrt(turn)
 
@@ -140,7 +140,7 @@ class HopSkipJump(MinimalNorm, Iterative):
 
         def works(size: jax.Array, tries: jax.Array) -> jax.Array:
             logits = victim(stepped(size), jax.random.fold_in(step_key, tries))
-            return fulfilled(self, logits, state.label)
+            return is_adversarial(self, logits, state.label)
 
         def halve(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
             size, tries, _ = carry
@@ -181,11 +181,11 @@ class HopSkipJump(MinimalNorm, Iterative):
                 noise = jax.random.normal(noise_key, shape)
             else:
                 noise = jax.random.uniform(noise_key, shape, minval=-1, maxval=1)
-            noise = divided(noise, length(noise, "l2"))
+            noise = safe_divide(noise, length(noise, "l2"))
             moved = jnp.clip(state.x + radius * noise, 0, 1)
             # What clipping has left of it.
-            noise = divided(moved - state.x, radius)
-            weight = jnp.where(fulfilled(self, victim(moved, query_key), state.label), 1.0, -1.0)
+            noise = safe_divide(moved - state.x, radius)
+            weight = jnp.where(is_adversarial(self, victim(moved, query_key), state.label), 1.0, -1.0)
             return weighted + weight * noise, plain + noise, total + weight
 
         zero = jnp.zeros(shape)
@@ -208,13 +208,13 @@ class HopSkipJump(MinimalNorm, Iterative):
 
         def between(share: jax.Array) -> jax.Array:
             if self.norm == "linf":
-                return onto_ball(image, far, share * reach, "linf")
+                return project(image, far, share * reach, "linf")
             return image + share * (far - image)
 
         def halve(i: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = ends
             middle = (low + high) / 2
-            works = fulfilled(self, victim(between(middle), jax.random.fold_in(key, i)), label)
+            works = is_adversarial(self, victim(between(middle), jax.random.fold_in(key, i)), label)
             # Past the tolerance nothing moves any more.
             open_ = high - low > self.gamma / precision
             return (

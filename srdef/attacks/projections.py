@@ -11,8 +11,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from srdef.attacks.base import Scalar
 from srdef.attacks.rounding import from_levels
+from srdef.validation import Scalar
 
 Norm = Literal["linf", "l2", "l1"]
 
@@ -26,12 +26,12 @@ def length(array: jax.Array, norm: Norm) -> jax.Array:
     return jnp.abs(array).sum()
 
 
-def divided(array: Any, number: jax.Array) -> jax.Array:
+def safe_divide(array: Any, number: jax.Array) -> jax.Array:
     """`array / number`, and zero where both are zero."""
     return array / jnp.maximum(number, jnp.finfo(jnp.float32).tiny)
 
 
-def onto_ball(image: jax.Array, x: jax.Array, radius: Scalar, norm: Norm) -> jax.Array:
+def project(image: jax.Array, x: jax.Array, radius: Scalar, norm: Norm) -> jax.Array:
     """Move `x` into the ball around `image` and into [0, 1].
 
     In L∞ and L1 this is the nearest point of both; in L2 that of the ball, clipped, as all
@@ -41,12 +41,12 @@ def onto_ball(image: jax.Array, x: jax.Array, radius: Scalar, norm: Norm) -> jax
         return jnp.clip(x, jnp.maximum(image - radius, 0), jnp.minimum(image + radius, 1))
     difference = x - image
     if norm == "l2":
-        scale = jnp.minimum(1, divided(radius, jnp.linalg.norm(difference.ravel())))
+        scale = jnp.minimum(1, safe_divide(radius, jnp.linalg.norm(difference.ravel())))
         return jnp.clip(image + scale * difference, 0, 1)
-    return jnp.clip(image + onto_l1_ball(image, difference, radius), 0, 1)
+    return jnp.clip(image + project_l1(image, difference, radius), 0, 1)
 
 
-def onto_l1_ball(image: jax.Array, difference: jax.Array, radius: Scalar) -> jax.Array:
+def project_l1(image: jax.Array, difference: jax.Array, radius: Scalar) -> jax.Array:
     """The nearest change of `image` with an L1 norm of at most `radius` that stays in [0, 1].
 
     Croce and Hein 2021 (arXiv:2103.01208), proposition 2.1: sign(y) clip(|y| - λ, 0, room), with
@@ -89,7 +89,7 @@ def within_l1(original: jax.Array, attacked: jax.Array, epsilon: Scalar) -> jax.
     return jnp.where(inside, nearest, from_levels(jnp.clip(towards, 0, 255)))
 
 
-def onto_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm: Norm) -> jax.Array:
+def project_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm: Norm) -> jax.Array:
     """The shortest change of `x` to the hyperplane `normal · x = offset` that stays in [0, 1].
 
     Croce and Hein 2020 (arXiv:1907.02044), section 2.2. With c = normal · x - offset, made positive
@@ -126,7 +126,7 @@ def onto_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm: No
         threshold = _smallest(lambda t: jnp.where(weight > t, gain, 0).sum() <= excess, weight.max())
         above, at = weight > threshold, weight == threshold
         left = excess - jnp.where(above, gain, 0).sum()
-        share = jnp.clip(divided(left, jnp.where(at, gain, 0).sum()), 0, 1)
+        share = jnp.clip(safe_divide(left, jnp.where(at, gain, 0).sum()), 0, 1)
         moved = jnp.where(above, room, jnp.where(at, share * room, 0))
         return -jnp.sign(normal) * moved
 

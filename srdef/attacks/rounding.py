@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef.attacks.base import Scalar, fulfilled
+from srdef.attacks.base import is_adversarial
 from srdef.images import from_uint8
+from srdef.validation import Scalar
 from srdef.victims import Victim
 
 # In levels. Keeps 255 * (x + 16/255) from falling just below the whole level it stands for.
@@ -129,4 +130,4 @@ class MinimalNorm:
     def round(
         self: Any, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
     ) -> jax.Array:
-        return smallest_surviving(image, attacked, lambda x: fulfilled(self, victim(x, key), label))
+        return smallest_surviving(image, attacked, lambda x: is_adversarial(self, victim(x, key), label))

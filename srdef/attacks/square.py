@@ -13,10 +13,10 @@ import numpy as np
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Iterative, Scalar, fulfilled, largest_other
-from srdef.attacks.checks import check_choice, check_count, check_epsilon, check_shares
+from srdef.attacks.base import REGISTRY, Iterative, is_adversarial, max_other_logit
 from srdef.attacks.gradient_sign import cross_entropy
-from srdef.attacks.projections import divided, onto_ball
+from srdef.attacks.projections import project, safe_divide
+from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
 from srdef.victims import Victim, expected
 
 SquareNorm = Literal["linf", "l2"]
@@ -88,14 +88,14 @@ class Square(Iterative):
         clean_key, start_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 3)
         if self.norm == "linf":
             stripes = jax.random.rademacher(start_key, (1, image.shape[1], 3), image.dtype)
-            start = onto_ball(image, image + self.epsilon * stripes, self.epsilon, "linf")
+            start = project(image, image + self.epsilon * stripes, self.epsilon, "linf")
         else:
             start = jnp.clip(image + self.epsilon * _tiles(image.shape, start_key), 0, 1)
         # What is misclassified already stays as it is.
-        done = self.stop_early & fulfilled(self, victim(image, clean_key), label)
+        done = self.stop_early & is_adversarial(self, victim(image, clean_key), label)
         x = jnp.where(done, image, start)
         loss, logits = self._loss(victim, x, label, query_key)
-        found = self.stop_early & fulfilled(self, logits, label)
+        found = self.stop_early & is_adversarial(self, logits, label)
         return State(image, label, key, jnp.int32(0), x, loss, done | found)
 
     def step(self, victim: Victim, state: State) -> State:
@@ -103,7 +103,7 @@ class Square(Iterative):
         propose = self._propose_linf if self.norm == "linf" else self._propose_l2
         x = propose(state, self._area(state.turn), propose_key)
         loss, logits = self._loss(victim, x, state.label, query_key)
-        adversarial = self.stop_early & fulfilled(self, logits, state.label)
+        adversarial = self.stop_early & is_adversarial(self, logits, state.label)
         better = adversarial | (loss < state.loss)
         return state.replace(
             turn=state.turn + 1,
@@ -132,7 +132,7 @@ class Square(Iterative):
         def loss(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
             if self.targeted:
                 return cross_entropy(logits, label), logits
-            return logits[label] - largest_other(logits, label), logits
+            return logits[label] - max_other_logit(logits, label), logits
 
         return expected(victim, loss, x, key)
 
@@ -150,7 +150,7 @@ class Square(Iterative):
         _, _, inside = _window(state.image.shape, side, place_key)
         colour = jax.random.rademacher(colour_key, (channels,), state.image.dtype)
         x = state.x + 2 * self.epsilon * jnp.where(inside, colour, 0)
-        return onto_ball(state.image, x, self.epsilon, "linf")
+        return project(state.image, x, self.epsilon, "linf")
 
     def _propose_l2(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
         height, width, channels = state.image.shape
@@ -167,13 +167,13 @@ class Square(Iterative):
         budget = jnp.maximum(self.epsilon**2 - jnp.sum(change**2), 0) / channels
         moved = jnp.sum(jnp.where(to | source, change, 0) ** 2)
         humps = jnp.where(to, _humps(rows, columns, side, jax.random.bernoulli(turn_key)), 0)
-        humps = divided(humps, jnp.linalg.norm(humps))
+        humps = safe_divide(humps, jnp.linalg.norm(humps))
         old = jnp.where(to, change, 0)
         new = humps * jax.random.rademacher(sign_key, (channels,), state.image.dtype)
-        new = new + divided(old, jnp.sqrt(jnp.sum(old**2, axis=(0, 1))))
-        new = divided(new, jnp.sqrt(jnp.sum(new**2, axis=(0, 1)))) * jnp.sqrt(budget + moved)
+        new = new + safe_divide(old, jnp.sqrt(jnp.sum(old**2, axis=(0, 1))))
+        new = safe_divide(new, jnp.sqrt(jnp.sum(new**2, axis=(0, 1)))) * jnp.sqrt(budget + moved)
         change = jnp.where(to, new, jnp.where(source, 0, change))
-        change = divided(change, jnp.linalg.norm(change.ravel())) * self.epsilon
+        change = safe_divide(change, jnp.linalg.norm(change.ravel())) * self.epsilon
         return jnp.clip(state.image + change, 0, 1)
 
 
@@ -220,7 +220,7 @@ def _humps(rows: jax.Array, columns: jax.Array, side: jax.Array, turned: jax.Arr
         away = jnp.maximum(jnp.abs(rows - length // 2), jnp.abs(columns - side // 2))
         value = jnp.maximum(sums[squares] - sums[jnp.clip(away, 0, len(sums) - 1)], 0)
         value = jnp.where((rows >= 0) & (rows < length) & (columns >= 0) & (columns < side), value, 0)
-        return divided(value, jnp.linalg.norm(value))
+        return safe_divide(value, jnp.linalg.norm(value))
 
     return hump(rows, first) - hump(rows - first, side - first)
 
@@ -246,7 +246,7 @@ def _tiles(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
     place = np.zeros(shape, np.float32)
     rows, columns = min(down * side, height - start), min(across * side, width - start)
     result = jnp.asarray(place).at[start : start + rows, start : start + columns].set(grid[:rows, :columns])
-    return divided(result, jnp.linalg.norm(result.ravel()))
+    return safe_divide(result, jnp.linalg.norm(result.ravel()))
 
 
 @REGISTRY.register("square")

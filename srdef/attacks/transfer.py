@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
-from srdef.attacks.checks import check_ids, check_images, check_labels
 from srdef.batching import map_batches
 from srdef.errors import InputError
+from srdef.validation import check_ids, check_images, check_labels
 from srdef.victims import Victim
 
 # The draws with which a random target is judged; none of them is one that the attack has seen.
@@ -35,7 +35,7 @@ def _correct(
     return jax.vmap(one)(images, labels, ids)
 
 
-def share_correct(
+def accuracy_over_draws(
     victim: Victim,
     images: np.ndarray | jax.Array,
     labels: np.ndarray | jax.Array,
@@ -133,5 +133,7 @@ def transfer(
         progress=progress,
     )
     fresh = jax.random.fold_in(key, _TARGET)
-    hit = share_correct(target, result.images, labels, key=fresh, ids=ids, batch_size=batch_size, mesh=mesh)
+    hit = accuracy_over_draws(
+        target, result.images, labels, key=fresh, ids=ids, batch_size=batch_size, mesh=mesh
+    )
     return dataclasses.replace(result, success=hit == 1 if attack.targeted else hit == 0)

@@ -6,13 +6,7 @@ from srdef.defenses.interpolation import Interpolation
 from srdef.defenses.jpeg import Jpeg, Shield
 from srdef.defenses.median import Median
 from srdef.defenses.non_local_means import NonLocalMeans
-from srdef.defenses.patch_bank import (
-    PatchBank,
-    bank_from_dataset,
-    bank_from_folder,
-    build_bank,
-    load_bank,
-)
+from srdef.defenses.patch_bank import PatchBank, bank_from_dataset, bank_from_folder, build_bank, load_bank
 from srdef.defenses.pipelines import create_paper_released, create_quilting_tvm
 from srdef.defenses.pixel_deflection import PixelDeflection
 from srdef.defenses.quilting import Quilting

@@ -17,23 +17,22 @@ import numpy as np
 
 import srdef
 from srdef import attacks, batching, datasets, defenses, models, victims
-from srdef.attacks.checks import check_count, check_epsilon
 from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
-from srdef.evaluation.protocol import (
-    Reporter,
+from srdef.evaluation.experiment import (
     check_fields,
-    labelled,
     make_defense,
-    predict,
     refuse_own_patches,
     specification,
     subsections,
 )
-from srdef.evaluation.source import code_digest
-from srdef.evaluation.store import BatchStore, digest
+from srdef.evaluation.gray_box import labelled, predict
+from srdef.evaluation.progress import Reporter
 from srdef.models.protocols import Classifier
+from srdef.storage.fingerprint import code_digest, digest
+from srdef.storage.store import BatchStore
+from srdef.validation import check_count, check_epsilon
 from srdef.victims import Defended, ExpectationOverTransformation, Undefended, Victim
 
 CLEAN = "clean"
@@ -351,7 +350,7 @@ class Runner:
             "seed": experiment.seed,
             **experiment.digests,
             "code": code_digest(
-                experiment.classifier, batching, attacks.perturb, attacks.share_correct, victims, *code
+                experiment.classifier, batching, attacks.perturb, attacks.accuracy_over_draws, victims, *code
             ),
             **parts,
         }
@@ -370,7 +369,7 @@ class Runner:
         draws = experiment.draws(defense)
 
         def share(purpose: int, draws: int) -> np.ndarray:
-            return attacks.share_correct(
+            return attacks.accuracy_over_draws(
                 victim,
                 images,
                 self.dataset.labels[rows],
@@ -504,7 +503,7 @@ def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter) -> Out
     """
     dataset = experiment.dataset
     victim = Defended(experiment.classifier, defenses.Identity())
-    right = attacks.share_correct(
+    right = attacks.accuracy_over_draws(
         victim, dataset.images, dataset.labels, key=experiment.key(1), batch_size=experiment.batch_size
     )
     if not right.any():

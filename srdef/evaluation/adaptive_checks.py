@@ -12,10 +12,10 @@ import numpy as np
 from srdef import attacks, victims
 from srdef.evaluation import self_checks
 from srdef.evaluation.adaptive import AdaptiveExperiment, check_options
-from srdef.evaluation.protocol import Reporter
+from srdef.evaluation.progress import Reporter
 from srdef.evaluation.self_checks import Check
-from srdef.evaluation.source import code_digest
-from srdef.evaluation.store import canonical_json, digest, write_atomically
+from srdef.storage.files import canonical_json, write_atomically
+from srdef.storage.fingerprint import code_digest, digest
 from srdef.victims import Defended, ExpectationOverTransformation, Victim
 
 # Of the loss landscape, along each direction.
@@ -94,7 +94,7 @@ def _checked(
                 attacks.pgd,
                 attacks.square,
                 attacks.perturb,
-                attacks.share_correct,
+                attacks.accuracy_over_draws,
                 victims,
                 self_checks,
             ),
@@ -106,7 +106,7 @@ def _checked(
         found = json.loads(path.read_text())
         return name, [Check(**entry) for entry in found["checks"]], np.array(found["landscape"])
     # The first images that classifier and defense together have right, of a random one in most draws.
-    right = attacks.share_correct(
+    right = attacks.accuracy_over_draws(
         judge,
         dataset.images,
         dataset.labels,

@@ -22,11 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 from srdef import attacks
-from srdef.attacks.checks import check_count, check_ids, check_images, check_labels
 from srdef.attacks.gradient_sign import cross_entropy
 from srdef.batching import map_batches
 from srdef.errors import InputError
-from srdef.evaluation.store import save_figure
+from srdef.storage.files import save_figure
+from srdef.validation import check_count, check_ids, check_images, check_labels
 from srdef.victims import Victim, expected
 
 WARNING = "the accuracy under attack may come from masked gradients: no evidence of robustness"
@@ -129,7 +129,7 @@ class Subject:
         options: dict[str, Any] = {"ids": self.ids, "batch_size": self.batch_size}
         attack = attacks.without_early_stop(attack) if self.random else attack
         attacked = attacks.perturb(attack, self.victim, self.images, self.labels, key=self.key, **options)
-        share = attacks.share_correct(
+        share = attacks.accuracy_over_draws(
             self.victim if self.judge is None else self.judge,
             attacked.images,
             self.labels,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend import core
 
-from srdef.programs import inner_programs, shape
+from srdef.cpu.jaxprs import inner_programs, shape
 
 
 def parameter_count(network: Any) -> int:

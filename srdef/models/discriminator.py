@@ -3,8 +3,8 @@
 import jax
 from flax import nnx
 
+from srdef.cpu.convolution import Conv
 from srdef.errors import InputError
-from srdef.models.convolution import Conv
 
 SLOPE = 0.2
 # Channels and stride of the convolutions after the first (64 channels, stride 1, not normalised).

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srdef.cpu.convolution import Conv
 from srdef.errors import InputError
-from srdef.models.convolution import Conv
 from srdef.models.registry import REGISTRY
 from srdef.weights.loading import Rule, conv_kernel
 

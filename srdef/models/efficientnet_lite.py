@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from srdef.models.convolution import Conv
-from srdef.models.layers import DepthwiseConv, PooledClassifier
+from srdef.cpu.convolution import Conv
+from srdef.cpu.depthwise import DepthwiseConv
+from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
 from srdef.weights.loading import Rule, batch_norm_rules, conv_kernel, linear_kernel
 

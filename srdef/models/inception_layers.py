@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srdef.models import convolution
+from srdef.cpu import convolution
 from srdef.models.layers import require_size
 from srdef.weights import keras_layout
 

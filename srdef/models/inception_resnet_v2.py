@@ -6,7 +6,7 @@ Layout of `keras.applications.inception_resnet_v2`, whose published ImageNet wei
 import jax
 from flax import nnx
 
-from srdef.models import convolution
+from srdef.cpu import convolution
 from srdef.models.inception_layers import Conv, ConvNorm, Mixed, Path, Stem
 from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY

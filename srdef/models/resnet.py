@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srdef.models.convolution import Conv
+from srdef.cpu.convolution import Conv
 from srdef.models.layers import PooledClassifier, require_size
 from srdef.models.registry import REGISTRY
 from srdef.weights import keras_layout

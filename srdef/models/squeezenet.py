@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srdef.models.convolution import Conv
+from srdef.cpu.convolution import Conv
 from srdef.models.layers import require_size
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from srdef.models.convolution import Conv
+from srdef.cpu.convolution import Conv
 from srdef.models.layers import PooledClassifier, require_size
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input, torchvision_input

@@ -14,9 +14,9 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from srdef.errors import InputError
-from srdef.evaluation import store
 from srdef.models import cost
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.storage import files
 from srdef.training import quality, super_resolution
 from srdef.training.quality import Quality
 from srdef.training.super_resolution import read_metrics
@@ -49,7 +49,7 @@ def save_curve(metrics: Path, path: Path, title: str, loss: str) -> None:
         twin = axes.twinx()
         twin.plot([r["step"] for r in measured], [r["psnr"] for r in measured], color="#0072b2")
         twin.set_ylabel("validation PSNR (dB, Y)", color="#0072b2")
-    store.save_figure(figure, path, dpi=120)
+    files.save_figure(figure, path, dpi=120)
 
 
 def rounded_to_bf16(network: Any) -> Any:

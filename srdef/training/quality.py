@@ -11,8 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from srdef import images
-from srdef.evaluation import metrics
+from srdef import images, metrics
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.training.patches import cut_to_multiple
 

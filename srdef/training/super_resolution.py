@@ -25,10 +25,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import batching, models
 from srdef.errors import InputError
-from srdef.evaluation import store
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.storage import files
 from srdef.training.patches import MARGIN, PatchSource, PhotographsOnDevice, batches, read_folder
-from srdef.training.quality import bicubic_psnr as bicubic_psnr  # with evaluate_psnr: their old place
 from srdef.training.quality import evaluate_psnr, make_low_resolution
 from srdef.weights import loading, readers
 
@@ -236,7 +235,7 @@ def _keep_until(path: Path, step: int) -> None:
         return
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    store.write_atomically(path, "".join(line + "\n" for line in kept))
+    files.write_atomically(path, "".join(line + "\n" for line in kept))
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:

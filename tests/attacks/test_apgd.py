@@ -18,7 +18,7 @@ from srdef.attacks.apgd import (
     targeted_difference_of_logits_ratio,
 )
 from srdef.attacks.gradient_sign import cross_entropy
-from srdef.attacks.projections import divided, length
+from srdef.attacks.projections import length, safe_divide
 from srdef.errors import InputError
 from srdef.victims import Undefended
 
@@ -80,7 +80,7 @@ def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, no
     @jax.jit
     @jax.vmap
     def our_run(image, label, noise):
-        start = image + epsilon * divided(noise, length(noise, norm))
+        start = image + epsilon * safe_divide(noise, length(noise, norm))
         victim = Undefended(classifier)
         state = ours.init(victim, image, label, KEY)
         # The second target, as torchattacks is told to take it below.

@@ -233,7 +233,7 @@ def test_rounding_is_judged_by_draws_that_it_has_not_seen():
     victim = Noisy(linear_victims.linear(classes=5))
     labels = linear_victims.predictions(victim.classifier, images)
     result = attacks.perturb(attacks.deepfool(), victim, images, labels, key=KEY, storage="uint8")
-    fresh = attacks.share_correct(victim, result.images, labels, key=jax.random.key(9), draws=50)
+    fresh = attacks.accuracy_over_draws(victim, result.images, labels, key=jax.random.key(9), draws=50)
     # Standard error of 200 draws: 0.035 at most. Judged by the draw of the search it is 0.12 above.
     assert result.success.mean() == pytest.approx(1 - fresh.mean(), abs=0.09)
 

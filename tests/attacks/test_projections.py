@@ -24,7 +24,7 @@ def test_l1_ball_and_box_against_root_finding(seed):
     image, change, _ = case(seed)
     room = np.where(change > 0, 1 - image, image).astype(np.float64)
     size = np.abs(change).astype(np.float64)
-    project = jax.jit(projections.onto_l1_ball)
+    project = jax.jit(projections.project_l1)
     for radius in (0.0, 0.3, 2.0, 50.0):
 
         def excess(amount, radius=radius):
@@ -48,7 +48,7 @@ def test_hyperplane_and_box_against_solvers(norm, seed):
     x64, w = x.astype(np.float64).ravel(), normal.astype(np.float64).ravel()
     # A hyperplane that the box reaches, from the side of one of its points.
     offset = np.float32(w @ rng.uniform(0, 1, x.size))
-    found = np.asarray(jax.jit(projections.onto_hyperplane, static_argnums=3)(x, normal, offset, norm))
+    found = np.asarray(jax.jit(projections.project_hyperplane, static_argnums=3)(x, normal, offset, norm))
     landed = (x + found).ravel().astype(np.float64)
     assert w @ landed == pytest.approx(offset, abs=2e-5)
     assert landed.min() >= -1e-6
@@ -83,26 +83,26 @@ def test_hyperplane_and_box_against_solvers(norm, seed):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_hyperplane_out_of_reach_and_without_a_normal(norm):
     x, normal, _ = case(0)
-    found = projections.onto_hyperplane(x, normal, jnp.float32(1e4), norm)
+    found = projections.project_hyperplane(x, normal, jnp.float32(1e4), norm)
     np.testing.assert_allclose(x + found, np.where(normal > 0, 1, 0), atol=1e-6)
-    found = projections.onto_hyperplane(x, jnp.zeros_like(x), jnp.float32(1), norm)
+    found = projections.project_hyperplane(x, jnp.zeros_like(x), jnp.float32(1), norm)
     assert (np.asarray(found) == 0).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_ball(norm):
     image, change, _ = case(1)
-    x = projections.onto_ball(image, image + change, 0.4, norm)
+    x = projections.project(image, image + change, 0.4, norm)
     assert float(projections.length(x - image, norm)) <= 0.4 + 1e-6
-    inside = projections.onto_ball(image, np.clip(image + change / 1000, 0, 1), 0.4, norm)
+    inside = projections.project(image, np.clip(image + change / 1000, 0, 1), 0.4, norm)
     np.testing.assert_allclose(inside, np.clip(image + change / 1000, 0, 1), atol=1e-7)
-    assert (projections.onto_ball(image, image + change, 0.0, norm) == image).all()
+    assert (projections.project(image, image + change, 0.0, norm) == image).all()
 
 
 def test_rounding_within_l1():
     image, change, _ = case(2)
     image = from_uint8(to_uint8(image))
-    attacked = np.asarray(projections.onto_ball(image, image + change, 1.5, "l1"))
+    attacked = np.asarray(projections.project(image, image + change, 1.5, "l1"))
     rounded = np.asarray(projections.within_l1(image, attacked, 1.5))
     np.testing.assert_array_equal(from_uint8(to_uint8(rounded)), rounded)
     assert 1.3 < np.abs(rounded - image).sum() <= 1.5 + 1e-6

@@ -15,8 +15,9 @@ from configs import adaptive as config_module
 from experiments import cli
 from srdef.datasets import Dataset
 from srdef.errors import InputError
-from srdef.evaluation import adaptive, adaptive_checks, adaptive_report, protocol
+from srdef.evaluation import adaptive, adaptive_checks, gray_box, progress
 from srdef.evaluation.adaptive import CLEAN, WORST, AdaptiveExperiment, Outcome, Threat
+from srdef.reporting import adaptive_tables
 
 CLASSES = 4
 EPSILONS = (0.004, 0.02, 0.1)
@@ -92,7 +93,7 @@ def folder(tmp_path_factory):
 
 
 def reporter():
-    return protocol.Reporter(Console(quiet=True))
+    return progress.Reporter(Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -270,17 +271,17 @@ def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, ou
 
 @pytest.mark.slow
 def test_reports(outcome, tmp_path):
-    text = adaptive_report.to_markdown(outcome)
+    text = adaptive_tables.to_markdown(outcome)
     assert text.count("| none |") == len(EPSILONS)
     assert "8 images" in text
-    values = json.loads(adaptive_report.to_json(outcome))
+    values = json.loads(adaptive_tables.to_json(outcome))
     assert values["accuracy"]["none"][CLEAN] == [1.0] * 3
     assert "EOT" not in values["accuracy"]["WD"]
     for name in ("curves.png", "curves.pdf"):
-        adaptive_report.save_curves(tmp_path / name, outcome)
+        adaptive_tables.save_curves(tmp_path / name, outcome)
         assert (tmp_path / name).stat().st_size > 5000
     with pytest.raises(InputError, match="nothing was attacked with ε 7/255"):
-        adaptive_report.rows(outcome, 7 / 255)
+        adaptive_tables.rows(outcome, 7 / 255)
 
 
 def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
@@ -288,9 +289,9 @@ def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
     absent = shares * [[1, np.nan]]
     every = {("none", CLEAN): shares, ("none", "always"): shares, ("none", "once"): absent}
     small = adaptive.Outcome(4, (0.1, 0.2), ("none",), ("always", "once"), every, every)
-    assert adaptive_report.columns(small, 0.1) == (CLEAN, "always", "once", WORST)
-    assert adaptive_report.columns(small, 0.2) == (CLEAN, "always", WORST)
-    assert [len(row) for row in adaptive_report.rows(small, 0.2)] == [4]
+    assert adaptive_tables.columns(small, 0.1) == (CLEAN, "always", "once", WORST)
+    assert adaptive_tables.columns(small, 0.2) == (CLEAN, "always", WORST)
+    assert [len(row) for row in adaptive_tables.rows(small, 0.2)] == [4]
 
 
 @pytest.mark.slow
@@ -317,7 +318,7 @@ def test_the_predicted_class_can_be_the_label(tmp_path):
     config["dataset"] = {"name": "folder", "path": str(tmp_path), "size": 64, "labels": "predicted"}
     config["other_classifier"] = config["classifier"]
     found = adaptive.resolve(config)
-    predicted = protocol.predict(found.classifier, found.dataset.images)
+    predicted = gray_box.predict(found.classifier, found.dataset.images)
     np.testing.assert_array_equal(found.dataset.labels, predicted)
 
 

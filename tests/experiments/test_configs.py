@@ -12,8 +12,8 @@ from configs import paper as shared
 from experiments import cli, defense_gallery
 from srdef import defenses, models
 from srdef.errors import InputError
-from srdef.evaluation import protocol
-from srdef.evaluation.paper import TABLES, Reference
+from srdef.evaluation.experiment import CLEAN, FIELDS, OPTIONAL, refuse_own_patches, resolve
+from srdef.evaluation.paper_tables import TABLES, Reference
 
 TABLE_CONFIGS = [f"table{number}" for number in TABLES]
 ARGUMENTS = ["lite0", "lite2,3x60", "inception_v3,downloads", "resnet50,4x100,downloads"]
@@ -57,7 +57,7 @@ def steps_of(config):
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_structure(name, argument):
     config = config_of(name, argument)
-    assert set(config) == {*protocol.FIELDS, *protocol.OPTIONAL}
+    assert set(config) == {*FIELDS, *OPTIONAL}
     assert config["classifier"]["name"] in models.list_names()
     assert next(iter(config["defenses"])) == "no defense"
     for step in steps_of(config):
@@ -83,9 +83,7 @@ def test_the_papers_numbers_find_their_places(name, monkeypatch):
     config = config_of(name, "lite0,downloads")
     table = Reference.of(config["paper"])
     found = {
-        table.percent(row, column)
-        for row in config["defenses"]
-        for column in (protocol.CLEAN, *config["attacks"])
+        table.percent(row, column) for row in config["defenses"] for column in (CLEAN, *config["attacks"])
     }
     printed = TABLES[table.table].rows[table.classifier]
     assert found - {None} == {number for row in printed.values() for number in row}
@@ -131,7 +129,7 @@ def test_installed_weights_are_enough(name, small):
     for step in steps_of(config):
         if "bank" in step:
             step["bank"]["count"] = 20
-    experiment = protocol.resolve(config)
+    experiment = resolve(config)
     assert list(experiment.defenses) == list(config["defenses"])
     assert "C&W 3x60" in experiment.attacks
 
@@ -141,16 +139,16 @@ def test_a_bank_of_the_evaluated_images_is_refused():
     source = config["defenses"]["quilting"]["bank"]["dataset"]
     source["offset"] = config["dataset"]["offset"]
     with pytest.raises(InputError, match="defense 'quilting': its patch bank would be made of the images"):
-        protocol.resolve(config)
+        resolve(config)
 
 
 def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
     source = {"name": "nips2017", "path": "folder"}
     bank = {"bank": {"dataset": {**source, "offset": 100, "limit": 50}}}
     evaluated = {**source, "stride": 2, "limit": 50}  # rows 0, 2, ..., 98
-    protocol.refuse_own_patches("quilting", bank, evaluated)
+    refuse_own_patches("quilting", bank, evaluated)
     with pytest.raises(InputError, match="its patch bank would be made of the images"):
-        protocol.refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
+        refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
 
 
 def test_adaptive_knows_every_registered_defense():

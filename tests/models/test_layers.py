@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from srdef.models.layers import DepthwiseConv, depthwise_conv, same_padding
+from srdef.cpu.depthwise import DepthwiseConv, depthwise_conv, same_padding
 
 CHANNELS = 4
 SIZES = [(8, 8), (7, 9), (10, 5), (1, 2)]

@@ -14,7 +14,7 @@ from PIL import Image
 from configs.train_edsr import get_config
 from srdef import models
 from srdef.errors import InputError
-from srdef.evaluation.store import digest
+from srdef.storage.fingerprint import digest
 from srdef.training import patches, srgan, super_resolution
 
 

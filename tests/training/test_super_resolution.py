@@ -9,8 +9,8 @@ from PIL import Image
 from configs.train_edsr import get_config
 from srdef import models
 from srdef.errors import InputError
-from srdef.evaluation.store import digest
 from srdef.images import from_uint8
+from srdef.storage.fingerprint import digest
 from srdef.training import patches, quality, super_resolution
 
 

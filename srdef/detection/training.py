@@ -1,0 +1,278 @@
+"""Training the manifold classifier of section 4.1: does an image look clean or adversarial?
+
+The two highest blocks of a pre-trained classifier are trained further, with a tenth of the learning rate of
+a new head. All below is frozen, so what it computes is computed once for each image and kept, and only the
+top is run in training (there is no augmentation).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from srdef import batching, models
+from srdef.detection.network import Detector, ManifoldClassifier
+from srdef.errors import InputError
+from srdef.storage.files import canonical_json, write_atomically
+from srdef.storage.fingerprint import code_digest, digest
+from srdef.training.export import read_metrics
+from srdef.training.super_resolution import split_modes
+
+
+@jax.jit
+def _detect(detector: Detector, maps: jax.Array) -> jax.Array:
+    return detector(maps)
+
+
+def split_by_image(count: int, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images to train on and of those to test with, both ascending; at least one each.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two images, or the share is not between 0 and 1.
+    """
+    if count < 2 or not 0 < test_share < 1:
+        raise InputError(
+            f"manifold: cannot split {count} images with a test_share of {test_share}; at least two images "
+            "and a share between 0 and 1 are needed"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    tested = min(max(round(test_share * count), 1), count - 1)
+    return np.sort(order[tested:]), np.sort(order[:tested])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Feature maps of clean images and of their attacked versions.
+
+    Attributes
+    ----------
+    clean : (N, h, w, C) float32
+    attacked : (A, N, h, w, C) float32
+    fooled : (A, N) bool
+        Which attacked images fool the classifier: the pairs.
+    """
+
+    clean: np.ndarray
+    attacked: np.ndarray
+    fooled: np.ndarray
+
+    def select(self, rows: np.ndarray) -> "Pairs":
+        """The images at these positions."""
+        return Pairs(self.clean[rows], self.attacked[:, rows], self.fooled[:, rows])
+
+    def batch(self, index: int, size: int, seed: int) -> np.ndarray:
+        """Batch number `index`: `(size, h, w, C)` clean, then as many attacked ones in the same order.
+
+        A function of its arguments alone: every epoch is a permutation of all pairs.
+        """
+        attacks, rows = np.nonzero(self.fooled)
+        places = np.arange(index * size, (index + 1) * size)
+        chosen = np.empty(size, int)
+        for epoch in np.unique(places // len(rows)):
+            order = np.random.default_rng((seed, int(epoch))).permutation(len(rows))
+            here = places // len(rows) == epoch
+            chosen[here] = order[places[here] % len(rows)]
+        return np.concatenate([self.clean[rows[chosen]], self.attacked[attacks[chosen], rows[chosen]]])
+
+
+def labels_of_parameters(parameters: Any) -> Any:
+    """For each parameter of a `Detector` whether it is of the pre-trained `top` or of the new `head`."""
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        return "top" if getattr(path[0], "key", None) == "top" else "head"
+
+    return jax.tree_util.tree_map_with_path(label, parameters)
+
+
+def create_optimizer(learning_rate: float, top_factor: float) -> optax.GradientTransformation:
+    """Adam, with `top_factor` times the learning rate for the pre-trained blocks.
+
+    What lies below them is not among its parameters at all.
+    """
+    rates = {"top": optax.adam(learning_rate * top_factor), "head": optax.adam(learning_rate)}
+    return optax.multi_transform(rates, labels_of_parameters)
+
+
+def fingerprint(
+    detector: Detector, training: Pairs, testing: Pairs, options: dict[str, Any], seed: int
+) -> dict[str, str]:
+    """What the course of a training depends on, by name; not how many steps it goes on."""
+    course = {name: value for name, value in options.items() if name != "steps"}
+    pairs = [array for part in (training, testing) for array in (part.clean, part.attacked, part.fooled)]
+    return {
+        "images": digest(pairs),
+        "weights": digest(detector),
+        "options": canonical_json({**course, "seed": seed}),
+        "code": code_digest(train),
+    }
+
+
+def refuse_another(workdir: Path, wanted: dict[str, str]) -> None:
+    """InputError unless the checkpoints in `workdir` are of the training with the fingerprint `wanted`."""
+    file = workdir / "training.json"
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    other = [name for name in wanted if kept.get(name) != wanted[name]]
+    if other:
+        raise InputError(
+            f"the checkpoints in {workdir} are of a training with other {', '.join(other)}: delete "
+            "checkpoints/ there to train again, or choose another --workdir"
+        )
+
+
+def train(
+    detector: Detector,
+    training: Pairs,
+    testing: Pairs,
+    options: dict[str, Any],
+    seed: int,
+    workdir: Path,
+    report: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> Detector:
+    """Train the detector on cached feature maps; the last weights are the result, none are selected.
+
+    Leaves `metrics.jsonl`, `checkpoints/` and `training.json` in `workdir`; a run found there is continued.
+
+    Raises
+    ------
+    InputError
+        If there are no pairs, the loss is not finite, or the run found there was of other data, weights,
+        options or code.
+    """
+    if not training.fooled.any() or not testing.fooled.any():
+        raise InputError("manifold: no attacked image fools the classifier, so there are no pairs")
+    # A batch cannot hold more pairs than there are.
+    size = min(options["pairs_per_batch"], int(training.fooled.sum()))
+    origin = fingerprint(detector, training, testing, options, seed)
+    structure, evaluated, parameters, statistics = split_modes(detector)
+    optimizer = create_optimizer(options["learning_rate"], options["top_factor"])
+    state = {
+        "parameters": parameters,
+        "statistics": statistics,
+        "optimizer": optimizer.init(parameters),
+    }
+    labels = jnp.repeat(jnp.array([0.0, 1.0]), size)
+
+    # Nothing is donated: the first state is the classifier's own arrays, which it still needs.
+    @jax.jit
+    def step(state: dict[str, Any], maps: jax.Array, index: jax.Array) -> tuple[dict[str, Any], jax.Array]:
+        key = jax.random.fold_in(jax.random.key(seed), index)
+
+        def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
+            network = nnx.merge(structure, parameters, state["statistics"], copy=True)
+            loss = optax.sigmoid_binary_cross_entropy(network(maps, key), labels).mean()
+            return loss, nnx.state(network, nnx.Not(nnx.Param))
+
+        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["parameters"])
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
+        parameters = optax.apply_updates(state["parameters"], updates)
+        return {"parameters": parameters, "statistics": statistics, "optimizer": optimizer_state}, loss
+
+    log = workdir / "metrics.jsonl"
+    every = options["evaluate_every"]
+    manager_options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=manager_options) as manager:
+        first = manager.latest_step() or 0
+        if first:
+            refuse_another(workdir, origin)
+            state = manager.restore(first, args=ocp.args.StandardRestore(state))
+        write_atomically(workdir / "training.json", canonical_json(origin) + "\n")
+        records = [r for r in read_metrics(log) if r["step"] <= first] if log.exists() else []
+        losses = []
+        for index in range(first, options["steps"]):
+            state, loss = step(state, training.batch(index, size, seed), jnp.asarray(index))
+            losses.append(loss)
+            if (index + 1) % every and index + 1 < options["steps"]:
+                continue
+            loss = float(np.mean(losses))
+            if not np.isfinite(loss):
+                raise InputError(f"manifold: the loss is {loss} at step {index + 1}; lower learning_rate")
+            current = nnx.merge(evaluated, state["parameters"], state["statistics"], copy=True)
+            record = {"step": index + 1, "loss": loss}
+            for name, pairs in (("train", training), ("test", testing)):
+                record[f"{name}_accuracy"] = pair_accuracy(*scores(current, pairs, 4 * size), pairs.fooled)
+            records.append(record)
+            manager.save(index + 1, args=ocp.args.StandardSave(state))
+            write_atomically(log, "".join(json.dumps(r) + "\n" for r in records))
+            report(record)
+            losses = []
+        manager.wait_until_finished()
+    return nnx.merge(evaluated, state["parameters"], state["statistics"])
+
+
+def scores(detector: Detector, pairs: Pairs, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the clean `(N,)` and of the attacked images `(A, N)`."""
+    maps = np.concatenate([pairs.clean[None], pairs.attacked])
+    flat = maps.reshape(-1, *maps.shape[2:])
+    logits = batching.map_batches(_detect, (detector,), (flat,), batch_size=batch_size)
+    logits = logits.reshape(maps.shape[:2])
+    return logits[0], logits[1:]
+
+
+def pair_accuracy(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray) -> float:
+    """The mean accuracy over the images of all pairs, half of them clean: 0.5 for a coin."""
+    called_clean = np.broadcast_to(clean <= 0, fooled.shape)[fooled]
+    return float((called_clean.mean() + (attacked > 0)[fooled].mean()) / 2)
+
+
+def create(classifier: Any, options: dict[str, Any], seed: int) -> ManifoldClassifier:
+    """The classifier with a new head; its top blocks are its own and will be trained."""
+    return ManifoldClassifier(classifier, options, rngs=nnx.Rngs(seed))
+
+
+def load(workdir: Path) -> ManifoldClassifier:
+    """A trained manifold classifier from the folder of its run.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it was stopped before its last step.
+    """
+    file = workdir / "config.json"
+    if not file.is_file() or not (workdir / "checkpoints").is_dir():
+        raise InputError(f"no trained manifold classifier in {workdir}: run experiments.manifold")
+    config = json.loads(file.read_text())
+    specification = dict(config["classifier"])
+    model = create(
+        models.create(specification.pop("name"), **specification), config["manifold"], config["seed"]
+    )
+    _, evaluated, parameters, statistics = split_modes(model.detector)
+    rates = config["manifold"]["learning_rate"], config["manifold"]["top_factor"]
+    state = {
+        "parameters": parameters,
+        "statistics": statistics,
+        "optimizer": create_optimizer(*rates).init(parameters),
+    }
+    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
+        done, steps = manager.latest_step() or 0, config["manifold"]["steps"]
+        if done < steps:
+            raise InputError(
+                f"the training in {workdir} was stopped after {done} of {steps} steps: run "
+                "experiments.manifold again"
+            )
+        state = manager.restore(done, args=ocp.args.StandardRestore(state))
+    model.detector = nnx.merge(evaluated, state["parameters"], state["statistics"])
+    return model
+
+
+def trained_on(workdir: Path) -> frozenset[str]:
+    """The names of the images that the manifold classifier in the folder of its run was trained on.
+
+    Raises
+    ------
+    InputError
+        If the run has not written them.
+    """
+    file = workdir / "images.json"
+    if not file.is_file():
+        raise InputError(f"{file} is missing: run experiments.manifold again")
+    return frozenset(json.loads(file.read_text())["train"])

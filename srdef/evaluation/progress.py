@@ -1,0 +1,46 @@
+"""What a run shows while it works."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from srdef.storage.store import BatchStore
+
+
+@dataclass
+class Reporter:
+    """Shows what runs: bars in a terminal, and one line for each finished step everywhere."""
+
+    console: Console
+    computed: int = field(default=0)
+
+    @contextmanager
+    def step(self, title: str, total: int, left: int) -> Iterator[Callable[[int], None]]:
+        """Show the progress of one step with `left` of `total` images still to do."""
+        self.computed += left
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        started = time.monotonic()
+        hidden = not (left and self.console.is_terminal)
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
+            task = progress.add_task(f"{title:<28}", total=total, completed=total - left)
+            yield lambda count: progress.advance(task, count)
+        if left:
+            self.console.print(
+                f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
+            )
+
+    def complete(
+        self, title: str, store: BatchStore, compute: Callable[[slice], dict[str, np.ndarray]]
+    ) -> None:
+        """Compute and write the batches that `store` does not hold yet."""
+        missing = store.missing()
+        left = sum(rows.stop - rows.start for rows in missing)
+        with self.step(title, store.count, left) as advance:
+            for rows in missing:
+                store.write(rows, **compute(rows))
+                advance(rows.stop - rows.start)

@@ -1,0 +1,121 @@
+"""Bad arguments of an attack, found before anything is computed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srdef.errors import InputError
+
+Scalar = float | jax.Array | np.ndarray
+
+# Values that leave [0, 1] by no more than this are rounding errors of the caller, and clipped.
+RANGE_TOLERANCE = 1e-6
+
+
+def check_images(images: Any) -> np.ndarray:
+    """Images `(N, height, width, 3)` as float32 in [0, 1]; InputError names what is wrong."""
+    images = np.asarray(images)
+    if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
+        raise InputError(f"images must be floats in [0, 1], not {images.dtype}; divide 8-bit images by 255")
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(f"images must have the shape (N, height, width, 3), not {images.shape}")
+    if len(images) == 0:
+        raise InputError("there are no images")
+    images = images.astype(np.float32)
+    # NaN fails both comparisons.
+    good = (images >= -RANGE_TOLERANCE) & (images <= 1 + RANGE_TOLERANCE)
+    if not good.all():
+        index = int(np.argmin(good.all(axis=(1, 2, 3))))
+        value = images[index][~good[index]][0]
+        raise InputError(f"images must lie in [0, 1]; image {index} holds {value}")
+    return np.clip(images, 0, 1)
+
+
+def check_labels(labels: Any, count: int, num_classes: int) -> np.ndarray:
+    """Labels `(count,)` as int32 below `num_classes`; InputError names the first bad one."""
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels must be integers, not {labels.dtype}")
+    if labels.shape != (count,):
+        raise InputError(f"labels must have the shape ({count},), one per image, not {labels.shape}")
+    bad = (labels < 0) | (labels >= num_classes)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise InputError(
+            f"label {labels[index]} of image {index} is outside the classes 0 to {num_classes - 1}"
+        )
+    return labels.astype(np.int32)
+
+
+def check_ids(ids: Any, count: int) -> np.ndarray:
+    """Ids `(count,)` as uint32 (default 0, 1, ...); InputError if they are not integers in range."""
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    if not np.issubdtype(ids.dtype, np.integer) or ids.shape != (count,):
+        raise InputError(f"ids must be {count} integers, not {ids.dtype} of shape {ids.shape}")
+    if (ids < 0).any() or (ids >= 2**32).any():
+        raise InputError(f"ids must lie in [0, 2**32), not {ids.min()} to {ids.max()}")
+    return ids.astype(np.uint32)
+
+
+def check_key(key: Any) -> None:
+    """InputError if `key` is not one typed key."""
+    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise InputError(f"key must be made with jax.random.key(seed), not {type(key).__name__}")
+    if key.shape != ():
+        raise InputError(f"key must be a single key, not an array of shape {key.shape}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """InputError if the option `name` is not an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
+
+
+def _values(name: str, value: Scalar) -> np.ndarray:
+    """The option as an array; InputError if it is no number."""
+    values = np.asarray(value)
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == jnp.bfloat16):
+        raise InputError(f"{name} must be a number, not {value!r}")
+    return values
+
+
+def check_numbers(**numbers: Scalar) -> None:
+    """InputError if one of the options is no number, negative or NaN."""
+    for name, value in numbers.items():
+        if not (_values(name, value) >= 0).all():
+            raise InputError(f"{name} must not be negative or NaN, but is {value}")
+
+
+def check_shares(**numbers: Scalar) -> None:
+    """InputError if one of the options is no number in [0, 1]."""
+    for name, value in numbers.items():
+        values = _values(name, value)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise InputError(f"{name} must lie in [0, 1], but is {value}")
+
+
+def check_epsilon(epsilon: Scalar, norm: str) -> None:
+    """InputError if the radius is no number, negative or not finite, or in L∞ longer than the range."""
+    values = _values("epsilon", epsilon)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise InputError(f"epsilon must be finite and not negative, but is {epsilon}")
+    if norm == "linf" and (values > 1).any():
+        raise InputError(f"epsilon is in units of the [0, 1] range (write 8 / 255), but is {epsilon}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """InputError if the option `name` is none of `choices`."""
+    if value not in choices:
+        raise InputError(f"unknown {name} {value!r}; choose from: {', '.join(choices)}")
+
+
+def one_row_per_image(leaf: Any, count: int) -> np.ndarray:
+    """A number of an attack as a float32 array `(count,)`."""
+    values = np.asarray(leaf, np.float32)
+    if values.shape not in ((), (count,)):
+        raise InputError(
+            f"a number of the attack must be a scalar or {count} values, one per image, not {values.shape}"
+        )
+    return np.broadcast_to(values, (count,))

@@ -1,0 +1,151 @@
+"""The manifold classifier: its data and its optimiser."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from srdef import models
+from srdef.detection import network as network_module
+from srdef.detection import training as detector_training
+from srdef.errors import InputError
+
+
+def small_pairs(count=12, seed=0):
+    """Feature maps whose attacked versions differ in their mean."""
+    rng = np.random.default_rng(seed)
+    clean = rng.normal(size=(count, 2, 2, 192)).astype(np.float32)
+    attacked = np.stack([clean + 0.5, clean - 0.5]).astype(np.float32)
+    return detector_training.Pairs(clean, attacked, rng.uniform(size=(2, count)) < 0.8)
+
+
+@pytest.fixture(scope="module")
+def options():
+    return {
+        "test_share": 0.3, "blocks": 2, "hidden": 16, "dropout": 0.5, "learning_rate": 1e-3,
+        "top_factor": 0.1, "pairs_per_batch": 4, "steps": 6, "evaluate_every": 2,
+    }  # fmt: skip
+
+
+def separable_pairs(count, seed):
+    """Attacked maps that differ from the clean ones in one direction: a linear detector could tell them."""
+    direction = np.random.default_rng(9).choice([-1, 1], 192)
+    clean = np.random.default_rng(seed).normal(size=(count, 2, 2, 192))
+    attacked = np.stack([clean + direction, clean + 1.5 * direction])
+    fooled = np.random.default_rng(seed).uniform(size=(2, count)) < 0.8
+    return detector_training.Pairs(clean.astype(np.float32), attacked.astype(np.float32), fooled)
+
+
+@pytest.mark.parametrize(("count", "share"), [(20, 0.3), (2, 0.01), (3, 0.99)])
+def test_split_is_by_image_and_leaves_something_on_both_sides(count, share):
+    train, test = detector_training.split_by_image(count, share, seed=1)
+    assert sorted([*train, *test]) == list(range(count))
+    assert len(train) >= 1
+    assert len(test) >= 1
+    np.testing.assert_array_equal(train, detector_training.split_by_image(count, share, seed=1)[0])
+
+
+def test_split_refuses_what_cannot_be_split():
+    with pytest.raises(InputError, match="cannot split 1 images"):
+        detector_training.split_by_image(1, 0.5, 0)
+
+
+def test_an_epoch_holds_every_pair_once():
+    pairs = small_pairs()
+    total, size = int(pairs.fooled.sum()), 3
+    wanted = sorted(
+        (clean.tobytes(), attacked.tobytes())
+        for attack, fooled in zip(pairs.attacked, pairs.fooled, strict=True)
+        for clean, attacked in zip(pairs.clean[fooled], attack[fooled], strict=True)
+    )
+    batches = [pairs.batch(i, size, seed=0) for i in range(-(-2 * total // size))]
+    drawn = [
+        (clean.tobytes(), attacked.tobytes())
+        for batch in batches
+        for clean, attacked in zip(batch[:size], batch[size:], strict=True)
+    ]
+    assert sorted(drawn[:total]) == wanted
+    assert sorted(drawn[total : 2 * total]) == wanted
+    assert drawn[:total] != drawn[total : 2 * total]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.create("efficientnet_lite0", num_classes=5)
+
+
+def test_the_frozen_part_and_the_top_are_the_whole_network(network):
+    images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(network, images):
+        endpoint, top = network_module.cut(network, 2)
+        return top(network.endpoints(images)[endpoint]), network.features(images)
+
+    assert network_module.cut(network, 2)[0] == "block13"
+    ours, whole = both(network, images)
+    np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_networks_whose_top_is_not_known():
+    with pytest.raises(InputError, match="SqueezeNet"):
+        network_module.cut(models.create("squeezenet", num_classes=5), 2)
+
+
+def test_top_is_trained_with_a_tenth_of_the_rate_and_nothing_below_it(network, options, tmp_path):
+    """Adam's first step moves every parameter by its learning rate."""
+    model = detector_training.create(network, options, seed=0)
+    before = nnx.to_pure_dict(nnx.state(model.detector, nnx.Param))
+    frozen = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(network)))
+    pairs = small_pairs()
+    trained = detector_training.train(
+        model.detector, pairs, pairs, {**options, "steps": 1, "dropout": 0.1}, 0, tmp_path
+    )
+    after = nnx.to_pure_dict(nnx.state(trained, nnx.Param))
+    moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), after, before)
+    # Adam's epsilon makes the step a little shorter where gradients are tiny; the largest counts.
+    top = max(jax.tree.leaves(moved["top"]))
+    assert top == pytest.approx(1e-4, rel=1e-2)
+    for name in ("norm", "dense", "output"):
+        assert max(jax.tree.leaves(moved[name])) == pytest.approx(1e-3, rel=1e-2)
+    # The network whose lower blocks gave the feature maps is as it was, its batch statistics too.
+    jax.tree.map(np.testing.assert_array_equal, frozen, nnx.to_pure_dict(nnx.state(network)))
+
+
+def test_it_learns_what_can_be_told_and_adversarial_is_positive(network, options, tmp_path):
+    """Clean images stay below 0 and attacked ones above, on images that it has not seen."""
+    training, testing = separable_pairs(40, seed=1), separable_pairs(20, seed=2)
+    model = detector_training.create(network, options, seed=0)
+    course = {**options, "steps": 60, "evaluate_every": 60, "pairs_per_batch": 16}
+    trained = detector_training.train(model.detector, training, testing, course, 0, tmp_path)
+    clean, attacked = detector_training.scores(trained, testing, 20)
+    assert detector_training.pair_accuracy(clean, attacked, testing.fooled) > 0.9
+    assert np.median(attacked) > 0 > np.median(clean)
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert record["test_accuracy"] == detector_training.pair_accuracy(clean, attacked, testing.fooled)
+
+
+def test_checkpoints_of_another_training_are_refused(network, options, tmp_path, monkeypatch):
+    pairs = small_pairs()
+
+    def train(pairs=pairs, **changes):
+        model = detector_training.create(network, options, seed=0)
+        detector_training.train(model.detector, pairs, pairs, {**options, **changes}, 0, tmp_path)
+
+    train(steps=2)
+    with pytest.raises(InputError, match="with other images: delete checkpoints/ there to train again"):
+        train(small_pairs(seed=1))
+    with pytest.raises(InputError, match="with other options:"):
+        train(learning_rate=1e-2)
+    with monkeypatch.context() as patch:
+        patch.setattr(detector_training, "code_digest", lambda *_: "edited")
+        with pytest.raises(InputError, match="with other code:"):
+            train()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    train(steps=4)  # the same, further
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(InputError, match="with other images, weights, options, code"):
+        train()

@@ -1,0 +1,154 @@
+"""The protocol on a small classifier, in this process."""
+
+import collections
+import logging
+import re
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from toys import CLASSES, Pooled, make_dataset, make_experiment
+
+from srdef import defenses
+from srdef.errors import InputError
+from srdef.evaluation import gray_box, progress
+from srdef.evaluation.experiment import _passes, make_defense
+from srdef.reporting import gray_box_files
+
+
+@pytest.fixture
+def reporter():
+    return progress.Reporter(Console(quiet=True))
+
+
+def test_records_and_their_counts(tmp_path, reporter):
+    experiment = make_experiment()
+    outcome = gray_box.run(experiment, tmp_path, reporter)
+    rows = outcome.records.to_pylist()
+    assert len(rows) == 7 * 2 + 6 * 2 * 3
+    assert {row["image_id"] for row in rows if not row["clean_correct"]} == {12}
+    assert {row["attack"] for row in rows if row["image_id"] == 12} == {"clean"}
+    table = gray_box_files.build_table(experiment, outcome.records)
+    assert table.cells["none", "clean"].successes == table.clean.successes == 6
+    assert table.cells["none", "FGSM-9"].total == 6
+    # The attack works here, and what it returned is what was classified.
+    assert table.cells["none", "FGSM-9"].successes < 6
+    attacked = [row for row in rows if row["attack"] == "FGSM-9" and row["defense"] == "none"]
+    assert all(row["fooled"] != row["correct"] for row in attacked)
+    assert [(strength.attack, strength.storage) for strength in outcome.strengths] == [
+        ("FGSM-2", "uint8"),
+        ("FGSM-9", "uint8"),
+        ("I-FGSM", "float32"),
+        ("I-FGSM", "uint8"),
+    ]
+    assert outcome.strengths[1].success.successes == sum(row["fooled"] for row in attacked)
+    assert outcome.strengths[3].linf == pytest.approx(9 / 255, abs=1e-6)
+
+
+def test_a_finished_run_computes_nothing(tmp_path, reporter):
+    first = gray_box.run(make_experiment(), tmp_path, reporter)
+    again = progress.Reporter(Console(quiet=True))
+    second = gray_box.run(make_experiment(), tmp_path, again)
+    assert reporter.computed > 0
+    assert again.computed == 0
+    assert second.records.equals(first.records)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
+    expected = gray_box.run(make_experiment(), tmp_path / "a", reporter).records
+    records = gray_box.run(make_experiment(batch_size=batch_size), tmp_path / "b", reporter).records
+    exact = [name for name in records.column_names if name not in ("confidence", "linf", "l2")]
+    assert records.select(exact).equals(expected.select(exact))
+    for name in ("confidence", "linf", "l2"):
+        # Sums over another batch shape may differ in the last bit; this classifier multiplies them by 40.
+        np.testing.assert_allclose(records[name].to_numpy(), expected[name].to_numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_program_is_compiled_once(tmp_path, reporter, caplog):
+    """Three batches, the last of them padded; two attacks that differ in ε alone share a program."""
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        gray_box.run(make_experiment(), tmp_path, reporter)
+    compiled = collections.Counter(
+        match[1]
+        for record in caplog.records
+        if (match := re.match(r"Compiling jit\((\w+)\)", record.getMessage()))
+    )
+    assert compiled["_predict"] == 2  # one for each defense; clean and attacked images share them
+    assert compiled["_step"] == compiled["_init"] == 1 + (make_experiment().attacks["I-FGSM"].max_steps > 1)
+
+
+def test_the_predicted_class_can_be_the_label(tmp_path, reporter):
+    experiment = make_experiment()
+    unlabelled = replace(experiment.dataset, labels=np.full(7, -1, np.int32))
+    outcome = gray_box.run(replace(experiment, dataset=unlabelled), tmp_path, reporter)
+    assert outcome.clean_correct.all()
+    predictions = np.asarray(experiment.classifier(unlabelled.images).argmax(-1))
+    np.testing.assert_array_equal(outcome.dataset.labels, predictions)
+
+
+def test_only_missing_labels_are_predicted():
+    dataset = replace(make_dataset(Pooled()), labels=np.array([-1, 1, 2, 3, -1, 0, 0], np.int32))
+    found, right = gray_box.labelled(dataset, np.array([3, 1, 0, 3, 2, 1, 1]), "pooled")
+    assert found.labels.tolist() == [3, 1, 2, 3, 2, 0, 0]
+    assert right.tolist() == [True, True, False, True, True, False, False]
+    assert dataset.labels[0] == -1
+
+
+def test_predict_is_the_undefended_classifier():
+    experiment = make_experiment()
+    images = experiment.dataset.images
+    expected = np.asarray(experiment.classifier(images).argmax(-1))
+    np.testing.assert_array_equal(gray_box.predict(experiment.classifier, images, 3), expected)
+
+
+def test_no_image_right(tmp_path, reporter):
+    experiment = make_experiment(dataset=make_dataset(Pooled(), wrong=range(7)))
+    with pytest.raises(InputError, match="pooled has none of the 7 images right"):
+        gray_box.run(experiment, tmp_path, reporter)
+
+
+def test_other_weights_are_another_experiment(tmp_path, reporter):
+    gray_box.run(make_experiment(), tmp_path, reporter)
+    experiment = make_experiment()
+    experiment.classifier.weights[...] = 1.01 * experiment.classifier.weights[...]
+    again = progress.Reporter(Console(quiet=True))
+    gray_box.run(experiment, tmp_path, again)
+    assert again.computed == reporter.computed
+
+
+def test_random_defenses_and_attacks_follow_the_seed(tmp_path, reporter):
+    folders = [path.name for path in (tmp_path / "a", tmp_path / "b")]
+    for folder, seed in zip(folders, (0, 1), strict=True):
+        gray_box.run(make_experiment(seed=seed), tmp_path / folder, reporter)
+    names = [{path.name for path in (tmp_path / folder / "adversarial").iterdir()} for folder in folders]
+    assert not names[0] & names[1]
+
+
+def test_passes_average_the_probabilities_of_a_random_defense():
+    experiment = make_experiment()
+    defense = defenses.create("shield")
+    batch, ids = experiment.dataset.images, experiment.dataset.ids
+    result = gray_box.classify(experiment, defense, batch, ids, passes=3)
+    expected = np.zeros((7, CLASSES))
+    for row, (image, image_id) in enumerate(zip(batch, ids, strict=True)):
+        key = jax.random.fold_in(experiment.defense_key, image_id)
+        for draw in range(3):
+            defended = defense(image, jax.random.fold_in(key, draw))
+            expected[row] += np.asarray(jax.nn.softmax(experiment.classifier(defended[None])[0])) / 3
+    np.testing.assert_array_equal(result["prediction"], expected.argmax(-1))
+    np.testing.assert_allclose(result["confidence"], expected.max(-1), atol=1e-5)
+
+
+def test_specifications():
+    defense = make_defense([{"name": "bit_depth", "bits": 3}, {"name": "wavelet"}])
+    assert isinstance(defense, defenses.Sequential)
+    with pytest.raises(InputError, match="`name`"):
+        make_defense({"bits": 3})
+    with pytest.raises(InputError, match="passes must be a whole number"):
+        _passes("x", {"name": "resize_pad", "passes": 0})
+    assert _passes("x", {"name": "resize_pad", "passes": 4}) == (4, {"name": "resize_pad"})

@@ -1,0 +1,106 @@
+"""The HTML reports of adaptive and manifold runs: what their files say, in one page."""
+
+import base64
+import json
+import re
+from html import unescape
+
+import numpy as np
+import pytest
+from test_page import Checker
+
+from srdef.detection import experiment
+from srdef.errors import InputError
+from srdef.evaluation import self_checks
+from srdef.evaluation.adaptive import CLEAN, Outcome
+from srdef.evaluation.self_checks import Check
+from srdef.metrics import rate
+from srdef.reporting import adaptive_tables, gray_box_files, page
+
+
+def write(folder, files, config):
+    files = {
+        **files,
+        "config.json": json.dumps(config),
+        "environment.json": json.dumps(gray_box_files.environment()),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+@pytest.fixture
+def adaptive_run(tmp_path):
+    shares = np.array([[1, 0], [1, 1], [0, 0]], np.float32)
+    every = {("<WD> & SR", CLEAN): np.ones((3, 2), np.float32), ("<WD> & SR", "BPDA"): shares}
+    outcome = Outcome(3, (1 / 255, 4 / 255), ("<WD> & SR",), ("BPDA",), every, every)
+    adaptive_tables.save_curves(tmp_path / "curves.png", outcome)
+    checks = [Check("ε = 1 reaches 0 %", False, "accuracy <50 %", "the loss is flat")]
+    files = {
+        "adaptive.md": adaptive_tables.to_markdown(outcome),
+        "adaptive.json": adaptive_tables.to_json(outcome),
+        "checks.md": "### <WD> & SR: exact\n\n"
+        + self_checks.to_markdown(checks)
+        + "\n![Loss landscape](landscape_WD_SR.png)\n",
+    }
+    self_checks.save_landscape(tmp_path / "landscape_WD_SR.png", np.eye(5), epsilon=0.1)
+    write(tmp_path, files, {"classifier": {"name": "net"}, "seed": 5, "threats": {"BPDA": {}}})
+    return tmp_path
+
+
+def parsed(page):
+    """The text of each cell of each row, after a look at the page as a whole."""
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert all(address.startswith("data:image/png;base64,") for address in checker.addresses)
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert "<WD>" not in page
+    rows = [
+        [unescape(re.sub(r"<.*?>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)
+    ]
+    return rows, [base64.b64decode(address.split(",")[1]) for address in checker.addresses]
+
+
+def test_adaptive(adaptive_run):
+    built = page.build(adaptive_run)
+    rows, pictures = parsed(built)
+    names = ("curves.png", "landscape_WD_SR.png")
+    assert pictures == [(adaptive_run / name).read_bytes() for name in names]
+    # Two of three images are left at the first ε, one at the second: with their intervals.
+    assert [row for row in rows if row[0] == "<WD> & SR"] == [
+        ["<WD> & SR", "100 [44–100]", "67 [21–94]", "67 [21–94]"],
+        ["<WD> & SR", "100 [44–100]", "33 [6–79]", "33 [6–79]"],
+    ]
+    assert ["ε = 1 reaches 0 %", "failed", "accuracy <50 %", "the loss is flat"] in rows
+    assert "<h1>net: attackers who know the defense</h1>" in built
+    facts = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert facts["images"] == "3"
+    assert facts["seed"] == "5"
+    assert {"jax", "flax", "optax", "jaxwt", "numpy", "devices"} <= facts.keys()
+    assert "&quot;threats&quot;" in built
+    (adaptive_run / "checks.md").unlink()
+    assert "They were not run." in page.build(adaptive_run)
+
+
+def test_manifold(tmp_path):
+    some = rate(np.array([True, True, True, False]))
+    result = experiment.Result(
+        {"train": 9, "test": 4}, {"train": 8, "test": 4}, 0.75, 0.8, some,
+        {"FGSM": (some, 0.8)}, {"as they are": {CLEAN: some, "FGSM": some}},
+    )  # fmt: skip
+    files = {"manifold.md": result.to_markdown(), "manifold.json": result.to_json()}
+    write(tmp_path, files, {"classifier": {"name": "net"}, "seed": 5, "manifold": {}})
+    rows, pictures = parsed(page.build(tmp_path))
+    assert pictures == []
+    assert ["called adversarial (%)", "75.0 [30–95]"] in rows
+    assert ["as they are", "75.0 [30–95]", "75.0", "75.0 [30–95]"] in rows
+    assert ["images", "9 trained on, 4 tested with"] in rows
+
+
+def test_what_is_missing_is_said(adaptive_run):
+    with pytest.raises(InputError, match="its page has no gallery"):
+        page.build(adaptive_run, ["BPDA"])
+    (adaptive_run / "adaptive.json").unlink()
+    with pytest.raises(InputError, match=r"adaptive.json is missing\): run experiments.adaptive"):
+        page.build(adaptive_run)
