@@ -8,7 +8,7 @@ from flax import nnx
 from srdef import models
 from srdef.errors import InputError
 from srdef.models.edsr import EDSR, pixel_shuffle
-from srdef.training import quality
+from srdef.training import patches, quality
 from srdef.weights import loading
 
 
@@ -162,13 +162,13 @@ def load_published(path) -> EDSR:
 @pytest.mark.slow
 def test_a_published_network_reaches_its_published_psnr(sr_weights, sr_test):
     """Set5 at scale 2: 37.81 dB (Y, border 2, 8-bit low resolution); bicubic 33.68."""
-    photographs = super_resolution.read_folder(sr_test / "set5")
-    assert super_resolution.evaluate_psnr(load_published(sr_weights), photographs) == pytest.approx(
+    photographs = patches.read_folder(sr_test / "set5")
+    assert quality.evaluate_psnr(load_published(sr_weights), photographs) == pytest.approx(
         37.81, abs=0.02
     )
 
 
 def test_bicubic_reaches_its_known_psnr(sr_test):
     """Set5 at scale 2 in the literature's table: 33.66 to 33.68 dB."""
-    photographs = super_resolution.read_folder(sr_test / "set5")
+    photographs = patches.read_folder(sr_test / "set5")
     assert quality.bicubic_psnr(photographs, 2) == pytest.approx(33.68, abs=0.02)
