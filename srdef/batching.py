@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from srdef import interrupts
 from srdef.errors import InputError
 
 
@@ -96,6 +97,7 @@ def map_batches(
 
     results = []
     for rows in slices(count, size):
+        interrupts.check()
         batch = [jax.device_put(pad_rows(array[rows], size), sharding) for array in per_image]
         result = function(*shared, *batch)
         results.append(jax.tree.map(lambda x, n=rows.stop - rows.start: np.asarray(x)[:n], result))

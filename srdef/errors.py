@@ -1,8 +1,21 @@
 """The one error that srdef raises for bad input."""
 
 
+def printable(text: str) -> str:
+    r"""`text` with every control character escaped (`\x1b`, `\n`), so that it is one line of a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class InputError(ValueError):
     """Bad input, explained in one line that names what is wrong and the valid choices.
 
-    Experiment scripts print the message without a traceback and exit with code 2.
+    Experiment scripts print the message without a traceback and exit with code 2. What a file or a server
+    put into the message cannot control the terminal: see `printable`.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(printable(str(message)))
+
+
+class SrdefWarning(UserWarning):
+    """A result that is likely to mislead: a gradient that is not finite, or zero where it should not be."""

@@ -18,12 +18,26 @@ Border = Literal["renormalize", "symmetric"]
 
 
 def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
-    """Round [0, 1] to the nearest of the 256 levels; returns a NumPy array of uint8."""
-    return np.clip(np.rint(np.asarray(images, np.float32) * 255), 0, 255).astype(np.uint8)
+    """Round [0, 1] to the nearest of the 256 levels; returns a NumPy array of uint8.
+
+    Raises
+    ------
+    InputError
+        For integers, which are levels already, and NaN.
+    """
+    images = np.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"only floats in [0, 1] are rounded to 8 bits, not {images.dtype}")
+    levels = np.rint(images.astype(np.float32) * 255)
+    if np.isnan(levels).any():
+        raise InputError("images with NaN cannot be rounded to 8 bits")
+    return np.clip(levels, 0, 255).astype(np.uint8)
 
 
 def from_uint8(images: np.ndarray) -> np.ndarray:
-    """uint8 levels as float32 in [0, 1]."""
+    """uint8 levels as float32 in [0, 1]; InputError for another type."""
+    if images.dtype != np.uint8:
+        raise InputError(f"8-bit levels must be uint8, not {images.dtype}")
     return images.astype(np.float32) / np.float32(255)
 
 

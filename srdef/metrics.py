@@ -10,6 +10,7 @@ import numpy as np
 
 from srdef.errors import InputError
 from srdef.images import luma as luma_of
+from srdef.validation import check_images
 
 # The 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
 Z_95 = 1.959963984540054
@@ -111,6 +112,22 @@ def _mask(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
+def _image_pair(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays of one shape `(..., H, W, 3)`, of floats in [0, 1]; InputError says which is not."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        raise InputError(f"{name} of images of different shapes: {a.shape} and {b.shape}")
+    for which, images in (("first", a), ("second", b)):
+        try:
+            if images.ndim < 3 or images.shape[-1] not in (1, 3):
+                shape = "(..., height, width, 3), or with one channel"
+                raise InputError(f"images must have the shape {shape}, not {images.shape}")
+            check_images(images.reshape(-1, *images.shape[-3:]))
+        except InputError as error:
+            raise InputError(f"{name}, {which} argument: {error}") from None
+    return a, b
+
+
 def psnr(a: np.ndarray, b: np.ndarray, *, border: int = 0, luma: bool = False) -> np.ndarray:
     """Peak signal-to-noise ratio in dB, with the peak at 1.
 
@@ -131,10 +148,10 @@ def psnr(a: np.ndarray, b: np.ndarray, *, border: int = 0, luma: bool = False) -
     Raises
     ------
     InputError
-        If the shapes differ, or the border leaves nothing.
+        If the shapes differ, the border leaves nothing, or an argument is not of floats in [0, 1] (of 8 bits:
+        divide by 255).
     """
-    if a.shape != b.shape:
-        raise InputError(f"PSNR of images of different shapes: {a.shape} and {b.shape}")
+    a, b = _image_pair("PSNR", a, b)
     height, width = a.shape[-3:-1]
     if not 0 <= 2 * border < min(height, width):
         raise InputError(f"border {border} leaves nothing of {height}x{width} pixels")
@@ -178,10 +195,10 @@ def ssim(a: np.ndarray, b: np.ndarray, *, border: int = 0, luma: bool = False) -
     Raises
     ------
     InputError
-        If the shapes differ, or fewer than 11 pixels a side are left.
+        If the shapes differ, fewer than 11 pixels a side are left, or an argument is not of floats in [0, 1]
+        (of 8 bits: divide by 255).
     """
-    if a.shape != b.shape:
-        raise InputError(f"SSIM of images of different shapes: {a.shape} and {b.shape}")
+    a, b = _image_pair("SSIM", a, b)
     height, width = a.shape[-3:-1]
     if border < 0 or min(height, width) - 2 * border < SSIM_WINDOW:
         raise InputError(

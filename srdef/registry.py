@@ -23,11 +23,12 @@ class Registry:
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Decorator that registers a builder (a function or a class) under `name`."""
+        """Register a builder (a function or a class) under `name`, in the place of an earlier one.
+
+        (Running a notebook's cell again registers its builder again.)
+        """
 
         def decorator(builder: F) -> F:
-            if name in self._builders:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._builders[name] = builder
             return builder
 

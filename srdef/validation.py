@@ -15,12 +15,12 @@ RANGE_TOLERANCE = 1e-6
 
 
 def check_images(images: Any) -> np.ndarray:
-    """Images `(N, height, width, 3)` as float32 in [0, 1]; InputError names what is wrong."""
+    """Images `(N, height, width, channels)` as float32 in [0, 1]; InputError names what is wrong."""
     images = np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         raise InputError(f"images must be floats in [0, 1], not {images.dtype}; divide 8-bit images by 255")
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise InputError(f"images must have the shape (N, height, width, 3), not {images.shape}")
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise InputError(f"images must have the shape (N, height, width, channels), not {images.shape}")
     if len(images) == 0:
         raise InputError("there are no images")
     images = images.astype(np.float32)
@@ -75,6 +75,8 @@ def check_count(name: str, value: Any) -> None:
 
 def _values(name: str, value: Scalar) -> np.ndarray:
     """The option as an array; InputError if it is no number."""
+    if isinstance(value, list | tuple):
+        raise InputError(f"{name} must be a number or an array with one for each image, not {value!r}")
     values = np.asarray(value)
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == jnp.bfloat16):
         raise InputError(f"{name} must be a number, not {value!r}")

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Most of the tests' time is compilation: what one test, worker or script has compiled the others load.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+from srdef import cache
+
+# Most of the tests' time is compilation: what one test, worker, script or checkout has compiled the others
+# load, now and in the next run.
+cache.keep_programs()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,6 +18,25 @@ def test_uint8_round_trip_keeps_every_level():
     np.testing.assert_array_equal(images.to_uint8(images.from_uint8(levels)), levels)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.full((2, 2, 3), 200, np.uint8), "only floats"),
+        (np.ones((2, 2, 3), bool), "only floats"),
+        (np.full((2, 2, 3), np.nan, np.float32), "with NaN"),
+    ],
+)
+def test_to_uint8_refuses_what_would_become_other_images(wrong, message):
+    with pytest.raises(InputError, match=message):
+        images.to_uint8(wrong)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float32])
+def test_from_uint8_refuses_other_levels(dtype):
+    with pytest.raises(InputError, match=f"8-bit levels must be uint8, not {np.dtype(dtype)}"):
+        images.from_uint8(np.full((2, 2, 3), 200, dtype))
+
+
 def test_to_uint8_clips_and_rounds():
     np.testing.assert_array_equal(
         images.to_uint8(np.array([-1.0, 0.4999 / 255, 0.5001 / 255, 2.0])), [0, 0, 1, 255]

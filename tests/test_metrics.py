@@ -101,6 +101,43 @@ def test_psnr_bad_input(pair):
         metrics.psnr(a, b, border=9)
 
 
+def eight_bits(a):
+    return np.rint(255 * a).astype(np.uint8)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (eight_bits, r"floats in \[0, 1\], not uint8; divide 8-bit images by 255"),
+        (lambda a: a > 0.5, "not bool"),
+        (lambda a: 255 * a, r"must lie in \[0, 1\]; image \d holds"),
+        (lambda a: np.where(a > 0.9, np.nan, a), "holds nan"),
+        (lambda a: a[..., 0], "must have the shape"),
+        (lambda a: a[:0], "there are no images"),
+    ],
+)
+def test_metrics_take_the_images_that_everything_takes(pair, metric, change, message):
+    """Whichever argument it is; 8-bit images would wrap around in their difference."""
+    with pytest.raises(InputError, match=message):
+        metric(change(pair[0]), change(pair[1]))
+    if change(pair[0]).shape == pair[0].shape:
+        with pytest.raises(InputError, match=f"first argument: .*{message}"):
+            metric(change(pair[0]), pair[1])
+        with pytest.raises(InputError, match=f"second argument: .*{message}"):
+            metric(pair[0], change(pair[1]))
+
+
+def test_psnr_of_8_bit_images_divided_by_255():
+    """A difference of about three levels is 38 dB, not the -10 dB of numbers that wrap around."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(10, 245, (16, 16, 3))
+    b = a + np.where(rng.random(a.shape) < 0.5, 3, -3)
+    found = metrics.psnr(a / 255, b / 255)
+    assert found == pytest.approx(20 * math.log10(255 / 3))
+    assert 38 < found < 39
+
+
 def scikit_image_ssim(a, b, **options):
     """Wang et al.'s window, and moments that divide by the weights' sum, 1, as in their `ssim_index.m`."""
     options |= {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

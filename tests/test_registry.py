@@ -39,6 +39,8 @@ def test_an_error_inside_the_builder_is_not_an_option_error(registry):
         registry.create("stone")
 
 
-def test_registering_twice_is_a_mistake(registry):
-    with pytest.raises(ValueError, match="twice"):
-        registry.register("apple")(lambda: None)
+def test_registering_again_replaces(registry):
+    """As when a notebook's cell is run again."""
+    registry.register("apple")(lambda: "another apple")
+    assert registry.create("apple") == "another apple"
+    assert registry.names() == ["apple"]

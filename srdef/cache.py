@@ -1,0 +1,65 @@
+"""The folder in which srdef keeps what it has fetched and compiled, from one process to the next."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+# Set by `keep_programs`, or by whoever runs srdef: JAX reads them when it is imported.
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_MINIMUM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+# Above this many bytes the programs that were read longest ago are removed.
+LARGEST = 4 * 1024**3
+
+
+def folder() -> Path:
+    """The folder `$SRDEF_CACHE`, or srdef's place in the user's cache folder (`pooch.os_cache`)."""
+    import pooch  # here, as it takes a while, and a command hears Ctrl-C first
+
+    chosen = os.environ.get("SRDEF_CACHE", "")
+    return Path(pooch.os_cache("srdef") if chosen in ("", "off") else chosen).expanduser()
+
+
+def keep_programs() -> None:
+    """Let JAX keep compiled programs in `folder() / "jax"`, so that the next process need not compile them.
+
+    Programs are found by a hash of their code, the versions of JAX and XLA, the flags and the kind of device;
+    results are the same, bit for bit. `SRDEF_CACHE=off` leaves it off, and a folder that the environment
+    variable JAX_COMPILATION_CACHE_DIR names is kept. A folder that cannot be written to is no error: then
+    everything is compiled.
+    """
+    if os.environ.get("SRDEF_CACHE") == "off":
+        return
+    if _FOLDER not in os.environ:
+        programs = folder() / "jax"
+        try:
+            programs.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        _make_room(programs)
+        os.environ[_FOLDER] = str(programs)
+    # Also programs that compile fast: there are hundreds of them.
+    os.environ.setdefault(_MINIMUM, "0")
+    if "jax" in sys.modules:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", os.environ[_FOLDER])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", float(os.environ[_MINIMUM]))
+
+
+def _make_room(programs: Path) -> None:
+    """Remove the programs that were read longest ago, down to half of `LARGEST`, if there are more."""
+    found = []
+    for file in programs.iterdir():
+        with contextlib.suppress(OSError):  # another process may have removed it
+            found.append((file.stat().st_atime, file.stat().st_size, file))
+    total = sum(size for _, size, _ in found)
+    if total <= LARGEST:
+        return
+    for _, size, file in sorted(found):
+        with contextlib.suppress(OSError):
+            file.unlink()
+        total -= size
+        if total <= LARGEST / 2:
+            return
