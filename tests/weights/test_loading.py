@@ -74,7 +74,7 @@ def published():
 def test_a_pytorch_network_converted(published):
     theirs, tensors = published
     network = nnx.eval_shape(lambda: Small(rngs=nnx.Rngs(0)))
-    loading.load(network, loading.convert_published(network, tensors, "file"), "file")
+    loading.load(network, loading.convert_named(network, tensors, "file"), "file")
     images = np.random.default_rng(0).normal(size=(2, 6, 7, 3)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
@@ -126,7 +126,7 @@ def test_other_widths_become_float32(network, dtype, tmp_path):
         np.testing.assert_array_equal(array, narrow[name].astype(np.float32))
 
 
-def test_every_misfit_is_listed_in_one_line(network):
+def test_every_kind_of_misfit_is_listed_in_one_line(network):
     tensors = loading.flatten(network)
     before = dict(tensors)
     del tensors["norm.mean"], tensors["head.bias"]
@@ -136,7 +136,7 @@ def test_every_misfit_is_listed_in_one_line(network):
     with pytest.raises(InputError) as caught:
         loading.load(network, tensors, "a.npz")
     assert str(caught.value) == (
-        "a.npz does not fit Small: missing head.bias; missing norm.mean; unknown extra; "
+        "a.npz does not fit Small: missing head.bias, norm.mean; unknown extra; "
         "head.kernel has shape (2, 4), expected (4, 2); norm.var has type int64, expected float32"
     )
     for name, array in loading.flatten(network).items():
@@ -146,7 +146,7 @@ def test_every_misfit_is_listed_in_one_line(network):
 def test_a_published_tensor_without_a_rule_is_unknown(network, published):
     _, tensors = published
     tensors["fc.scale"] = np.zeros(1, np.float32)
-    converted = loading.convert_published(network, tensors, "a.pth")
+    converted = loading.convert_named(network, tensors, "a.pth")
     assert set(converted) == NAMES | {"fc.scale"}
     with pytest.raises(InputError, match=r"^a\.pth does not fit Small: unknown fc\.scale$"):
         loading.load(network, converted, "a.pth")
@@ -157,7 +157,7 @@ def test_a_transform_that_does_not_fit(network, published):
     tensors["fc.weight"] = tensors["fc.weight"].ravel()
     message = r"^a\.pth does not fit Small: fc\.weight has the unexpected shape \(8,\)$"
     with pytest.raises(InputError, match=message):
-        loading.convert_published(network, tensors, "a.pth")
+        loading.convert_named(network, tensors, "a.pth")
 
 
 def test_two_tensors_of_one_name():
@@ -172,10 +172,88 @@ def test_a_rule_matches_whole_names_and_the_first_one_counts():
     assert list(loading.rename(tensors, rules)) == ["first.weight", "second"]
 
 
-def test_a_network_without_published_rules(network):
-    message = r"a\.pth: Linear reads only \.safetensors and \.npz in srdef's layout"
-    with pytest.raises(InputError, match=message):
-        loading.convert_published(network.head, {}, "a.pth")
+def test_a_network_without_published_rules_has_its_own_layout(network):
+    tensors = {"module.kernel": np.ones((4, 2), np.float32), "module.bias": np.ones(2, np.float32)}
+    assert list(loading.convert_named(network.head, tensors, "a.pth")) == ["kernel", "bias"]
+
+
+WRAPPED = {
+    "DataParallel": "module.{}",
+    "Lightning": "model.{}",
+    "torch.compile": "_orig_mod.{}",
+    "compiled in Lightning on many devices": "module.model._orig_mod.{}",
+    "wrapped twice": "module.module.{}",
+}
+
+
+@pytest.mark.parametrize("pattern", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("layout", ["published", "own"])
+def test_names_that_a_trainer_has_wrapped(network, published, pattern, layout):
+    expected = loading.convert_named(network, published[1], "a.pth")
+    tensors = published[1] if layout == "published" else expected
+    wrapped = {pattern.format(name): array for name, array in tensors.items()}
+    found = loading.convert_named(network, wrapped, "a.pth")
+    assert set(found) == NAMES
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_the_count_of_an_averaged_model_is_left_out(network, published):
+    """torch.optim.swa_utils.AveragedModel puts `n_averaged` beside the names that it wraps."""
+    averaged = torch.optim.swa_utils.AveragedModel(published[0])
+    tensors = {name: value.numpy() for name, value in averaged.state_dict().items()}
+    assert "n_averaged" in tensors
+    assert set(loading.convert_named(network, tensors, "a.pth")) == NAMES
+
+
+class Wrapping(nnx.Module):
+    """Has a part that is called like a prefix."""
+
+    def __init__(self, *, rngs):
+        self.model = nnx.Linear(4, 2, rngs=rngs)
+
+
+def test_a_name_that_only_looks_wrapped():
+    network = Wrapping(rngs=nnx.Rngs(0))
+    assert set(loading.convert_named(network, loading.flatten(network), "a")) == {
+        "model.kernel",
+        "model.bias",
+    }
+
+
+def test_a_message_names_the_common_prefix_and_three_names_of_each_side(network):
+    tensors = {f"net.{i}.\x1b[31mweight": np.zeros(1, np.float32) for i in range(5)}
+    with pytest.raises(InputError) as caught:
+        loading.load(network, loading.convert_named(network, tensors, "a.pth"), "a.pth")
+    assert str(caught.value) == (
+        "a.pth does not fit Small: every name begins with net.; "
+        "missing head.bias, head.kernel, norm.bias and 5 more; "
+        r"unknown net.0.\x1b[31mweight, net.1.\x1b[31mweight, net.2.\x1b[31mweight and 2 more"
+    )
+
+
+def test_three_shapes_are_told(network):
+    tensors = {name: array[..., None] for name, array in loading.flatten(network).items()}
+    with pytest.raises(InputError, match=r"^a does not fit Small: (\S+ has shape [^;]*; ){3}and 5 more of"):
+        loading.load(network, tensors, "a")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "f4"), (-np.inf, "f2"), (1e300, "f8")])
+def test_weights_that_are_not_finite(network, value, dtype):
+    """The last one is finite in the file, and not in float32."""
+    tensors = loading.flatten(network)
+    before = tensors["head.kernel"]
+    tensors["head.kernel"] = before.astype(dtype)
+    tensors["head.kernel"][1, 1] = value
+    with pytest.raises(InputError, match=r"^a: head\.kernel is NaN or infinite in 1 of 8 elements$"):
+        loading.load(network, tensors, "a")
+    np.testing.assert_array_equal(loading.flatten(network)["head.kernel"], before)
+
+
+def test_size_in_bytes(network):
+    assert loading.size_in_bytes(network) == 4 * (3 * 3 * 3 * 4 + 4 + 4 * 4 + 4 * 2 + 2)
+    abstract = nnx.eval_shape(lambda: Small(rngs=nnx.Rngs(0)))
+    assert loading.size_in_bytes(abstract) == loading.size_in_bytes(network)
 
 
 def test_a_loaded_network_goes_through_jit(network):

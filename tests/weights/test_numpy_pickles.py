@@ -27,6 +27,11 @@ def test_arrays(tmp_path, protocol, dtype):
         np.testing.assert_array_equal(tensors[name], expected)
 
 
+def test_arrays_within_other_dictionaries(tmp_path):
+    content = {"epoch": 3, "model": {"state_dict": {"a": np.ones(2, np.float32)}}}
+    assert list(readers.read(write(tmp_path / "a.pkl", content))) == ["a"]
+
+
 class Harmful:
     def __reduce__(self):
         return eval, ("1 + 1",)

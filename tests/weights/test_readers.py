@@ -94,6 +94,12 @@ NESTED = {
     "averaged before last": lambda ema, last: {"params": last, "params_ema": ema},
     "last alone": lambda ema, last: {"params": ema},
     "beside a trainer's things": lambda ema, last: {"epoch": 3, "state_dict": ema, "optimizer": {"lr": 0.1}},
+    "a checkpoint of PyTorch's tutorials": lambda ema, last: {"epoch": 3, "model_state_dict": ema},
+    "model": lambda ema, last: {"model": ema, "optimizer": {"state": {0: {"step": 1}}, "param_groups": []}},
+    "module of an average": lambda ema, last: {"ema": {"module": ema, "updates": 5}, "date": "today"},
+    "an average alone": lambda ema, last: {"ema": ema},
+    "last before an average without BasicSR": lambda ema, last: {"ema": last, "model": ema},
+    "state_dict before model": lambda ema, last: {"model": {"name": "net"}, "state_dict": ema},
     "nested twice": lambda ema, last: {"state_dict": {"params": last, "params_ema": ema}},
     "a tensor of that name": lambda ema, last: {**ema, "params": torch.ones(2)},
 }
@@ -101,7 +107,7 @@ NESTED = {
 
 @pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
 def test_weights_beside_other_things(save, make):
-    """As BasicSR and Lightning save them: the averaged weights are taken where there are both."""
+    """As trainers save them; which is taken where there are several says `containers.NESTED`."""
     ema = OrderedDict({"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5])})
     last = {name: -tensor for name, tensor in ema.items()}
     content = make(ema, last)
@@ -150,7 +156,6 @@ def test_a_pickle_that_runs_a_command_is_refused(save, tmp_path):
         (b"cbuiltins\ngetattr\n.", "builtins.getattr"),
         (b"ctorch\nload\n.", "torch.load"),
         (b"ctorch._utils\n_rebuild_tensor\n.", "torch._utils._rebuild_tensor"),
-        (b"(Vx\nios\nsystem\n.", "os.system"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "os.system"),
         (b"\x80\x04\x8c\x0bcollections\x8c\x12OrderedDict.update\x93.", "collections.OrderedDict.update"),
     ],
@@ -185,12 +190,14 @@ TENSOR = b"(Va\nctorch._utils\n_rebuild_tensor_v2\n(%b%b(I2\nt(I1\ntI00\nNtRd."
         (TENSOR % (STORAGE.replace(b"I4", b"I5"), b"I0\n"), "4 elements, expected 5"),
         (TENSOR % (STORAGE.replace(b"FloatStorage", b"Storage"), b"I0\n"), "torch.Storage"),
         (TENSOR % (STORAGE.replace(b"Vstorage", b"Vmodule"), b"I0\n"), "persistent id"),
-        (TENSOR % (STORAGE.replace(b"V0", b"V1"), b"I0\n"), "damaged"),
-        (b"ctorch\nFloatStorage\n(tR.", "damaged"),
+        (TENSOR % (STORAGE.replace(b"V0", b"V1"), b"I0\n"), "it lacks hand_made/data/1"),
+        (b"ctorch\nFloatStorage\n(tR.", "refused: it calls a _StorageType"),
+        # The instruction that makes an object of a class.
+        (b"(Vx\nios\nsystem\n.", "refused: the instruction INST"),
         # A pickle that sets attributes of what the reader made.
         (b"ctorch\nFloatStorage\n(Vdtype\nVf8\ndb.", "gives a state"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n(N(Vx\nI1\ndtb.", "gives a state"),
-        (b"ccollections\nOrderedDict\n(Vx\nI1\ndb.", "damaged"),
+        (b"ccollections\nOrderedDict\n(Vx\nI1\ndb.", "gives a state"),
         # What is not a dictionary of tensors.
         (b"I5\n.", "holds a int"),
         (b"(Vepoch\nI5\nd.", "more than tensors: epoch"),
@@ -267,7 +274,7 @@ def test_an_npz_with_objects_is_refused(tmp_path):
     trace = tmp_path / "trace"
     path = tmp_path / "weights.npz"
     np.savez(path, a=np.array([Attack(f"touch {trace}")], dtype=object))
-    with pytest.raises(InputError, match=r"weights\.npz: damaged"):
+    with pytest.raises(InputError, match=r"weights\.npz: refused: a\.npy has the type object"):
         readers.read(path)
     assert not trace.exists()
 
@@ -281,6 +288,34 @@ def test_a_file_that_is_something_else(tmp_path, suffix):
         path.write_bytes(data)
         with pytest.raises(InputError, match="weights file"):
             readers.read(path)
+
+
+def test_a_file_that_needs_more_than_the_network(tmp_path):
+    """Eight times the network's bytes and 16 MiB more, packed or not."""
+    path = tmp_path / "weights.npz"
+    array = np.zeros(5_000_000, np.float32)
+    for save in (np.savez, np.savez_compressed):
+        save(path, a=array)
+        assert list(readers.read(path, needed=1_000_000)) == ["a"]
+        with pytest.raises(InputError, match=r"bytes.*, and at most 16777224 are expected"):
+            readers.read(path, needed=1)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "weights.npz")
+    with pytest.raises(InputError, match=r"weights\.npz: not a file but a pipe or a device"):
+        readers.read(tmp_path / "weights.npz")
+
+
+def test_control_characters_of_a_file(tmp_path):
+    path = zipped(tmp_path, b"(V\\u001b[31mred\\u000a\nI5\nd.")
+    with pytest.raises(InputError, match=r"holds more than tensors: \\x1b\[31mred\\n$"):
+        readers.read(path)
+
+
+def test_three_of_many_other_things_are_named(save):
+    with pytest.raises(InputError, match=r"more than tensors: 0, 1, 2 and 97 more$"):
+        readers.read(save({str(i): i for i in range(100)}))
 
 
 def test_missing_file_and_unknown_kind(tmp_path):
