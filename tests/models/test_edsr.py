@@ -163,8 +163,15 @@ def load_published(path) -> EDSR:
 def test_a_published_network_reaches_its_published_psnr(sr_weights, sr_test):
     """Set5 at scale 2: 37.81 dB (Y, border 2, 8-bit low resolution); bicubic 33.68."""
     photographs = patches.read_folder(sr_test / "set5")
-    assert quality.evaluate_psnr(load_published(sr_weights), photographs) == pytest.approx(
-        37.81, abs=0.02
+    assert quality.evaluate_psnr(load_published(sr_weights), photographs) == pytest.approx(37.81, abs=0.02)
+
+
+@pytest.mark.slow
+def test_the_trained_baseline_reaches_what_its_card_says(sr_test):
+    """Set5 at scale 2, as `srdef/weights/edsr_baseline_x2.md` has it."""
+    network = models.create("edsr_baseline_x2", pretrained=True)
+    assert quality.evaluate_psnr(network, patches.read_folder(sr_test / "set5")) == pytest.approx(
+        37.72, abs=0.02
     )
 
 
