@@ -1,6 +1,6 @@
 """Labelled images by name: `images, labels = datasets.load("imagenet_samples", size=160)`.
 
-`datasets.list()` gives the names: `imagenet_samples` (20 photographs that a package brings along),
+`datasets.list_names()` gives the names: `imagenet_samples` (20 photographs that a package brings along),
 `folder` (your own images), `nips2017` (the competition's layout) and `tfds` (TensorFlow Datasets).
 `srdef.datasets.selection` chooses the images that a classifier gets right and keeps their list.
 """
@@ -9,8 +9,6 @@ from srdef.datasets import folder, imagenet_samples, nips2017, selection, tfds  
 from srdef.datasets.base import REGISTRY, Dataset, list_names, load
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 
-list = list_names
-
 __all__ = [
     "REGISTRY",
     "Dataset",
@@ -18,7 +16,6 @@ __all__ = [
     "imagenet_class_names",
     "imagenet_samples",
     "imagenet_wordnet_ids",
-    "list",
     "list_names",
     "load",
     "nips2017",

@@ -1,11 +1,19 @@
 """Folders and CSV files, checked, for the data sets that lie in them."""
 
 import csv
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from srdef.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+# Of images that are not read, so that they can be named.
+OTHER_SUFFIXES = (
+    ".avif", ".dng", ".eps", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm",
+    ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg", ".tga",
+)  # fmt: skip
 
 
 def existing_folder(path: str | Path) -> Path:
@@ -23,13 +31,29 @@ def existing_folder(path: str | Path) -> Path:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below `folder` (known by `SUFFIXES`), sorted; hidden ones are left out."""
-    found = []
+    """All image files below `folder` (known by `SUFFIXES`), sorted; hidden ones are left out.
+
+    A warning counts and names the images in other formats.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            found.append(path)
+        kind = path.suffix.lower()
+        if not hidden and kind in (*SUFFIXES, *OTHER_SUFFIXES) and path.is_file():
+            (found if kind in SUFFIXES else others).append(path)
+    warn_of_left_out(folder, others, f"other formats than {', '.join(SUFFIXES)} are not read")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def warn_of_left_out(folder: Path, images: Iterable[Path], reason: str) -> None:
+    """Say in one line how many images below `folder` are left out, which ones, and why; nothing for none."""
+    names = sorted(path.relative_to(folder).as_posix() for path in images)
+    if not names:
+        return
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    count = f"{len(names)} image{'s' if len(names) > 1 else ''}"
+    warnings.warn(f"folder {folder}: {count} left out ({shown}): {reason}", stacklevel=3)
 
 
 def read_csv(path: Path, columns: tuple[str, str]) -> list[tuple[int, str, str]]:

@@ -4,7 +4,14 @@ import re
 from pathlib import Path
 
 from srdef.datasets.base import REGISTRY, Example, Source
-from srdef.datasets.files import SUFFIXES, existing_folder, list_images, parse_label, read_csv
+from srdef.datasets.files import (
+    SUFFIXES,
+    existing_folder,
+    list_images,
+    parse_label,
+    read_csv,
+    warn_of_left_out,
+)
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
@@ -14,6 +21,9 @@ from srdef.errors import InputError
 def folder(path: str | Path, labels: str | None = None, num_classes: int = 1000) -> Source:
     """Images in a folder (.jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff), sorted by name.
 
+    A warning counts and names the images in other formats. An image of more than 64 million pixels is
+    refused unless the environment variable SRDEF_MAX_PIXELS allows more.
+
     Parameters
     ----------
     path : path
@@ -22,7 +32,8 @@ def folder(path: str | Path, labels: str | None = None, num_classes: int = 1000)
         Where the labels come from:
 
         - the name of a CSV file in the folder, with the columns `file` (relative to the folder)
-          and `label` (class index from 0); other columns, and images without a row, are left out;
+          and `label` (class index from 0); other columns are left out, and so are images without a row,
+          which a warning counts and names;
         - `"directories"`: one directory a class. If all their names are integers, these are the
           class indices; if all are WordNet ids ("n01440764"), the ImageNet classes; otherwise the
           directories are the classes 0, 1, 2 ... in sorted order, and there must be `num_classes`;
@@ -59,6 +70,10 @@ def folder(path: str | Path, labels: str | None = None, num_classes: int = 1000)
         )
     if not label_of:
         raise InputError(f"folder {root} has no images ({', '.join(SUFFIXES)})")
+    if labels.lower().endswith(".csv"):
+        listed = {file.resolve() for file in label_of}
+        others = [file for file in list_images(root) if file.resolve() not in listed]
+        warn_of_left_out(root, others, f"no row in {labels}")
     paths = sorted(label_of, key=lambda file: file.relative_to(root).as_posix())
 
     def read(position: int) -> Example:

@@ -1,5 +1,6 @@
-"""From an image file to a square array of 8-bit RGB."""
+"""From an image file, or an array of a data set, to a square array of 8-bit RGB."""
 
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,8 +20,32 @@ def check_crop(crop: str) -> Crop:
     raise InputError(f"unknown crop {crop!r}; choose from: {', '.join(get_args(Crop))}")
 
 
+# The formats of the suffixes that `folder` reads; Pillow knows others, of which one runs Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+
+# As many as a camera of 61 megapixels takes; a file of a few kB may claim more than fit into memory.
+MAX_PIXELS = 64_000_000
+
+# A JPEG spends at least one bit on each block of 8x8 pixels.
+_JPEG_PIXELS_PER_BYTE = 8 * 64
+
+
+def max_pixels() -> int:
+    """The most pixels that an image file may have: `$SRDEF_MAX_PIXELS`, or 64 million.
+
+    Raises
+    ------
+    InputError
+        If the variable is not a whole number above 0.
+    """
+    text = os.environ.get("SRDEF_MAX_PIXELS") or str(MAX_PIXELS)
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise InputError(f"SRDEF_MAX_PIXELS must be a whole number above 0, not {text!r}")
+    return int(text)
+
+
 def read_image(path: Path) -> Image.Image:
-    """Read an image file as 8-bit RGB.
+    """Read an image file (JPEG, PNG, WebP, BMP or TIFF, whatever its name) as 8-bit RGB.
 
     The orientation that a camera noted (EXIF) is applied; transparent parts are shown on white;
     grey, palette and CMYK images become RGB (without colour management); of 16-bit images the high
@@ -29,23 +54,79 @@ def read_image(path: Path) -> Image.Image:
     Raises
     ------
     InputError
-        If the file is missing, empty, truncated, or not an image that Pillow reads.
+        If the file is missing, empty, truncated, has more than `max_pixels` pixels, or is not an image in
+        one of the formats.
     """
     if not path.is_file():
         raise InputError(f"image {path}: no such file")
+    most = max_pixels()
+    if most > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit
+        Image.MAX_IMAGE_PIXELS = max(most, Image.MAX_IMAGE_PIXELS)
     try:
         if path.stat().st_size == 0:
             raise InputError(f"image {path}: the file is empty (0 bytes)")
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(image, path, most)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except InputError:
         raise
+    except Image.DecompressionBombError:
+        raise InputError(f"image {path}: more than {most:,} pixels; {_RAISE}") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"image {path}: not an image in a known format") from None
+        raise InputError(
+            f"image {path}: not an image in a known format ({', '.join(FORMATS)}) with 1 to 4 channels of 8 "
+            "or 16 bits"
+        ) from None
     except Exception as error:  # decoders raise anything from OSError to IndexError on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"image {path}: cannot be read, it may be damaged ({reason})") from None
+
+
+_RAISE = "set the environment variable SRDEF_MAX_PIXELS to read it"
+
+
+def _check_size(image: Image.Image, path: Path, most: int) -> None:
+    """InputError for an image that is too large, or larger than its file can hold; nothing is decoded yet."""
+    pixels, size = image.width * image.height, path.stat().st_size
+    shape = f"{image.width}x{image.height} pixels"
+    if pixels > most:
+        raise InputError(f"image {path}: {shape} are more than {most:,}; {_RAISE}")
+    # The decoders of the other formats say so themselves; that of JPEG paints the rest grey.
+    if image.format in ("JPEG", "MPO") and pixels > _JPEG_PIXELS_PER_BYTE * size:
+        raise InputError(
+            f"image {path}: cannot be read, it may be damaged "
+            f"({size} bytes cannot hold the {shape} of its header)"
+        )
+
+
+def read_array(pixels: np.ndarray, where: str) -> Image.Image:
+    """An image that comes as an array, as `read_image` gives one that comes as a file.
+
+    Parameters
+    ----------
+    pixels : (H, W) or (H, W, C) uint8 or uint16
+        C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha). Of 16 bits the high byte is kept.
+    where : str
+        What to call it in messages.
+
+    Raises
+    ------
+    InputError
+        For another shape or type, such as floats, whose range is not known.
+    """
+    pixels = np.asarray(pixels)
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or 0 in pixels.shape:
+        raise InputError(
+            f"{where}: an image must have the shape (height, width, channels) with 1 to 4 channels, "
+            f"not {pixels.shape}"
+        )
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise InputError(f"{where}: pixels of the type {pixels.dtype}; only uint8 and uint16 are read")
+    return _to_rgb(Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -6,7 +6,6 @@ alone, so that the same data, classifier and seed give the same list.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from srdef.errors import InputError
+from srdef.storage.files import write_atomically
 
 # Reads images `(N, size, size, 3)`, labels and names at positions of a data set.
 Read = Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray, Sequence[str]]]
@@ -60,13 +60,11 @@ class Selection:
             If the file cannot be written.
         """
         path = Path(path)
-        unfinished = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(asdict(self), indent=0) + "\n", encoding="utf-8")
-            os.replace(unfinished, path)
         except OSError as error:
             raise InputError(f"cannot write {path} ({error.strerror})") from None
+        write_atomically(path, json.dumps(asdict(self), indent=0) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> "Selection":

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from srdef.datasets.base import REGISTRY, Example, Source
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
+from srdef.datasets.reading import read_array
 from srdef.errors import InputError
 
 
@@ -73,7 +71,8 @@ def tfds(
     ------
     InputError
         If there is no such data set or split, it is not prepared as array_record, or it is not one
-        of RGB or grey images with one label each.
+        of images in 8 or 16 bits with one label each; when an example is read whose label is not one of the
+        classes (-1 where a split has no labels).
     """  # noqa: E501
     where = f"data set 'tfds', {dataset}"
     builder = open_builder(dataset, where, data_dir)
@@ -99,11 +98,14 @@ def tfds(
         class_names = imagenet_class_names()
 
     def read(position: int) -> Example:
-        record = records[position]
-        image = np.asarray(record["image"])
-        if image.shape[-1] == 1:
-            image = image[..., 0]
-        name = f"{split}/{position}"
-        return Example(Image.fromarray(image).convert("RGB"), classes[int(record["label"])], name)
+        record, name = records[position], f"{split}/{position}"
+        label = int(record["label"])
+        if not 0 <= label < len(classes):
+            unlabelled = " (unlabelled)" if label == -1 else ""
+            raise InputError(
+                f"{where}: example {name} has the label {label}{unlabelled}, which is outside "
+                f"[0, {len(classes) - 1}]; choose a split with labels"
+            )
+        return Example(read_array(record["image"], f"{where}: example {name}"), classes[label], name)
 
     return Source(len(records), read, class_names, crop="center")

@@ -3,7 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,9 @@ from srdef.errors import InputError
 
 if TYPE_CHECKING:  # a name alone, and a second of every script's start
     from matplotlib.figure import Figure
+
+# The names of files that are not whole yet: those of `replacing`, and those of TensorStore.
+_UNFINISHED = re.compile(r"\..+\.part|.+\.__lock")
 
 
 def canonical_json(value: Any) -> str:
@@ -27,11 +32,52 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path beside `path`, whose file takes the place of `path` when the block ends without an error.
+
+    Whoever reads `path` finds the old file or the whole new one. What a killed process leaves beside it is
+    removed by `remove_unfinished`.
+
+    Yields
+    ------
+    Path
+        Where the block must write the file, and nothing else may go wrong.
+
+    Raises
+    ------
+    InputError
+        Names the file, if it cannot be written: a full disk, a missing folder, a folder in its place.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"cannot write {path} (not the name of a file)")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):  # its folder may be missing, or no folder
+            unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes have left below `folder`: half files of `replacing` and of TensorStore.
+
+    Only for whoever has the folder to themselves (`srdef.storage.store.exclusive`).
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _UNFINISHED.fullmatch(name):
+                Path(parent, name).unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    """Write a file so that it is either the old one or the whole new one; InputError if that fails."""
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def save_figure(
@@ -41,9 +87,5 @@ def save_figure(
     path = Path(path)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"a figure's file must end in .png, .pdf or .svg, not {path.name!r}")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix.removeprefix("."), dpi=dpi, metadata=metadata)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,25 +1,30 @@
 """What a run has already computed: the only state of an evaluation.
 
 A `BatchStore` holds a few arrays, one chunk a batch, as zarr written by TensorStore. A chunk is
-written to a temporary file and renamed, and the flag `done` of a batch is written last; so a run
-that is killed anywhere leaves only whole batches, and the next run continues after them. The name
-of a store's folder ends in the hash of its manifest, which says everything its content depends on:
-a changed configuration finds another folder, never stale data.
+written to a temporary file and renamed, and the size of a batch's files is written last; so a run
+that is killed anywhere leaves only whole batches, and the next run continues after them. A batch whose
+files are missing or have another size is missing too, and one whose files cannot be decoded is an error and
+then missing; never are zeros read in its place. The name of a store's folder ends in the hash of its
+manifest, which says everything its content depends on: a changed configuration finds another folder, never
+stale data.
 """
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
+from srdef import interrupts
 from srdef.errors import InputError
-from srdef.storage.files import canonical_json, write_atomically
+from srdef.storage.files import canonical_json, remove_unfinished, write_atomically
 
 
 @contextmanager
@@ -50,7 +55,43 @@ def exclusive(workdir: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        remove_unfinished(workdir)
         yield
+
+
+def read_array(folder: Path, rows: slice) -> np.ndarray:
+    """Rows of one array, given the folder of a store's field, which stays as it is.
+
+    Raises
+    ------
+    InputError
+        Names the file, if one is missing or damaged.
+    """
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": str(folder)},
+        "open": True,
+        "fill_missing_data_reads": False,
+    }
+    with as_input_error(f"cannot read {folder}"):
+        return np.asarray(ts.open(spec).result()[rows].read().result())
+
+
+@contextmanager
+def as_input_error(what: str) -> Iterator[None]:
+    """Turn what TensorStore and the operating system raise into an InputError that begins with `what`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{what} ({error.strerror or error})") from None
+    except ValueError as error:  # TensorStore raises it for all of its codes
+        # "CODE: what happened [details of the specification and the source]".
+        reason = re.sub(
+            r"^[A-Z_]+: ", "", re.split(r" \[(?:tensorstore_spec|os_error_code|source)", str(error))[0]
+        )
+        raise InputError(f"{what} ({' '.join(reason.split())})") from None
 
 
 class BatchStore:
@@ -87,20 +128,27 @@ class BatchStore:
         text = canonical_json({**manifest, "count": count, "batch_size": batch_size, "fields": layout})
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in label)
         self.path = parent / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        try:
+        with as_input_error(f"cannot write to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            if not (self.path / "manifest.json").exists():
-                write_atomically(self.path / "manifest.json", text)
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path}: {error.strerror}") from None
+            kept = self.path / "manifest.json"
+            if not kept.is_file() or kept.read_bytes() != text.encode():
+                write_atomically(kept, text)
         self._arrays = {
             field: self._open(field, (count, *shape), (batch_size, *shape), dtype)
             for field, (shape, dtype) in fields.items()
         }
-        batches = -(-count // batch_size)
-        self._done = self._open("done", (batches,), (1,), np.uint8)
+        # Of each batch the bytes of all its files; 0 until it is done.
+        self._sizes = self._open("sizes", (-(-count // batch_size),), (1,), np.uint64, missing_is_zero=True)
+        self.damaged: list[slice] = []
 
-    def _open(self, field: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: Any) -> Any:
+    def _open(
+        self,
+        field: str,
+        shape: tuple[int, ...],
+        chunk: tuple[int, ...],
+        dtype: Any,
+        missing_is_zero: bool = False,
+    ) -> Any:
         spec = {
             "driver": "zarr",
             "kvstore": {"driver": "file", "path": str(self.path / field)},
@@ -113,30 +161,110 @@ class BatchStore:
             },
             "open": True,
             "create": True,
+            "fill_missing_data_reads": missing_is_zero,
+            "store_data_equal_to_fill_value": True,
         }
-        return ts.open(spec).result()
+        with as_input_error(f"cannot open {self.path / field}"):
+            try:
+                return ts.open(spec).result()
+            except ValueError:
+                # It is all in `spec`, so that a damaged one can be made again beside the chunks.
+                metadata = self.path / field / ".zarray"
+                if not metadata.is_file() or _is_json(metadata):
+                    raise
+                metadata.unlink()
+                return ts.open(spec).result()
 
     def _rows(self, batch: int) -> slice:
         return slice(batch * self.batch_size, min((batch + 1) * self.batch_size, self.count))
 
+    def _files(self, batch: int) -> Iterator[Path]:
+        """The files of one batch: one chunk of each array."""
+        for field, array in self._arrays.items():
+            yield self.path / field / ".".join([str(batch), *["0"] * (array.rank - 1)])
+
+    def _size(self, batch: int) -> int:
+        """The bytes of a batch's files; 0 if one is missing."""
+        try:
+            return sum(file.stat().st_size for file in self._files(batch))
+        except OSError:
+            return 0
+
+    def _sizes_when_done(self) -> np.ndarray:
+        try:
+            return self._sizes.read().result()
+        except ValueError:  # a damaged one among many
+            sizes = np.zeros(self._sizes.shape, np.uint64)
+            for batch in range(len(sizes)):
+                with suppress(ValueError):
+                    sizes[batch] = self._sizes[batch].read().result()
+            return sizes
+
     def missing(self) -> list[slice]:
-        """The rows of the batches that are not there yet."""
-        done = self._done.read().result()
-        return [self._rows(int(batch)) for batch in np.flatnonzero(done == 0)]
+        """The rows of the batches that are not there, or not as they were written.
+
+        Afterwards `damaged` has those of them that had been done: whose files are missing or have another
+        size. Nothing is decoded for that; `read` finds the rest.
+        """
+        sizes = self._sizes_when_done().tolist()
+        missing = [batch for batch, size in enumerate(sizes) if size == 0 or size != self._size(batch)]
+        self.damaged = [self._rows(batch) for batch in missing if sizes[batch]]
+        return [self._rows(batch) for batch in missing]
 
     def write(self, rows: slice, **arrays: np.ndarray) -> None:
-        """Write one batch; it counts as done only when all of it is on the disk."""
-        writes = [self._arrays[field][rows].write(value) for field, value in arrays.items()]
-        for write in writes:
-            write.result()
-        self._done[rows.start // self.batch_size].write(1).result()
+        """Write one batch; it counts as done only when all of it is on the disk.
+
+        Raises
+        ------
+        InputError
+            Names the file that cannot be written: a full disk, no permission. What was done before stays.
+        """
+        batch = rows.start // self.batch_size
+        with as_input_error(f"cannot write to {self.path}"):
+            for file in self._files(batch):  # damaged ones could be in the way of TensorStore
+                file.unlink(missing_ok=True)
+            writes = [self._arrays[field][rows].write(value) for field, value in arrays.items()]
+            for write in writes:
+                write.result()
+            self._sizes[batch].write(self._size(batch)).result()
+        interrupts.check()
 
     def read(self, field: str) -> np.ndarray:
-        """One array, of all images; only for a store with nothing missing."""
+        """One array, of all images; only for a store with nothing missing.
+
+        Raises
+        ------
+        InputError
+            As `read_rows`.
+        """
         if self.missing():
             raise RuntimeError(f"{self.path} is not complete")
-        return self._arrays[field].read().result()
+        try:
+            return self._arrays[field].read().result()
+        except ValueError:  # by batches, to find which one it is
+            batches = range(self._sizes.shape[0])
+            return np.concatenate([self.read_rows(field, self._rows(batch)) for batch in batches])
 
     def read_rows(self, field: str, rows: slice) -> np.ndarray:
-        """One array, of one batch that is done."""
-        return self._arrays[field][rows].read().result()
+        """One array, of one batch that is done.
+
+        Raises
+        ------
+        InputError
+            Names the file, if it cannot be decoded. Its batch is missing from then on.
+        """
+        with as_input_error(f"cannot read {self.path}, whose damaged batch the next run computes again"):
+            try:
+                return self._arrays[field][rows].read().result()
+            except ValueError:
+                with suppress(ValueError):  # of a folder that cannot be written: then that is what it says
+                    self._sizes[rows.start // self.batch_size].write(0).result()
+                raise
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return True

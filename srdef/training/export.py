@@ -1,7 +1,6 @@
 """What a finished training leaves: weights, a card, and the curve of the training."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,12 +101,7 @@ def save_weights(network: Any, path: Path, storage: str = "float32", photographs
         for name, variable in variables.items():
             if isinstance(variable, nnx.Param):
                 tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_bytes(safetensors.numpy.save(tensors))
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror})") from None
+    files.write_atomically(path, safetensors.numpy.save(tensors))
     return stored
 
 
@@ -175,7 +169,8 @@ def card(
     rows["seed"] = str(config["seed"])
     devices = jax.local_devices()
     rows["device"] = (f"{len(devices)} x " if len(devices) > 1 else "") + devices[0].device_kind
-    rows["time"] = f"{records[-1]['seconds'] / 60:.1f} minutes"
+    if records:  # the log may have been lost
+        rows["time"] = f"{records[-1]['seconds'] / 60:.1f} minutes"
     rows["stored as"] = stored
     rows["SHA-256"] = f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`"
     rows["licence"] = f"Apache-2.0 for the weights; the training images: {config['licence']}"

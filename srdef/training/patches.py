@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.datasets.files import SUFFIXES, existing_folder, list_images
-from srdef.datasets.reading import read_image
+from srdef.datasets.reading import read_array, read_image
 from srdef.datasets.tfds import open_builder
 from srdef.errors import InputError
 
@@ -60,7 +60,10 @@ def _read_tfds(name: str) -> list[np.ndarray]:
             f"tensorflow-cpu installed) by tfds.builder({name!r}, file_format='array_record')"
             ".download_and_prepare()"
         ) from None
-    return [np.asarray(record[feature]) for record in records]
+    return [
+        np.asarray(read_array(record[feature], f"{where}: example {position}"))
+        for position, record in enumerate(records)
+    ]
 
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:

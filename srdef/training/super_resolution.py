@@ -9,6 +9,7 @@ spread over all devices of this machine; every device has all weights, and all p
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srdef import batching, models
+from srdef import batching, interrupts, models
 from srdef.errors import InputError
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.storage import files
+from srdef.training.checkpoints import Checkpoints
 from srdef.training.patches import MARGIN, PatchSource, PhotographsOnDevice, batches, read_folder
 from srdef.training.quality import evaluate_psnr, make_low_resolution
 from srdef.weights import loading, readers
@@ -109,7 +110,7 @@ def load_initial(network: Any, file: Path) -> None:
     InputError
         If the file cannot be read, or differs in more than the upsampling.
     """
-    tensors = readers.read(file)
+    tensors = readers.read(file, needed=loading.size_in_bytes(network))
     own = loading.flatten(network)
     for name, array in own.items():
         if name.startswith("upsample.") and tensors.get(name, array[:0]).shape != array.shape:
@@ -231,11 +232,9 @@ def _append(path: Path, record: dict[str, Any]) -> None:
 
 def _keep_until(path: Path, step: int) -> None:
     """Drop the records after `step`: a killed run may have logged past its last checkpoint."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    files.write_atomically(path, "".join(line + "\n" for line in kept))
+    if path.exists():
+        kept = [record for record in read_metrics(path) if record["step"] <= step]
+        files.write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -285,8 +284,32 @@ def _compiled_step(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; none if it does not exist."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The records of a `metrics.jsonl`; none if it does not exist.
+
+    Of a damaged file all the lines that are whole; a warning counts the others, but for the last line, in
+    which a killed run may have stopped.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    records, damaged = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        elif number < len(lines):
+            damaged.append(number)
+    if damaged:
+        warnings.warn(
+            f"{path}: {len(damaged)} damaged lines are left out, the first is line {damaged[0]}", stacklevel=2
+        )
+    return records
 
 
 def train(
@@ -308,7 +331,8 @@ def train(
     config : ConfigDict
         As in `configs/train_edsr.py`.
     workdir : Path
-        Receives `checkpoints/` and `metrics.jsonl`; a run found there is continued.
+        Receives `checkpoints/`, their hashes (`checkpoints.json`) and `metrics.jsonl`; a run found there is
+        continued from its newest checkpoint, or the one before with a warning if that is damaged.
     report : callable
         Called every `log_every` steps with the record that goes to `metrics.jsonl`: `step`, `loss`,
         `images_per_second`, `busy` (a lower bound of the share of the time in which the device computed: a
@@ -325,8 +349,8 @@ def train(
     Raises
     ------
     InputError
-        For missing folders or images, an unknown option, or a loss or weights that are not finite, of which
-        no checkpoint is kept.
+        For missing folders or images, an unknown option, no checkpoint that is whole, or a loss or weights
+        that are not finite, of which no checkpoint is kept.
     """
     mesh = batching.data_mesh()
     _check(config, mesh.devices.size)
@@ -339,12 +363,8 @@ def train(
     budget = 60 * config.minutes if config.minutes else np.inf
 
     log = workdir / "metrics.jsonl"
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.checkpoint_every)
-    with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
-        step = manager.latest_step() or 0
-        state = batching.replicate(state, mesh)
-        if step:
-            state = manager.restore(step, args=ocp.args.StandardRestore(state))
+    with Checkpoints(workdir) as checkpoints:
+        step, state = checkpoints.restore(batching.replicate(state, mesh))
         _keep_until(log, step)
         before = max((record.get("seconds", 0.0) for record in read_metrics(log)), default=0.0)
         if step >= end or before >= budget:
@@ -360,6 +380,7 @@ def train(
         started, since, idle = time.monotonic(), step, 0.0
         asked = started
         for batch in batches(make, config.batch_size, step, end):
+            interrupts.check()
             shards = jax.device_put(batch, sharding)
             if all(value.is_ready() for value in measured.values()):  # type: ignore[attr-defined]
                 idle += time.monotonic() - asked
@@ -388,9 +409,8 @@ def train(
             if step % config.checkpoint_every == 0 or last:
                 if not _all_finite(state):  # a run that goes on from here could only repeat it
                     raise InputError(f"the weights are not finite after step {step}; lower learning_rate")
-                manager.save(step, args=ocp.args.StandardSave(state), force=last)
+                checkpoints.save(step, state)
             if last:
                 break
             asked = time.monotonic()
-        manager.wait_until_finished()
     return trainer.averaged(state)

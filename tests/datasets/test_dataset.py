@@ -116,4 +116,4 @@ def test_bad_requests(name, options, message):
 
 
 def test_list():
-    assert set(datasets.list()) == {"imagenet_samples", "folder", "nips2017", "tfds"}
+    assert set(datasets.list_names()) == {"imagenet_samples", "folder", "nips2017", "tfds"}

@@ -26,9 +26,12 @@ def test_csv_labels(tmp_path):
     paint(tmp_path / "sub/a.PNG", 30)
     paint(tmp_path / "a.bmp", 10)
     paint(tmp_path / "not_in_the_csv.png", 40)
-    (tmp_path / "labels.csv").write_text("label,file,who\n7,sub/a.PNG,x\n999,b.png,y\n0,a.bmp,z\n")
-    dataset = load(tmp_path)
-    assert dataset.names == ("a.bmp", "b.png", "sub/a.PNG")
+    paint(tmp_path / "sub/nor_this.png", 50)
+    (tmp_path / "labels.csv").write_text("label,file,who\n7,./sub/a.PNG,x\n999,sub/../b.png,y\n0,a.bmp,z\n")
+    named = r"2 images left out \(not_in_the_csv\.png, sub/nor_this\.png\): no row in labels\.csv"
+    with pytest.warns(UserWarning, match=named):
+        dataset = load(tmp_path)
+    assert dataset.names == ("a.bmp", "sub/../b.png", "sub/a.PNG")
     assert dataset.labels.tolist() == [0, 999, 7]
     assert levels_of(dataset) == [10, 20, 30]
     assert dataset.num_classes == 1000
@@ -134,6 +137,30 @@ def test_predicted_labels_are_left_open(tmp_path):
     dataset = load(tmp_path, labels="predicted")
     assert dataset.names == ("b.png", "sub/a.png")
     assert dataset.labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("labels", ["predicted", "directories", "labels.csv"])
+def test_images_in_other_formats_are_counted_and_named(tmp_path, labels):
+    paint(tmp_path / "0/a.png", 10)
+    for name in ("0/e.gif", "0/b.gif", "0/d.ppm", "0/c.gif"):
+        paint(tmp_path / name, 10)
+    (tmp_path / "0/notes.txt").touch()
+    (tmp_path / "0/.hidden.gif").touch()
+    (tmp_path / "labels.csv").write_text("file,label\n0/a.png,0\n")
+    named = (
+        rf"folder {tmp_path}: 4 images left out \(0/b\.gif, 0/c\.gif, 0/d\.ppm, \.\.\.\): other formats than"
+    )
+    with pytest.warns(UserWarning, match=named) as caught:
+        assert load(tmp_path, labels=labels).names == ("0/a.png",)
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_images_left_out_there_is_no_warning(tmp_path):
+    paint(tmp_path / "a.png", 10)
+    (tmp_path / "labels.csv").write_text("file,label\na.png,0\n")
+    load(tmp_path)
+    load(tmp_path, labels="predicted")
 
 
 @pytest.mark.parametrize("labels", [None, "predicted", "directories"])

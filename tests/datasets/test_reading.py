@@ -1,10 +1,15 @@
-"""Reading image files: every mode ends as 8-bit RGB, and damaged files are named."""
+"""Reading image files and arrays: every mode ends as 8-bit RGB, and damaged files are named."""
+
+import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from srdef.datasets.reading import read_image, to_square
+from srdef.datasets import reading
+from srdef.datasets.reading import read_array, read_image, to_square
 from srdef.errors import InputError
 
 
@@ -113,6 +118,137 @@ def test_empty_missing_and_foreign_files_are_named(tmp_path):
         read_image(tmp_path / "text.png")
     with pytest.raises(InputError, match=r"none\.png: no such file"):
         read_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM", "TGA", "ICO", "PCX"])
+def test_other_formats_are_not_opened_whatever_their_name(tmp_path, kind, levels):
+    """An EPS would start Ghostscript."""
+    path = tmp_path / "renamed.jpg"
+    Image.fromarray(levels).save(path, kind)
+    with Image.open(path) as image:
+        assert image.format == kind
+    with pytest.raises(InputError, match=r"renamed\.jpg: not an image in a known format \(JPEG, PNG"):
+        read_image(path)
+
+
+def png_of_one_grey(width, height):
+    """A PNG of a few kB at any size: each line is one filter byte and zeros."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    pixels = zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(10800, 16383), (20000, 20000), (64_000_001, 1)])
+def test_files_that_claim_too_many_pixels_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch, width, height
+):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of_one_grey(width, height))
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match=r"bomb\.png: .*more than 64,000,000.* set .*SRDEF_MAX_PIXELS"):
+        read_image(path)
+
+
+def test_the_most_pixels_can_be_raised_and_lowered(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_of_one_grey(60, 50))
+    assert read_image(path).size == (60, 50)
+    monkeypatch.setenv("SRDEF_MAX_PIXELS", "2999")
+    with pytest.raises(InputError, match=r"large\.png: 60x50 pixels are more than 2,999; set"):
+        read_image(path)
+    monkeypatch.setenv("SRDEF_MAX_PIXELS", "3000")
+    assert read_image(path).size == (60, 50)
+    # Above Pillow's own limit, which follows; here both are small, so that little is decoded.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 2000)
+    assert read_image(path).size == (60, 50)
+    for wrong in ("many", "0", "-5", "1e9", "²"):
+        monkeypatch.setenv("SRDEF_MAX_PIXELS", wrong)
+        with pytest.raises(InputError, match=f"SRDEF_MAX_PIXELS must be a whole number .* not '{wrong}'"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_a_header_that_promises_more_than_is_there(tmp_path, levels, kind):
+    """With its end marker in place: JPEG's decoder would paint the rest grey and say nothing."""
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, kind)
+    content = bytearray(file.getvalue())
+    if kind == "JPEG":
+        struct.pack_into(">HH", content, content.index(b"\xff\xc0") + 5, 3000, 3000)
+    elif kind == "PNG":
+        struct.pack_into(">II", content, 16, 3000, 3000)
+        struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
+    elif kind == "BMP":
+        struct.pack_into("<ii", content, 18, 3000, 3000)
+    else:
+        entries, (count,) = 10, struct.unpack_from("<H", content, 8)
+        for entry in range(entries, entries + 12 * count, 12):
+            if struct.unpack_from("<H", content, entry)[0] in (256, 257):
+                struct.pack_into("<HII", content, entry + 2, 4, 1, 3000)
+    path = tmp_path / "promise.image"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"promise\.image: cannot be read, it may be damaged"):
+        read_image(path)
+
+
+def test_smooth_jpegs_are_not_taken_for_damaged(tmp_path):
+    """The fewest bytes for the pixels: one grey, progressive, coarse."""
+    path = saved(
+        tmp_path / "flat.jpg", Image.new("L", (3000, 2000)), quality=1, progressive=True, optimize=True
+    )
+    assert path.stat().st_size < 6_000_000 / 200
+    assert read_image(path).size == (3000, 2000)
+
+
+def test_five_channels_in_a_file_are_one_clear_line(tmp_path):
+    """A TIFF as microscopes write it; Pillow knows no mode for it."""
+    fields = {256: 4, 257: 4, 258: 8, 262: 1, 273: 110, 277: 5, 278: 4, 279: 80}
+    entries = b"".join(struct.pack("<HHII", field, 4, 1, value) for field, value in fields.items())
+    header = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
+    path = tmp_path / "five.tif"
+    path.write_bytes(header.ljust(110, b"\0") + bytes(80))
+    with pytest.raises(InputError, match=r"five\.tif: not an image .* with 1 to 4 channels of 8 or 16 bits"):
+        read_image(path)
+
+
+def test_arrays_are_read_as_the_files_of_the_same_image(tmp_path):
+    """Grey, grey and alpha, RGB, RGB and alpha in 8 bits; grey in 16."""
+    rng = np.random.default_rng(3)
+    deep = rng.integers(0, 65536, (6, 5), dtype=np.uint16)
+    arrays = [rng.integers(0, 256, (6, 5, channels), dtype=np.uint8) for channels in (2, 3, 4)]
+    for array in [*arrays, rng.integers(0, 256, (6, 5), dtype=np.uint8), deep]:
+        file = read_image(saved(tmp_path / "a.png", array))
+        np.testing.assert_array_equal(np.asarray(read_array(array, "it")), np.asarray(file))
+    np.testing.assert_array_equal(read_array(deep[..., None], "it"), read_array(deep, "it"))
+    np.testing.assert_array_equal(np.asarray(read_array(deep, "it"))[..., 2], deep >> 8)
+    # Sixteen bits of RGB, which Pillow does not write.
+    colours = rng.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
+    np.testing.assert_array_equal(np.asarray(read_array(colours, "it")), colours >> 8)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "it: pixels of the type float32; only uint8 and uint16 are read"),
+        (np.zeros((4, 4, 3), bool), "it: pixels of the type bool"),
+        (np.zeros((4, 4, 3), np.int64), "it: pixels of the type int64"),
+        (np.zeros((4, 4, 5), np.uint8), r"it: .* with 1 to 4 channels, not \(4, 4, 5\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"not \(2, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
+        (np.zeros(4, np.uint8), r"not \(4,\)"),
+    ],
+)
+def test_arrays_that_are_no_images(array, message):
+    with pytest.raises(InputError, match=message):
+        read_array(array, "it")
 
 
 @pytest.mark.parametrize(("width", "height", "box"), [(100, 60, (25, 5, 75, 55)), (60, 101, (5, 26, 55, 76))])

@@ -1,9 +1,12 @@
 """TensorFlow Datasets without TensorFlow, through tfds' own mock of a prepared data set."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from srdef import datasets
+from srdef.datasets import tfds
 from srdef.errors import InputError
 from srdef.training import patches
 
@@ -59,6 +62,54 @@ def test_grey_images_and_other_classes():
         dataset = datasets.load("tfds", dataset="mnist", split="test", size=28, crop="none")
     np.testing.assert_array_equal(dataset.images[..., 0], dataset.images[..., 2])
     assert dataset.class_names == tuple("0123456789")
+
+
+class Prepared:
+    """What tfds gives for a prepared data set with these records and five classes."""
+
+    def __init__(self, *records):
+        self.records = [{"image": image, "label": label} for image, label in records]
+        features = {"image": None, "label": SimpleNamespace(names=list("abcde"))}
+        self.info = SimpleNamespace(splits=["train", "test"], features=features)
+
+    def as_data_source(self, split):
+        return self.records
+
+
+def load_records(monkeypatch, *records):
+    monkeypatch.setattr(tfds, "open_builder", lambda *_: Prepared(*records))
+    return datasets.load("tfds", dataset="own", split="test", size=8, crop="none")
+
+
+@pytest.mark.parametrize(("label", "word"), [(-1, r"-1 \(unlabelled\)"), (5, "5"), (-2, "-2")])
+def test_labels_that_are_none_are_named(monkeypatch, label, word):
+    """-1 stands in the splits that have no labels, and must not become the last class."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(InputError, match=rf"own: example test/1 has the label {word}, .* outside \[0, 4\]"):
+        load_records(monkeypatch, (image, 4), (image, np.int64(label)))
+
+
+def test_all_kinds_of_images_are_read_as_from_a_folder(monkeypatch):
+    deep = np.full((8, 8, 1), 0x80FF, np.uint16)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    found = load_records(monkeypatch, (deep, 0), (clear, 1), (np.full((8, 8, 1), 7, np.uint8), 2))
+    np.testing.assert_array_equal(np.rint(255 * found.images[:, 3, 4]), [[128] * 3, [255] * 3, [7] * 3])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8, 5), np.uint8), r"1 to 4 channels, not \(8, 8, 5\)"),
+        (np.zeros((8, 8, 3), np.float32), "pixels of the type float32"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"not \(2, 8, 8, 3\)"),
+    ],
+)
+def test_images_that_cannot_be_read_are_named(monkeypatch, image, message):
+    with pytest.raises(InputError, match=f"data set 'tfds', own: example test/0: .*{message}"):
+        load_records(monkeypatch, (image, 0))
+    monkeypatch.setattr(patches, "open_builder", lambda *_: Prepared((image, 0)))
+    with pytest.raises(InputError, match=f"data set tfds:own: example 0: .*{message}"):
+        patches.read_folder("tfds:own")
 
 
 def test_not_prepared(tmp_path):

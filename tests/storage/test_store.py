@@ -1,5 +1,8 @@
 import json
 import multiprocessing
+import re
+import resource
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +68,148 @@ def test_the_manifest_says_what_is_there(tmp_path):
     assert manifest["count"] == 7
 
 
+def filled(folder):
+    batches = open_store(folder)
+    for rows in batches.missing():
+        fill(batches, rows)
+    return batches
+
+
+def flip(content):
+    """The same length, which only the checksum tells: one bit of the last byte of zlib's."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("field", ["images", "l2"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "longer", "folder"])
+def test_a_batch_whose_file_is_not_as_it_was_written_is_missing(tmp_path, field, damage):
+    """Not zeros: also of a batch of zeros, of the first image, and of the last batch, which is not full."""
+    chunk = {"images": ".0.0.0", "l2": ""}[field]
+    for batch, rows in enumerate([slice(0, 3), slice(3, 6), slice(6, 7)]):
+        path = filled(tmp_path).path / field / f"{batch}{chunk}"
+        content = path.read_bytes()
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        elif damage != "missing":
+            path.write_bytes({"truncated": content[:-1], "empty": b"", "longer": content + b"0"}[damage])
+        again = open_store(tmp_path)
+        assert again.missing() == [rows]
+        assert again.damaged == [rows]
+        if damage == "folder":
+            with pytest.raises(InputError, match=f"cannot write to {again.path} .*directory"):
+                fill(again, rows)
+            path.rmdir()
+        fill(again, rows)
+        assert path.read_bytes() == content
+        assert again.missing() == again.damaged == []
+        np.testing.assert_array_equal(again.read("l2"), np.arange(7))
+
+
+def test_a_batch_that_was_never_done_is_not_damaged(tmp_path):
+    batches = open_store(tmp_path)
+    fill(batches, slice(3, 6))
+    assert len(batches.missing()) == 2
+    assert batches.damaged == []
+
+
+def test_a_file_that_cannot_be_decoded_is_named_and_missing_from_then_on(tmp_path):
+    path = filled(tmp_path).path / "images" / "1.0.0.0"
+    content = path.read_bytes()
+    path.write_bytes(flip(content))
+    for read in (lambda found: found.read("images"), lambda found: found.read_rows("images", slice(3, 6))):
+        path.write_bytes(flip(content))
+        again = filled(tmp_path)
+        path.write_bytes(flip(content))
+        with pytest.raises(
+            InputError, match=r"cannot read .*next run computes again .*images/1\.0\.0\.0"
+        ) as caught:
+            read(again)
+        assert "\n" not in str(caught.value)
+        assert open_store(tmp_path).missing() == [slice(3, 6)]
+    fill(again, slice(3, 6))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda content: content[:5], flip])
+def test_damaged_sizes_are_batches_that_are_missing(tmp_path, damage):
+    size = filled(tmp_path).path / "sizes" / "1"
+    size.write_bytes(damage(size.read_bytes()))
+    again = open_store(tmp_path)
+    assert again.missing() == [slice(3, 6)]
+    fill(again, slice(3, 6))
+    assert open_store(tmp_path).missing() == []
+
+
+@pytest.mark.parametrize("field", ["images", "sizes"])
+def test_damaged_metadata_are_made_again(tmp_path, field):
+    """Everything in them is known; the batches are still there."""
+    path = filled(tmp_path).path / field / ".zarray"
+    for content in (None, b"", b'{"chunks": [3'):
+        path.unlink() if content is None else path.write_bytes(content)
+        again = open_store(tmp_path)
+        assert again.missing() == []
+        np.testing.assert_array_equal(again.read("images")[:, 0, 0, 0], [0, 0, 0, 3, 3, 3, 6])
+
+
+def test_a_damaged_manifest_is_written_again(tmp_path):
+    path = open_store(tmp_path).path / "manifest.json"
+    content = path.read_text()
+    path.write_text("")
+    open_store(tmp_path)
+    assert path.read_text() == content
+
+
+def test_arrays_that_cannot_be_opened(tmp_path):
+    path = open_store(tmp_path).path / "l2"
+    (path / ".zarray").unlink()
+    path.rmdir()
+    path.touch()
+    with pytest.raises(InputError, match=f"cannot open {path} .*Not a directory") as caught:
+        open_store(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+def _fill_a_small_disk(folder, results):
+    """No file may become longer than 100 bytes: what a full disk is to one writer."""
+    batches = open_store(folder)
+    rows = slice(0, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 2, 2, 3), np.uint8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
+    try:
+        batches.write(rows, images=noise, l2=np.zeros(3, np.float32))
+    except InputError as error:
+        results.put(str(error))
+
+
+def test_a_full_disk_is_one_line_and_the_batch_stays_missing(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_fill_a_small_disk, args=(tmp_path, results))
+    process.start()
+    message = results.get(timeout=60)
+    process.join()
+    path = open_store(tmp_path).path
+    assert message.startswith(f"cannot write to {path} (")
+    assert f"{path}/images/0.0.0.0" in message
+    assert "File too large" in message
+    assert "\n" not in message
+    again = open_store(tmp_path)
+    assert again.missing()[0] == slice(0, 3)
+    assert again.damaged == []
+    fill(again, slice(0, 3))
+    assert len(again.missing()) == 2
+
+
+def test_read_array_reads_no_zeros_where_nothing_is(tmp_path):
+    """What a report reads from the store of a run."""
+    path = filled(tmp_path).path / "images"
+    np.testing.assert_array_equal(store.read_array(path, slice(2, 4))[:, 0, 0, 0], [0, 3])
+    (path / "0.0.0.0").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*images/0\.0\.0\.0.* is missing"):
+        store.read_array(path, slice(2, 4))
+
+
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to"):
@@ -113,6 +258,40 @@ def test_atomic_write_leaves_no_other_file(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "two"
 
 
+def test_replacing_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+
+    def killed():
+        with files.replacing(path) as unfinished:
+            unfinished.write_text("tw")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert path.read_text() == "one"
+    with files.replacing(path) as unfinished:
+        unfinished.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "folder", "Is a directory"),
+        (tmp_path / "none" / "a.txt", "No such file or directory"),
+        (tmp_path / "file" / "a.txt", "Not a directory"),
+        (tmp_path / ("a" * 300), "File name too long"),
+        (Path("/"), "not the name of a file"),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"cannot write {path} ({reason})")):
+            files.write_atomically(path, "text")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     files.save_figure(Figure(), path, dpi=50)
@@ -124,7 +303,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match=r"cannot write .*a\.png \(no space left on device\)"):
         files.save_figure(Figure(), path, dpi=50)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
@@ -155,6 +334,23 @@ def test_a_second_run_is_refused(tmp_path):
         process.join()
     with store.exclusive(tmp_path):
         pass
+
+
+def test_what_killed_runs_left_is_removed_at_the_next_start(tmp_path):
+    kept = filled(tmp_path / "store").path
+    for left in (
+        tmp_path / ".table.json.123.part",
+        kept / ".manifest.json.7.part",
+        kept / "images/1.0.0.0.__lock",
+    ):
+        left.write_bytes(b"half")
+    for own in (tmp_path / "notes.part", tmp_path / ".config"):
+        own.write_text("the user's")
+    with store.exclusive(tmp_path):
+        left = {path.name for path in tmp_path.rglob("*") if path.suffix == ".part" or "__lock" in path.name}
+    assert left == {"notes.part"}
+    assert (tmp_path / ".config").exists()
+    assert open_store(tmp_path / "store").missing() == []
 
 
 def test_a_workdir_that_cannot_be(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from configs import train_edsr
-from experiments import cli, train_sr
 from srdef import models
+from srdef.commands import cli, train_sr
 from srdef.errors import InputError
 from srdef.training import export, patches, quality
 from srdef.training.quality import Quality
@@ -154,7 +154,7 @@ def test_bad_storage(tmp_path):
 
 
 def test_unknown_recipe():
-    with pytest.raises(InputError, match="unknown option 'tpu' of a training; choose from: gpu, squeezenet"):
+    with pytest.raises(InputError, match=r"unknown argument 'tpu'; choose from: .*, gpu, squeezenet"):
         train_edsr.get_config("baseline_x2,tpu")
 
 
@@ -170,21 +170,21 @@ def test_unknown_recipe():
             "small",
             "small_x3",
             "edsr_small_x2",
-            "",
         ),
         *("compact", "compact_24", "compact_24x6", "compact_24x6_x5", "compact_0x6_x2", "compact_x2_24x6"),
     ],
 )
 def test_unknown_recipes_are_answered_with_all(recipe):
     with pytest.raises(
-        InputError, match=r"unknown recipe .*; choose from: small_x2, .*compact_24x6_x2 .*srgan"
+        InputError, match=r"unknown argument .*; choose from: network=small_x2 .* srgan_x4 .*compact_24x6_x2"
     ):
         train_edsr.get_config(recipe)
 
 
 def test_every_recipe_that_is_listed():
-    for recipe in train_edsr.RECIPES:
-        assert train_edsr.get_config(recipe.split()[0]).network
+    for recipe in train_edsr.NETWORKS:
+        assert train_edsr.get_config(recipe).network
+        assert train_edsr.get_config(f"network={recipe},gpu").recipe == f"{recipe},gpu"
     assert dict(train_edsr.get_config("compact_32x7_x3").network_options) == {
         "features": 32,
         "convolutions": 7,

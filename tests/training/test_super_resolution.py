@@ -85,6 +85,32 @@ def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
     assert [json.loads(line)["step"] for line in logs[1]] == [5, 10, 20, 30]
 
 
+def test_a_damaged_newest_checkpoint_gives_the_same_weights_from_the_one_before(folder, tmp_path):
+    whole = super_resolution.train(network(), tiny(folder), tmp_path)
+    log = (tmp_path / "metrics.jsonl").read_text()
+    data = max((tmp_path / "checkpoints/30/default").rglob("*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match=r"checkpoint of step 30 in .*; going on from the one of step 20"):
+        again = super_resolution.train(network(), tiny(folder), tmp_path)
+    assert digest(again) == digest(whole)
+    logs = (log, (tmp_path / "metrics.jsonl").read_text())
+    found = [[(r["step"], r["loss"]) for r in map(json.loads, text.splitlines())] for text in logs]
+    assert found[0] == found[1]
+    assert [step for step, _ in found[1]] == [10, 20, 30]
+
+
+def test_a_damaged_log_keeps_its_whole_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert super_resolution.read_metrics(path) == []
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert super_resolution.read_metrics(path) == [{"step": 1, "loss": 2.0}]  # where a killed run stopped
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "lo\n\0\0\xff\n3\n{"step": "4"}\n{"step": 5}\n{"step"')
+    with pytest.warns(
+        UserWarning, match=r"metrics\.jsonl: 4 damaged lines are left out, the first is line 2"
+    ):
+        assert super_resolution.read_metrics(path) == [{"step": 1}, {"step": 5}]
+
+
 def test_patches_depend_on_their_index_alone(folder):
     source = patches.PatchSource.create(patches.read_folder(folder), 12, 2, seed=3)
     first = [source(index) for index in range(8)]

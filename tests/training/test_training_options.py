@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from configs.train_edsr import get_config
-from experiments import cli
 from srdef import models
+from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.training import patches, super_resolution
 from srdef.weights import loading
@@ -129,7 +129,7 @@ def test_other_scales_start_from_x2(scale, tmp_path):
 
 def test_initial_weights_of_another_network(tmp_path):
     loading.save_safetensors(network(features=4), tmp_path / "x2.safetensors")
-    with pytest.raises(InputError, match=r"x2\.safetensors does not fit EDSR: .*head.kernel has shape"):
+    with pytest.raises(InputError, match=r"x2\.safetensors does not fit EDSR: .*kernel has shape"):
         super_resolution.load_initial(network(3), tmp_path / "x2.safetensors")
 
 
