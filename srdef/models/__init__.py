@@ -12,24 +12,32 @@ from srdef.models import (
     srresnet,
     vgg,
 )
+from srdef.models.frameworks import from_equinox, from_keras, from_linen, from_nnx, wrap
 from srdef.models.registry import REGISTRY, convert, create, list_names
-
-list = list_names
+from srdef.models.torch_bridge import from_torch
+from srdef.models.wrapped import Wrapped, from_function
 
 __all__ = [
     "REGISTRY",
+    "Wrapped",
     "compact",
     "convert",
     "create",
     "discriminator",
     "edsr",
     "efficientnet_lite",
+    "from_equinox",
+    "from_function",
+    "from_keras",
+    "from_linen",
+    "from_nnx",
+    "from_torch",
     "inception_resnet_v2",
     "inception_v3",
-    "list",
     "list_names",
     "resnet",
     "squeezenet",
     "srresnet",
     "vgg",
+    "wrap",
 ]

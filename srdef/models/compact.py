@@ -90,6 +90,6 @@ def _register(scale: int) -> None:
         return Compact(convolutions=6, features=24, scale=scale, rngs=rngs)
 
 
-# Ours, below 2 GFLOPs for 160 x 160 pixels at scale 2; docs/training.md has how its size was chosen.
+# Ours, below 2 GFLOPs for 160 x 160 pixels at scale 2; docs/guides/training.md has how its size was chosen.
 for _scale in (2, 3, 4):
     _register(_scale)

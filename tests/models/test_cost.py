@@ -11,12 +11,12 @@ from flax import nnx
 from spandrel_reference import SRVGGNetCompact
 from timm_reference import timm
 
-from experiments import network_table
 from srdef import models
+from srdef.commands import network_table
 from srdef.errors import InputError
 from srdef.models import cost
 
-DOCUMENT = Path(__file__).parents[2] / "docs/networks.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/networks.md"
 
 
 def torch_multiply_accumulates(network, side):
@@ -74,7 +74,7 @@ def test_parameters_leave_out_statistics():
 
 @pytest.mark.slow
 def test_the_document_is_up_to_date():
-    """`python -m experiments.network_table --document=docs/networks.md` makes it so."""
+    """`python -m experiments.network_table --document=docs/reference/networks.md` makes it so."""
     assert network_table.replaced(DOCUMENT) == DOCUMENT.read_text(encoding="utf-8")
 
 

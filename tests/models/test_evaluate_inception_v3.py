@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import table1
-from experiments import evaluate as script
+from srdef.commands import evaluate as script
 from srdef.weights import catalog, download
 
 ROOT = Path(__file__).parents[2]

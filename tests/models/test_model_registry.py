@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from flax import nnx
 
@@ -14,9 +15,8 @@ SMALL = {"blocks": 1, "features": 4}
 
 
 def test_names():
-    assert models.list() == models.list_names()
-    assert {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"} <= set(models.list())
-    assert {"edsr_baseline_x2", "compact"} <= set(models.list())
+    assert {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"} <= set(models.list_names())
+    assert {"edsr_baseline_x2", "compact"} <= set(models.list_names())
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,34 @@ def test_weights_in_our_own_layout(tmp_path, suffix):
     for name, array in loading.flatten(network).items():
         np.testing.assert_array_equal(loading.flatten(loaded)[name], array)
     assert jax.tree.structure(loaded) == jax.tree.structure(network)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module._orig_mod."])
+def test_safetensors_in_the_layout_of_pytorch(tmp_path, prefix):
+    """Told from srdef's own by the names."""
+    path = catalog.locate(catalog.entry("efficientnet_lite0"))
+    published = torch.load(path, weights_only=True)
+    safetensors.torch.save_file(
+        {prefix + name: tensor.contiguous() for name, tensor in published.items()}, tmp_path / "a.safetensors"
+    )
+    found = loading.flatten(models.create("efficientnet_lite0", weights=tmp_path / "a.safetensors"))
+    for name, array in loading.flatten(models.create("efficientnet_lite0", pretrained=True)).items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_file_much_larger_than_the_network(tmp_path):
+    path = catalog.locate(catalog.entry("efficientnet_lite1"))
+    (tmp_path / "a.pth").write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"a\.pth: \d+ bytes, and at most 16817504 are expected$"):
+        models.create("edsr", weights=tmp_path / "a.pth", **SMALL)
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    tensors = loading.flatten(models.create("edsr", **SMALL))
+    tensors["tail.bias"] = np.full(3, np.nan, np.float32)
+    np.savez(tmp_path / "a.npz", **tensors)
+    with pytest.raises(InputError, match=r"a\.npz: tail\.bias is NaN or infinite in 3 of 3 elements"):
+        models.create("edsr", weights=tmp_path / "a.npz", **SMALL)
 
 
 def test_weights_in_the_published_layout(tmp_path):

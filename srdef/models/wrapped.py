@@ -1,0 +1,176 @@
+"""Classifiers that are functions and their parameters.
+
+A classifier of srdef maps images `(N, height, width, channels)` in [0, 1] to logits `(N, num_classes)` and
+knows how many classes it has. `Wrapped` makes one of a function and its parameters; the weights stay
+arguments of every compiled program, so that programs are shared and nothing is copied into them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from srdef.errors import InputError
+
+Channels = float | Sequence[float]
+
+# Sizes and channels with which a model is tried when nothing says what it takes.
+_SIZES = (224, 32, 28, 299, 64, 96, 128, 160, 8, 16)
+_CHANNELS = (3, 1)
+
+
+@struct.dataclass
+class Wrapped:
+    """A function of images and its parameters, as a classifier.
+
+    Parameters
+    ----------
+    parameters : pytree
+        What `apply` takes first.
+    mean, std : array (channels,) or scalar
+        Images become `(low + image * (high - low) - mean) / std` before `apply` sees them.
+    apply : callable
+        Maps parameters and images to logits.
+    num_classes : int or None
+        None where it is not known before the model has seen the size of its images.
+    bounds : tuple of float
+        The value range (low, high) that the model was trained on, before `mean` and `std`.
+    channels_first : bool
+        Whether the model takes `(N, channels, height, width)`.
+    image_size : int, optional
+        The side that the model was trained with.
+    """
+
+    parameters: Any
+    mean: Any
+    std: Any
+    apply: Callable[[Any, jax.Array], jax.Array] = struct.field(pytree_node=False)
+    num_classes: int | None = struct.field(pytree_node=False)
+    bounds: tuple[float, float] = struct.field(pytree_node=False, default=(0.0, 1.0))
+    channels_first: bool = struct.field(pytree_node=False, default=False)
+    image_size: int | None = struct.field(pytree_node=False, default=None)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """The logits `(N, num_classes)` of images `(N, height, width, channels)` in [0, 1]."""
+        return self.apply(self.parameters, self.preprocess(images))
+
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """The images as the model takes them."""
+        low, high = self.bounds
+        if (low, high) != (0, 1):
+            images = low + images * (high - low)
+        images = (images - self.mean) / self.std
+        return jnp.moveaxis(images, -1, 1) if self.channels_first else images
+
+
+def from_function(
+    apply: Callable[..., jax.Array],
+    parameters: Any = None,
+    *,
+    num_classes: int | None = None,
+    mean: Channels = 0.0,
+    std: Channels = 1.0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    channels_first: bool = False,
+    image_size: int | None = None,
+) -> Wrapped:
+    """Make a classifier of a JAX function.
+
+    Parameters
+    ----------
+    apply : callable
+        `apply(parameters, images)`, or `apply(images)` if no parameters are given, returns logits
+        `(N, num_classes)`. Give the weights as `parameters`: a function that closes over them has them copied
+        into every program that is compiled.
+    parameters : pytree, optional
+    num_classes : int, optional
+        Default: found by an evaluation of shapes, which computes nothing: here for models that take one of
+        the usual sizes, for others when they are attacked.
+    mean, std : float or sequence of float
+        What the model's authors subtract and divide by, after `bounds`.
+    bounds : (low, high)
+        The value range of the images before that: `(0, 255)` for models that take levels.
+    channels_first : bool
+        Whether `apply` takes `(N, channels, height, width)`.
+    image_size : int, optional
+        The side of the images that the model takes, if it takes only one.
+
+    Returns
+    -------
+    Wrapped
+
+    Raises
+    ------
+    InputError
+        If the function does not return logits `(N, num_classes)`, or an option is none that a model can have.
+    """
+    if not callable(apply):
+        raise InputError(f"from_function needs a function of images, not {type(apply).__name__}")
+    low, high = _bounds(bounds)
+    function = apply if parameters is not None else _WithoutParameters(apply)
+    wrapped = Wrapped(
+        parameters,
+        _channels("mean", mean),
+        _channels("std", std),
+        function,
+        num_classes,
+        (low, high),
+        channels_first,
+        image_size,
+    )
+    if num_classes is None:
+        wrapped = wrapped.replace(num_classes=_count_classes(wrapped))  # type: ignore[attr-defined]
+    return wrapped
+
+
+@dataclass(frozen=True)
+class _WithoutParameters:
+    function: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, _: Any, images: jax.Array) -> jax.Array:
+        return self.function(images)
+
+
+def _bounds(bounds: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in bounds)
+    except (TypeError, ValueError):
+        raise InputError(f"bounds must be two numbers (low, high), not {bounds!r}") from None
+    if not low < high:
+        raise InputError(f"bounds must be (low, high) with low below high, not {bounds!r}")
+    return low, high
+
+
+def _channels(name: str, values: Channels) -> jax.Array:
+    """`mean` or `std` as float32."""
+    array = np.asarray(values, np.float32)
+    if array.ndim > 1 or not np.isfinite(array).all() or (name == "std" and (array <= 0).any()):
+        positive = "positive numbers" if name == "std" else "numbers"
+        raise InputError(f"{name} must be one number or one for each channel, {positive}; not {values!r}")
+    return jnp.asarray(array)
+
+
+def _count_classes(wrapped: Wrapped) -> int | None:
+    """The number of classes by evaluating shapes, for the first size of image that the model takes.
+
+    None if it takes none of those that are tried.
+    """
+    sizes = (wrapped.image_size,) if wrapped.image_size else _SIZES
+    given = max(np.size(wrapped.mean), np.size(wrapped.std))
+    for channels in (given,) if given > 1 else _CHANNELS:
+        for size in sizes:
+            images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+            try:
+                logits = jax.eval_shape(Wrapped.__call__, wrapped, images)
+            except Exception:  # whatever a foreign model raises for a shape that it does not take
+                continue
+            shape = getattr(logits, "shape", None)
+            if shape is None or len(shape) != 2 or shape[0] != 2:
+                found = f"an array {shape}" if shape is not None else type(logits).__name__
+                raise InputError(f"the model must return logits (N, num_classes), not {found} for two images")
+            return shape[1]
+    return None
