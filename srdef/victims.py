@@ -6,32 +6,39 @@ Attacks differentiate through a victim, so what a wrapper does to gradients is w
 knows.
 """
 
+import inspect
+import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+from flax import nnx, struct
 
 from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.images import resize
+from srdef.models.frameworks import as_classifier, check_evaluation_mode
 
 Gradient = Literal["exact", "identity"]
 Average = Literal["loss", "logits", "probabilities"]
 
 
-class Victim(Protocol):
-    """A function of one image that an attack can differentiate."""
+class Victim:
+    """A function of one image that an attack can differentiate: the base class of all victims."""
 
     @property
     def num_classes(self) -> int:
         """The number of classes, the length of the logits."""
-        ...
+        raise NotImplementedError
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """The logits `(num_classes,)` of one image `(height, width, 3)` in [0, 1]."""
-        ...
+        """Return the logits `(num_classes,)` of one image `(height, width, 3)` in [0, 1]."""
+        raise NotImplementedError
+
+    def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+        """Return `function` of the logits; a victim with several draws returns the mean over them."""
+        return function(self(image, key))
 
 
 def expected(victim: Victim, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
@@ -53,33 +60,130 @@ def expected(victim: Victim, function: Callable[[jax.Array], Any], image: jax.Ar
     pytree
         As `function` returns it.
     """
-    if hasattr(victim, "expected"):
+    if isinstance(victim, Victim):
         return victim.expected(function, image, key)
     return function(victim(image, key))
 
 
+def expected_loss(
+    victim: Victim, log_loss: Callable[[jax.Array], jax.Array], image: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The logarithm of the mean over the victim's draws of a loss, given its logarithm; and the mean logits.
+
+    Parameters
+    ----------
+    victim : Victim
+    log_loss : callable
+        Maps logits `(num_classes,)` to the logarithm of a loss.
+    image, key
+        As for `expected`.
+    """
+    found, logits = expected(victim, lambda logits: (LogMean(log_loss(logits)), logits), image, key)
+    return found.value, logits
+
+
 @struct.dataclass
-class Undefended:
+class LogMean:
+    """A logarithm, the mean of which over draws is the logarithm of the mean: log(Σ exp(value) / n)."""
+
+    value: jax.Array
+
+
+def as_logits(outputs: jax.Array) -> jax.Array:
+    """What a network returns, in float32 at least: attacks compare and subtract logits."""
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        return outputs  # which `check_victim` refuses: integers have no gradient
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+
+
+@jax.jit
+def _call(victim: Any, image: jax.Array, key: jax.Array) -> Any:
+    return victim(image, key)
+
+
+def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
+    """Evaluate the shape of a victim's output, which computes nothing, and return its number of classes.
+
+    Parameters
+    ----------
+    victim : Victim
+    image_shape : (height, width, channels)
+
+    Raises
+    ------
+    InputError
+        For something that cannot be called with such an image and a key, or that does not return float logits
+        `(num_classes,)` of at least two classes, as many as it declares.
+    """
+    if not callable(victim) or inspect.isfunction(victim):
+        raise InputError(f"victim must be a victim like victims.Undefended(classifier), not {victim!r:.80}")
+    for network in (victim, getattr(victim, "classifier", None)):
+        if isinstance(network, nnx.Module):
+            check_evaluation_mode(network)
+    try:
+        # The program is traced once for each victim and shape, and kept.
+        logits = _call.eval_shape(victim, jax.ShapeDtypeStruct(image_shape, jnp.float32), jax.random.key(0))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a network raises for images that it does not take
+        reason = " ".join(str(error).split())
+        size = "x".join(map(str, image_shape))
+        raise InputError(
+            f"{_name(victim)} does not take images of {size}: {type(error).__name__}: {reason[:300]}"
+        ) from error
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
+        found = type(logits).__name__ if shape is None else f"{logits.dtype} {shape}"
+        raise InputError(f"{_name(victim)} must return float logits (num_classes,) for an image, not {found}")
+    if shape[0] < 2:
+        raise InputError(f"{_name(victim)} returns {shape[0]} logit for an image; attacks need at least 2")
+    declared = getattr(victim, "num_classes", None)
+    if declared is not None and declared != shape[0]:
+        raise InputError(f"{_name(victim)} declares {declared} classes and returns {shape[0]} logits")
+    return shape[0]
+
+
+def _name(victim: Any) -> str:
+    """The network's name, which says more than that of what stands around it."""
+    inner = getattr(victim, "victim", getattr(victim, "classifier", None))
+    return type(victim).__name__ if inner is None else _name(inner)
+
+
+def draws_per_call(victim: Victim) -> int:
+    """Return how many draws one call makes: how often it asks the network.
+
+    More than 1 only for `ExpectationOverTransformation`, also within other wrappers.
+    """
+    inner = getattr(victim, "victim", None)
+    return getattr(victim, "draws", 1) * (1 if inner is None else draws_per_call(inner))
+
+
+@struct.dataclass
+class Undefended(Victim):
     """A classifier with nothing before it.
 
     Parameters
     ----------
-    classifier : nnx.Module
-        Maps images `(N, H, W, 3)` in [0, 1] to logits `(N, num_classes)`.
+    classifier : Classifier
+        Maps images `(N, H, W, C)` in [0, 1] to logits `(N, num_classes)`; a model of another framework is
+        wrapped (`srdef.models.wrap`).
     """
 
     classifier: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classifier", as_classifier(self.classifier))
 
     @property
     def num_classes(self) -> int:
         return self.classifier.num_classes
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        return self.classifier(image[None])[0]
+        return as_logits(self.classifier(image[None])[0])
 
 
 @struct.dataclass
-class Defended:
+class Defended(Victim):
     """A classifier with a defense before it, and what the adversary differentiates.
 
     The logits are those of the defended image, whatever `gradient` says. For a defense whose
@@ -97,8 +201,8 @@ class Defended:
 
     Parameters
     ----------
-    classifier : nnx.Module
-        Maps images `(N, H, W, 3)` in [0, 1] to logits `(N, num_classes)`.
+    classifier : Classifier
+        As for `Undefended`.
     defense : Defense
         Stands before it.
     gradient : "exact", "identity" or Defense
@@ -116,6 +220,7 @@ class Defended:
     surrogate: Any = None  # where a defense given as `gradient` is kept, as a pytree
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classifier", as_classifier(self.classifier))
         if self.gradient in (*get_args(Gradient), "surrogate"):
             return
         if isinstance(self.gradient, str) or not callable(self.gradient):
@@ -146,11 +251,11 @@ class Defended:
                 )
             # The difference is zero, so the value is the defense's to the last bit.
             defended = defended + (similar - jax.lax.stop_gradient(similar))
-        return self.classifier(defended[None])[0]
+        return as_logits(self.classifier(defended[None])[0])
 
 
 @struct.dataclass
-class ExpectationOverTransformation:
+class ExpectationOverTransformation(Victim):
     """A random victim as an average over several of its draws (EOT).
 
     Athalye, Engstrom, Ilyas and Kwok 2018 (arXiv:1707.07397). Every call, so every step of an
@@ -204,7 +309,8 @@ class ExpectationOverTransformation:
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         if self.average == "probabilities":
-            return jnp.log(self._mean(jax.nn.softmax, image, key))
+            # In log space: a probability may lie below the smallest float32.
+            return self._mean(lambda logits: LogMean(jax.nn.log_softmax(logits)), image, key).value
         return self._mean(lambda logits: logits, image, key)
 
     def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
@@ -224,11 +330,17 @@ class ExpectationOverTransformation:
             values = jax.vmap(one)(keys)
         else:
             values = jax.lax.map(jax.checkpoint(one), keys, batch_size=self.chunk)
-        return jax.tree.map(lambda value: value.mean(axis=0), values)
+
+        def mean(value: Any) -> Any:
+            if isinstance(value, LogMean):
+                return LogMean(jax.nn.logsumexp(value.value, axis=0) - math.log(self.draws))
+            return value.mean(axis=0)
+
+        return jax.tree.map(mean, values, is_leaf=lambda value: isinstance(value, LogMean))
 
 
 @struct.dataclass
-class DiverseInputs:
+class DiverseInputs(Victim):
     """A victim that sees each image randomly resized and padded: the τ(x; p) of DI²-FGSM.
 
     Equations (8) and (9) of the paper, after Xie et al. 2019 (arXiv:1803.06978) and their code

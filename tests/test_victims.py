@@ -7,7 +7,7 @@ import pytest
 from flax import nnx, struct
 
 from srdef import defenses, images, models
-from srdef.attacks.gradient_sign import cross_entropy
+from srdef.attacks.losses import cross_entropy
 from srdef.errors import InputError
 from srdef.victims import (
     Defended,

@@ -1,8 +1,16 @@
 """Attacks: functions of one victim and one image, and `perturb`, which runs them over batches."""
 
 from srdef.attacks.apgd import AutoPGD, apgd, apgd_t
-from srdef.attacks.autoattack import AutoAttackResult, autoattack, ensemble
-from srdef.attacks.base import REGISTRY, Attack, AttackResult, create, list_names, without_early_stop
+from srdef.attacks.autoattack import AutoAttack, AutoAttackResult, autoattack, ensemble
+from srdef.attacks.base import (
+    REGISTRY,
+    Attack,
+    AttackResult,
+    create,
+    is_adversarial,
+    list_names,
+    without_early_stop,
+)
 from srdef.attacks.batch import perturb, round_result
 from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from srdef.attacks.deepfool import DeepFool, deepfool
@@ -12,13 +20,12 @@ from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from srdef.attacks.square import Square, square
 from srdef.attacks.transfer import accuracy_over_draws, transfer
 
-list = list_names
-
 __all__ = [
     "FAB",
     "REGISTRY",
     "Attack",
     "AttackResult",
+    "AutoAttack",
     "AutoAttackResult",
     "AutoPGD",
     "CarliniWagner",
@@ -40,7 +47,7 @@ __all__ = [
     "fgsm",
     "hop_skip_jump",
     "ifgsm",
-    "list",
+    "is_adversarial",
     "list_names",
     "mdi2fgsm",
     "mifgsm",

@@ -6,16 +6,22 @@ Parameters are those of their code (fra31/auto-attack, `autopgd_base.py`).
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Iterative, is_adversarial, max_other_logit
-from srdef.attacks.gradient_sign import cross_entropy
-from srdef.attacks.projections import Norm, length, project, safe_divide, within_l1
+from srdef.attacks.base import REGISTRY, RESTART, Attack, is_adversarial
+from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.losses import (
+    difference_of_logits_ratio,
+    likeliest_others,
+    loss_to_climb,
+    targeted_difference_of_logits_ratio,
+)
+from srdef.attacks.projections import Norm, length, project, safe_divide
+from srdef.attacks.step_sizes import Halving, Progress, Sparse, StepSizeRule
 from srdef.cpu.gradients import value_and_grad
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
@@ -23,34 +29,18 @@ from srdef.victims import Victim, expected
 
 Loss = Literal["ce", "dlr", "dlr_targeted"]
 
-# Keeps the quotient of the DLR loss finite where the logits are all equal.
-_TINY = 1e-12
 
+class Run(struct.PyTreeNode):
+    """One run of algorithm 1, in one ball; every run starts with a fresh one."""
 
-def difference_of_logits_ratio(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """DLR: -(z_y - max_{i≠y} z_i) / (z_π1 - z_π3), equation (6); at least 3 classes."""
-    _check_classes(logits, 3, "the DLR loss")
-    ordered, _ = jax.lax.top_k(logits, 3)
-    return (max_other_logit(logits, label) - logits[label]) / (ordered[0] - ordered[2] + _TINY)
-
-
-def targeted_difference_of_logits_ratio(logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
-    """Targeted DLR: -(z_y - z_t) / (z_π1 - (z_π3 + z_π4) / 2), equation (7); at least 4 classes."""
-    _check_classes(logits, 4, "the targeted DLR loss")
-    ordered, _ = jax.lax.top_k(logits, 4)
-    spread = ordered[0] - (ordered[2] + ordered[3]) / 2
-    return (logits[target] - logits[label]) / (spread + _TINY)
-
-
-def _check_classes(logits: jax.Array, needed: int, what: str) -> None:
-    if logits.shape[0] < needed:
-        raise InputError(f"{what} needs at least {needed} classes; the victim has {logits.shape[0]}")
-
-
-def likeliest_others(logits: jax.Array, label: jax.Array, count: int) -> jax.Array:
-    """The `count` most likely classes but the label; fewer if there are not as many."""
-    others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
-    return jax.lax.top_k(others, min(count, logits.shape[0] - 1))[1]
+    k: jax.Array  # the number of steps taken
+    x: jax.Array  # x^(k), where the next gradient is taken
+    previous: jax.Array  # x^(k-1)
+    loss: jax.Array  # f(x^(k-1)); infinite before the first gradient
+    best: jax.Array  # x_max
+    best_loss: jax.Array  # f_max
+    best_gradient: jax.Array
+    rule: Any  # the state of the step-size rule
 
 
 class State(struct.PyTreeNode):
@@ -59,46 +49,31 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    turn: jax.Array  # counts gradients over all runs
+    iteration: jax.Array  # counts gradients over all runs
     targets: jax.Array  # (targets,), or one unused entry
-    run: jax.Array  # which restart of which target
+    restarts: jax.Array  # how many there will be, for all targets together
+    restart: jax.Array  # which of them this is
     phase: jax.Array  # which radius of the schedule
-    count: jax.Array  # steps taken in this phase
-    x: jax.Array  # where the next gradient is taken
-    previous: jax.Array
-    last_loss: jax.Array
-    best: jax.Array  # of this phase
-    best_gradient: jax.Array
-    best_loss: jax.Array
-    step_size: jax.Array
-    # Since the last checkpoint:
-    since: jax.Array
-    increases: jax.Array
-    interval: jax.Array
-    checked_loss: jax.Array  # the best loss then
-    halved: jax.Array
-    # L1: the share of the values that a step changes, and how many were changed at the last checkpoint
-    share: jax.Array
-    changed: jax.Array
-    # Over all runs:
+    run: Run
+    # Of all runs, and of points of the ball itself:
     found: jax.Array
     found_loss: jax.Array
+    found_fools: jax.Array  # whether `found` is adversarial
     adversarial: jax.Array
+    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class AutoPGD(Iterative):
+class AutoPGD(Attack):
     """Steps of a size that is halved where they stop helping, with a momentum of 1/4.
 
         z = P(x_k + η sign(∇L(x_k)))
         x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1}))
 
-    with P the projection onto ball and box; in L2 the gradient is divided by its norm instead. η
-    starts at 2 ε. At checkpoints, ever closer together, it is halved, and the search goes back to
-    the best point so far, if fewer than a share ρ of the steps raised the loss, or if neither η nor
-    the best loss has changed since the last checkpoint. In L1 a step moves only the values with the
-    largest gradients, as many as two thirds of those that the best point so far has changed, and
-    η, from ε down to ε / 10, starts afresh where that number falls.
+    with P the projection onto ball and box; in L2 the gradient is divided by its norm instead. How η
+    changes at checkpoints, and how the search goes back to the best point then, says
+    `step_sizes.Halving`; `step_sizes.Sparse` replaces both in L1, where a step moves only the values with
+    the largest gradients.
 
     An image is done when one of its points is adversarial; that point is the result. If none is, or
     with `stop_early` false, the result is the point of the highest loss.
@@ -165,69 +140,96 @@ class AutoPGD(Iterative):
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         logits = victim(image, jax.random.fold_in(key, 0))
         count = self.targets if self.loss == "dlr_targeted" else 1
+        targets, possible = likeliest_others(logits, label, count)
+        if self.loss != "dlr_targeted":
+            possible = jnp.int32(1)
         start = self._random_start(image, jax.random.fold_in(key, 1))
-        none, zero = jnp.float32(-jnp.inf), jnp.float32(0)
+        phase = jnp.int32(0)
         return State(
             image,
             label,
             key,
-            turn=jnp.int32(0),
-            targets=likeliest_others(logits, label, count),
-            run=jnp.int32(0),
-            phase=jnp.int32(0),
-            count=jnp.int32(0),
-            x=start,
-            previous=start,
-            last_loss=none,
-            best=start,
-            best_gradient=jnp.zeros_like(image),
-            best_loss=none,
-            step_size=zero,
-            since=jnp.int32(0),
-            increases=jnp.int32(0),
-            interval=jnp.int32(1),
-            checked_loss=none,
-            halved=jnp.bool_(True),
-            share=zero,
-            changed=zero,
+            iteration=jnp.int32(0),
+            targets=targets,
+            restarts=self.restarts * possible,
+            restart=jnp.int32(0),
+            phase=phase,
+            run=self._start_run(image, start, phase),
             found=image,
-            found_loss=none,
+            found_loss=jnp.float32(-jnp.inf),
+            found_fools=jnp.bool_(False),
             adversarial=self.stop_early & is_adversarial(self, logits, label),
+            diagnostics=Diagnostics.create(),
         )
 
     def step(self, victim: Victim, state: State) -> State:
-        key = jax.random.fold_in(state.key, state.turn + 2)
-        target = state.targets[jnp.minimum(state.run // self.restarts, len(state.targets) - 1)]
+        """Take the gradient at x^(k) and step to x^(k+1), as in lines 6 to 15 of algorithm 1."""
+        run, radius = state.run, self._radius(state.phase)
+        rule = self._rule(state.phase)
+        loss, gradient, adversarial, diagnostics = self._evaluate(victim, state)
+        state = self._keep_found(state, loss, adversarial).replace(diagnostics=diagnostics)
 
-        def loss_at(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return expected(victim, lambda logits: (self._loss(logits, state.label, target), logits), x, key)
+        better = loss > run.best_loss
+        best = jnp.where(better, run.x, run.best)
+        best_loss = jnp.where(better, loss, run.best_loss)
+        best_gradient = jnp.where(better, gradient, run.best_gradient)
 
-        (loss, logits), gradient = value_and_grad(loss_at, state.x)
-        state = self._keep_best(state, loss, gradient)
-        state = self._keep_found(state, loss, is_adversarial(self, logits, state.label))
-        state, x, gradient = self._checkpoint(state, gradient)
-        return self._next(state, x, gradient).replace(turn=state.turn + 1)
+        progress = Progress(run.k, loss > run.loss, best_loss, best - state.image)
+        rule_state, back = rule.check(run.rule, progress, radius)
+        x = jnp.where(back, best, run.x)
+        gradient = jnp.where(back, best_gradient, gradient)
+
+        def onto_ball(x: jax.Array) -> jax.Array:
+            return project(state.image, x, radius, self.norm)
+
+        x_next = rule.move(rule_state, run.k, x, run.previous, gradient, onto_ball)
+        run = Run(run.k + 1, x_next, x, loss, best, best_loss, best_gradient, rule_state)
+        return self._go_on(state.replace(run=run)).replace(iteration=state.iteration + 1)
 
     def finished(self, state: State) -> jax.Array:
-        runs = self.restarts * (state.targets.shape[-1] if self.loss == "dlr_targeted" else 1)
-        return state.adversarial | (state.run >= runs)
+        return state.adversarial | (state.restart >= state.restarts)
 
     def result(self, state: State) -> jax.Array:
         return state.found
 
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        within = {"linf": rounding.within_linf, "l2": rounding.within_l2, "l1": within_l1}
-        return within[self.norm](image, attacked, self.epsilon)
+    def _evaluate(self, victim: Victim, state: State) -> tuple[jax.Array, jax.Array, jax.Array, Diagnostics]:
+        """The loss and its gradient at x^(k), whether that point is adversarial, and the diagnostics."""
+        key = jax.random.fold_in(state.key, state.iteration + 2)
+        target = state.targets[jnp.minimum(state.restart // self.restarts, len(state.targets) - 1)]
 
-    def _loss(self, logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
+        def loss_at(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if self.loss == "ce":
+                value, logits = loss_to_climb(victim, x, state.label, key)
+                return -value if self.targeted else value, logits
+            return expected(victim, lambda logits: (self._ratio(logits, state.label, target), logits), x, key)
+
+        (loss, logits), gradient = value_and_grad(loss_at, state.run.x)
+        adversarial = is_adversarial(self, logits, state.label)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        return jnp.where(jnp.isnan(loss), -jnp.inf, loss), gradient, adversarial, diagnostics
+
+    def _ratio(self, logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
         if self.loss == "dlr":
             return difference_of_logits_ratio(logits, label)
-        if self.loss == "dlr_targeted":
-            return targeted_difference_of_logits_ratio(logits, label, target)
-        value = cross_entropy(logits, label)
-        return -value if self.targeted else value
+        return targeted_difference_of_logits_ratio(logits, label, target)
+
+    def _rule(self, phase: jax.Array) -> StepSizeRule:
+        if self.norm != "l1":
+            return Halving(self.steps, self.rho, self.norm)
+        interval = jnp.array([max(int(0.04 * steps), 1) for _, steps in self._phases])[phase]
+        return Sparse(interval, from_start=self.shrinking)
+
+    def _start_run(self, image: jax.Array, x: jax.Array, phase: jax.Array) -> Run:
+        return Run(
+            k=jnp.int32(0),
+            x=x,
+            previous=x,
+            loss=jnp.float32(jnp.inf),
+            best=x,
+            best_loss=jnp.float32(-jnp.inf),
+            best_gradient=jnp.zeros_like(x),
+            rule=self._rule(phase).start(x - image, self._radius(phase)),
+        )
 
     def _random_start(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """A point of the sphere, clipped to [0, 1]."""
@@ -242,119 +244,35 @@ class AutoPGD(Iterative):
     def _radius(self, phase: jax.Array) -> jax.Array:
         return jnp.array([scale for scale, _ in self._phases])[phase] * self.epsilon
 
-    def _keep_best(self, state: State, loss: jax.Array, gradient: jax.Array) -> State:
-        """The bookkeeping of one more point of this phase."""
-        first = state.count == 0
-        better = first | (loss > state.best_loss)
-        best_loss = jnp.where(better, loss, state.best_loss)
-        best = jnp.where(better, state.x, state.best)
-        size = state.image.size
-        if self.norm == "l1":
-            interval = jnp.array([max(int(0.04 * steps), 1) for _, steps in self._phases])[state.phase]
-            step_size = self._radius(state.phase)
-            changed, share = jnp.float32(size), jnp.float32(0.2)
-            if self.shrinking:
-                changed = (state.x != state.image).sum().astype(jnp.float32)
-                share = changed / size / 1.5
-        else:
-            interval = jnp.int32(max(int(0.22 * self.steps), 1))
-            step_size = 2 * self._radius(state.phase)
-            changed = share = jnp.float32(0)
-        return state.replace(
-            last_loss=loss,
-            best=best,
-            best_gradient=jnp.where(better, gradient, state.best_gradient),
-            best_loss=best_loss,
-            step_size=jnp.where(first, step_size, state.step_size),
-            since=jnp.where(first, 0, state.since + 1),
-            increases=jnp.where(first, 0, state.increases + (loss > state.last_loss)),
-            interval=jnp.where(first, interval, state.interval),
-            checked_loss=jnp.where(first, loss, state.checked_loss),
-            halved=first | state.halved,
-            share=jnp.where(first, share, state.share),
-            changed=jnp.where(first, changed, state.changed),
-        )
-
     def _keep_found(self, state: State, loss: jax.Array, fooled: jax.Array) -> State:
-        """What counts in the end: only points of the ball itself."""
+        """Keep what counts in the end: only points of the ball itself."""
         inside = state.phase == len(self._phases) - 1
-        adversarial = inside & fooled & self.stop_early
-        better = adversarial | (inside & (loss > state.found_loss))
+        fooled &= inside
+        # An adversarial point is better than any that is not, whatever their losses: with DLR a point may
+        # have a high one and the label's class.
+        better = inside & (loss > state.found_loss)
+        better = jnp.where(fooled == state.found_fools, better, fooled)
         return state.replace(
-            found=jnp.where(better, state.x, state.found),
+            found=jnp.where(better, state.run.x, state.found),
             found_loss=jnp.where(better, loss, state.found_loss),
-            adversarial=adversarial,
+            found_fools=state.found_fools | fooled,
+            adversarial=fooled & self.stop_early,
         )
 
-    def _checkpoint(self, state: State, gradient: jax.Array) -> tuple[State, jax.Array, jax.Array]:
-        """Where to step from, and with which gradient; at a checkpoint perhaps from the best point."""
-        due = (state.count > 0) & (state.since >= state.interval)
-        if self.norm == "l1":
-            changed = (state.best != state.image).sum().astype(jnp.float32)
-            back = due & (changed < 0.95 * state.changed)
-            full = self._radius(state.phase)
-            step_size = jnp.where(back, full, jnp.maximum(state.step_size / 1.5, full / 10))
-            state = state.replace(
-                share=jnp.where(due, changed / state.image.size / 1.5, state.share),
-                changed=jnp.where(due, changed, state.changed),
-            )
-            interval = state.interval
-        else:
-            # In counts, as the product with ρ may fall just below a whole number.
-            rare = state.increases <= self.rho * state.since + 1e-4
-            stuck = ~state.halved & (state.best_loss <= state.checked_loss)
-            back = due & (rare | stuck)
-            step_size = jnp.where(back, state.step_size / 2, state.step_size)
-            state = state.replace(
-                halved=jnp.where(due, back, state.halved),
-                checked_loss=jnp.where(due, state.best_loss, state.checked_loss),
-            )
-            shorter = state.interval - max(int(0.03 * self.steps), 1)
-            interval = jnp.maximum(shorter, max(int(0.06 * self.steps), 1))
-        state = state.replace(
-            step_size=jnp.where(due, step_size, state.step_size),
-            interval=jnp.where(due, interval, state.interval),
-            since=jnp.where(due, 0, state.since),
-            increases=jnp.where(due, 0, state.increases),
-        )
-        x = jnp.where(back, state.best, state.x)
-        return state, x, jnp.where(back, state.best_gradient, gradient)
-
-    def _next(self, state: State, x: jax.Array, gradient: jax.Array) -> State:
-        """The next point of this phase, or the first of the next phase or run."""
+    def _go_on(self, state: State) -> State:
+        """Start the next phase, or the next run, when this one is over."""
         steps = jnp.array([steps for _, steps in self._phases])[state.phase]
-        moved = self._move(state, x, gradient)
-        over = state.count >= steps
+        over = state.run.k > steps
         last = over & (state.phase == len(self._phases) - 1)
         phase = jnp.where(last, 0, state.phase + over)
-        start = self._random_start(state.image, jax.random.fold_in(state.key, state.turn + 2))
+        restart_key = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
+        start = self._random_start(state.image, restart_key)
         if self.shrinking:
-            closer = project(state.image, state.best, self._radius(phase), self.norm)
+            closer = project(state.image, state.run.best, self._radius(phase), self.norm)
             start = jnp.where(last, start, closer)
-        return state.replace(
-            run=state.run + last,
-            phase=phase,
-            count=jnp.where(over, 0, state.count + 1),
-            x=jnp.where(over, start, moved),
-            previous=jnp.where(over, start, x),
-        )
-
-    def _move(self, state: State, x: jax.Array, gradient: jax.Array) -> jax.Array:
-        radius = self._radius(state.phase)
-
-        def onto_ball(x: jax.Array) -> jax.Array:
-            return project(state.image, x, radius, self.norm)
-
-        if self.norm == "l1":
-            size = jnp.abs(gradient)
-            place = jnp.clip((1 - state.share) * size.size, 0, size.size - 1).astype(int)
-            direction = jnp.where(size >= jnp.sort(size.ravel())[place], jnp.sign(gradient), 0)
-            return onto_ball(x + state.step_size * safe_divide(direction, jnp.abs(direction).sum()))
-        sphere = safe_divide(gradient, length(gradient, "l2"))
-        direction = jnp.sign(gradient) if self.norm == "linf" else sphere
-        z = onto_ball(x + state.step_size * direction)
-        weight = jnp.where(state.count == 0, 1.0, 0.75)
-        return onto_ball(x + weight * (z - x) + (1 - weight) * (x - state.previous))
+        fresh = self._start_run(state.image, start, phase)
+        run = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state.run)
+        return state.replace(restart=state.restart + last, phase=phase, run=run)
 
 
 @REGISTRY.register("apgd")

@@ -3,22 +3,24 @@
 Croce and Hein 2020 (arXiv:2003.01690); versions, order and parameters are those of fra31/auto-attack.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from flax import struct
 from jax.sharding import Mesh
 
+from srdef.attacks import masked_gradients
 from srdef.attacks.apgd import apgd, apgd_t
-from srdef.attacks.base import Attack, without_early_stop
-from srdef.attacks.batch import Storage, perturb, smaller_batch
+from srdef.attacks.base import REGISTRY, Attack, AttackResult, without_early_stop
+from srdef.attacks.batch import Ensemble, Storage, perturb, smaller_batch
 from srdef.attacks.fab import fab, fab_t
 from srdef.attacks.projections import Norm
 from srdef.attacks.square import square
 from srdef.attacks.transfer import accuracy_over_draws
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 from srdef.validation import (
     Scalar,
     check_choice,
@@ -29,42 +31,55 @@ from srdef.validation import (
     check_key,
     check_labels,
 )
-from srdef.victims import ExpectationOverTransformation, Victim
+from srdef.victims import ExpectationOverTransformation, Victim, check_victim
 
 Version = Literal["standard", "rand", "plus"]
 
-# Keys of an attack, of judging it, and of the last judgement.
-_FINAL = 1000
+# Keys of the last judgement and of the checks; small numbers are those of the attacks and of judging them.
+_FINAL, _CHECKS = 1000, 1001
 
 
-@dataclass(frozen=True)
-class AutoAttackResult:
-    """What `autoattack` returns.
+@struct.dataclass
+class AutoAttackResult(AttackResult):
+    """What `perturb` returns for AutoAttack: an `AttackResult`, and how it came about.
 
     Attributes
     ----------
     images : float32 array (N, height, width, 3)
         The worst image found for each; the given one where none was.
+    success : bool array (N,)
+        Whether less than half of the draws classify it correctly.
+    linf, l2, steps
+        As in `AttackResult`; steps are those of all attacks together.
     accuracy : float array (N,)
-        The share of fresh draws with which the victim classifies it right; for a deterministic
+        The share of fresh draws with which the victim classifies it correctly; for a deterministic
         victim 0 or 1.
     clean_accuracy : float
         Of the given images.
-    robust_accuracy : dict
+    robust_accuracy : dict of str to float
         After each attack in turn: the mean over all images of the share for the worst image so far.
         For random victims these shares are the lowest of several noisy ones, so a little low.
     final_accuracy : float
         The mean of `accuracy`, which is judged anew for random victims: the figure to report.
     broken_by : list of (str or None)
         The attack that each image owes its worst image to.
+    warnings : tuple of str
+        Signs that these figures are too high (masked gradients), and what to do; empty if all is well.
     """
 
-    images: np.ndarray
-    accuracy: np.ndarray
-    clean_accuracy: float
-    robust_accuracy: dict[str, float]
-    final_accuracy: float
-    broken_by: list[str | None]
+    accuracy: Any
+    clean_accuracy: float = struct.field(pytree_node=False)
+    robust_accuracy: dict[str, float] = struct.field(pytree_node=False)
+    final_accuracy: float = struct.field(pytree_node=False)
+    broken_by: list[str | None] = struct.field(pytree_node=False)
+    warnings: tuple[str, ...] = struct.field(pytree_node=False)
+
+    def __repr__(self) -> str:
+        after = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in self.robust_accuracy.items())
+        return (
+            f"AutoAttackResult({len(self.images)} images: clean {self.clean_accuracy:.3f}, {after}, "
+            f"final {self.final_accuracy:.3f}; {len(self.warnings)} warnings)"
+        )
 
 
 def ensemble(version: Version, epsilon: Scalar, norm: Norm = "linf") -> dict[str, Attack]:
@@ -73,8 +88,8 @@ def ensemble(version: Version, epsilon: Scalar, norm: Norm = "linf") -> dict[str
     - "standard": APGD-CE, APGD-T and FAB-T with 9 targets, Square with 5000 queries; one run each.
       In L1 APGD runs 5 times, APGD-T has 5 targets, and both come from larger balls; Square has no
       L1 version here.
-    - "plus": APGD-CE and APGD-DLR with 5 restarts, FAB with 5, Square, APGD-T and FAB-T with 9
-      targets. (FAB takes a gradient for each class: with 1000 classes it is very slow.)
+    - "plus": APGD-CE and APGD-DLR with 5 restarts, FAB with 5, Square (not in L1), APGD-T and FAB-T
+      with 9 targets. (FAB takes a gradient for each class: with 1000 classes it is very slow.)
     - "rand": APGD-CE and APGD-DLR, to be run on the expectation over 20 draws.
 
     Raises
@@ -86,16 +101,17 @@ def ensemble(version: Version, epsilon: Scalar, norm: Norm = "linf") -> dict[str
     check_choice("norm", norm, get_args(Norm))
     check_epsilon(epsilon, norm)
     shared: dict[str, Any] = {"norm": norm}
-    search: dict[str, Any] = {"norm": norm, "enough": epsilon, "start_radius": epsilon}
+    search: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "start_radius": epsilon}
     if version == "rand":
         options = shared | {"stop_early": False}
         return {"apgd-ce": apgd(epsilon, **options), "apgd-dlr": apgd(epsilon, loss="dlr", **options)}
+    black_box = {} if norm == "l1" else {"square": square(epsilon, norm=norm)}
     if version == "plus":
         attacks: dict[str, Attack] = {
             "apgd-ce": apgd(epsilon, restarts=5, **shared),
             "apgd-dlr": apgd(epsilon, restarts=5, loss="dlr", **shared),
             "fab": fab(restarts=5, **search),
-            "square": square(epsilon, norm="l2" if norm == "l2" else "linf"),
+            **black_box,
             "apgd-t": apgd_t(epsilon, **shared),
             "fab-t": fab_t(**search),
         }
@@ -110,31 +126,14 @@ def ensemble(version: Version, epsilon: Scalar, norm: Norm = "linf") -> dict[str
             "apgd-ce": apgd(epsilon, **shared),
             "apgd-t": apgd_t(epsilon, **shared),
             "fab-t": fab_t(**search),
-            "square": square(epsilon, **shared),
+            **black_box,
         }
-    if norm == "l1":
-        attacks.pop("square", None)
     return attacks
 
 
-def autoattack(
-    victim: Victim,
-    images: np.ndarray | jax.Array,
-    labels: np.ndarray | jax.Array,
-    epsilon: Scalar,
-    norm: Norm = "linf",
-    version: Version = "standard",
-    *,
-    key: jax.Array,
-    ids: np.ndarray | None = None,
-    batch_size: int | None = None,
-    storage: Storage = "float32",
-    attacks: Mapping[str, Attack] | None = None,
-    draws: int = 20,
-    mesh: Mesh | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> AutoAttackResult:
-    """Run AutoAttack: each attack on the images that are still classified right, worst case kept.
+@struct.dataclass
+class AutoAttack(Ensemble):
+    """Attacks in order, each on the images that are still classified correctly; the worst image is kept.
 
     Every attack is judged on exactly the images it returns, by the victim itself; a perturbation
     longer than ε does not count. Version "rand" attacks `ExpectationOverTransformation(victim,
@@ -144,109 +143,181 @@ def autoattack(
 
     Parameters
     ----------
-    victim : Victim
-    images : float array (N, height, width, 3)
-        In [0, 1].
-    labels : integer array (N,)
+    epsilon : float
+        Radius of the ball, in units of the [0, 1] range.
+    members : tuple of Attack
+    names : tuple of str
+        Of the members.
+    norm : "linf", "l2" or "l1"
+    version : "standard", "rand" or "plus"
+    draws : int
+        Of version "rand".
+    """
+
+    epsilon: Scalar
+    members: tuple[Attack, ...]
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    norm: Norm = struct.field(pytree_node=False, default="linf")
+    version: Version = struct.field(pytree_node=False, default="standard")
+    draws: int = struct.field(pytree_node=False, default=20)
+
+    def perturb(
+        self,
+        victim: Victim,
+        images: np.ndarray | jax.Array,
+        labels: np.ndarray | jax.Array | Literal["predicted"],
+        *,
+        key: jax.Array,
+        ids: np.ndarray | None = None,
+        batch_size: int | None = None,
+        storage: Storage = "float32",
+        mesh: Mesh | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> AutoAttackResult:
+        """Attack every image; what `srdef.attacks.perturb` calls, with the same parameters.
+
+        `progress` is called after each attack, with the number of images that are fooled.
+
+        Raises
+        ------
+        InputError
+            As `perturb`; for the DLR loss on fewer than 3 classes, targeted 4; for a random victim with
+            another version than "rand".
+        """
+        check_key(key)
+        images = check_images(images)
+        count = len(images)
+        if isinstance(labels, str):
+            raise InputError("autoattack needs the labels; it cannot predict them")
+        classes = check_victim(victim, images.shape[1:])
+        labels = check_labels(labels, count, classes)
+        ids = check_ids(ids, count)
+        attacks = dict(zip(self.names, self.members, strict=True))
+        _check_classes(attacks, classes)
+        random = masked_gradients.is_random(victim, images[:4], jax.random.fold_in(key, _CHECKS))
+        found: list[str] = []
+        seen: Victim = victim
+        judged = 1
+        if self.version == "rand":
+            if not random:
+                found.append('the victim is deterministic; version "standard" attacks it harder')
+            judged = self.draws
+            seen = ExpectationOverTransformation(victim, self.draws, "loss")
+            attacks = {name: without_early_stop(attack) for name, attack in attacks.items()}
+        elif random:
+            raise InputError(
+                f'the victim is random, so version {self.version!r} would count lucky draws; use "rand"'
+            )
+
+        def options(rows: np.ndarray) -> dict[str, Any]:
+            size = smaller_batch(batch_size or count, len(rows))
+            return {"ids": ids[rows], "batch_size": size, "mesh": mesh}
+
+        def share(index: int, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            fresh = jax.random.fold_in(key, index)
+            return accuracy_over_draws(
+                victim, images, labels[rows], key=fresh, draws=judged, **options(rows)
+            ).astype(np.float64)
+
+        everything = np.arange(count)
+        radius = np.broadcast_to(np.asarray(self.epsilon, np.float32), (count,))
+        worst = images.copy()
+        accuracy = share(0, images, everything)
+        clean = float(accuracy.mean())
+        left = np.flatnonzero(accuracy > 0)
+        if len(left):
+            checks = jax.random.fold_in(key, _CHECKS)
+            found += masked_gradients.warnings_before(
+                seen, images[left], labels[left], key=checks, **options(left)
+            )
+        broken_by: list[str | None] = [None] * count
+        steps = np.zeros(count, np.int32)
+        nonfinite, zero_gradient = np.zeros(count, bool), np.zeros(count, bool)
+        after = {}
+        for number, (name, attack) in enumerate(attacks.items(), start=1):
+            left = np.flatnonzero(accuracy > 0)
+            if len(left):
+                attack = jax.tree.map(lambda x, left=left: x if np.ndim(x) == 0 else x[left], attack)
+                fresh = jax.random.fold_in(key, 2 * number)
+                with warnings.catch_warnings():
+                    # Said once at the end, and not by every attack.
+                    warnings.simplefilter("ignore", SrdefWarning)
+                    result = perturb(
+                        attack, seen, images[left], labels[left], key=fresh, storage=storage, **options(left)
+                    )
+                distance = _distance(result.images - images[left], self.norm)
+                inside = distance <= radius[left] * (1 + 1e-5) + 1e-6
+                new = np.where(inside, share(2 * number + 1, result.images, left), 1.0)
+                better = new < accuracy[left]
+                for row in left[better]:
+                    broken_by[row] = name
+                worst[left[better]] = result.images[better]
+                accuracy[left[better]] = new[better]
+                steps[left] += result.steps
+                nonfinite[left] |= result.nonfinite
+                zero_gradient[left] |= result.zero_gradient
+            after[name] = float(accuracy.mean())
+            if progress is not None:
+                progress(int((accuracy == 0).sum()))
+        if judged > 1:
+            accuracy = share(_FINAL, worst, everything)
+        zero_gradient &= accuracy >= 0.5
+        found += masked_gradients.warnings_on_the_way(nonfinite, zero_gradient)
+        found += masked_gradients.warnings_after(attacks, after)
+        if found:
+            warnings.warn("autoattack: " + "; ".join(found), SrdefWarning, stacklevel=3)
+        difference = worst - images
+        return AutoAttackResult(
+            images=worst,
+            success=accuracy < 0.5,
+            linf=_distance(difference, "linf").astype(np.float32),
+            l2=_distance(difference, "l2").astype(np.float32),
+            steps=steps,
+            success_rate=(1 - accuracy).astype(np.float32),
+            nonfinite=nonfinite,
+            zero_gradient=zero_gradient,
+            accuracy=accuracy,
+            clean_accuracy=clean,
+            robust_accuracy=after,
+            final_accuracy=float(accuracy.mean()),
+            broken_by=broken_by,
+            warnings=tuple(found),
+        )
+
+
+@REGISTRY.register("autoattack")
+def autoattack(
+    epsilon: Scalar = 8 / 255,
+    norm: Norm = "linf",
+    version: Version = "standard",
+    *,
+    attacks: Mapping[str, Attack] | None = None,
+    draws: int = 20,
+) -> AutoAttack:
+    """AutoAttack, for `perturb`, which returns an `AutoAttackResult`.
+
+    Parameters
+    ----------
     epsilon : float, or array (N,)
         Radius of the ball, in units of the [0, 1] range.
     norm : "linf", "l2" or "l1"
     version : "standard", "rand" or "plus"
-    key, ids, batch_size, storage, mesh
-        As for `perturb`.
+        See `ensemble`.
     attacks : mapping of str to Attack, optional
         Other attacks than those of the version, in order: fewer steps for a first look, say, or
-        fewer attacks for a victim with too few classes. FAB counts with `enough=epsilon`.
+        fewer attacks for a victim with too few classes. Give FAB the `epsilon` too.
     draws : int
         Of version "rand".
-    progress : callable, optional
-        Called after each attack with its name and the robust accuracy then.
-
-    Returns
-    -------
-    AutoAttackResult
 
     Raises
     ------
     InputError
-        As `perturb` and `ensemble`; for the DLR loss on fewer than 3 classes, targeted 4; for a random
-        victim with another version than "rand".
+        As `ensemble`.
     """
-    check_key(key)
     check_count("draws", draws)
-    standard = ensemble(version, epsilon, norm)
-    attacks = standard if attacks is None else attacks
-    images = check_images(images)
-    count = len(images)
-    labels = check_labels(labels, count, victim.num_classes)
-    ids = check_ids(ids, count)
-    radius = np.broadcast_to(np.asarray(epsilon, np.float32), (count,))
-    _check_classes(attacks, victim.num_classes)
-    seen: Victim = victim
-    if version == "rand":
-        seen = ExpectationOverTransformation(victim, draws, "loss")
-        attacks = {name: without_early_stop(attack) for name, attack in attacks.items()}
-    elif is_random(victim, images[:4], key):
-        raise InputError(f'the victim is random, so version {version!r} would count lucky draws; use "rand"')
-    judged = draws if version == "rand" else 1
-
-    def share(index: int, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        options: dict[str, Any] = {"batch_size": smaller_batch(batch_size or count, len(rows)), "mesh": mesh}
-        return accuracy_over_draws(
-            victim,
-            images,
-            labels[rows],
-            key=jax.random.fold_in(key, index),
-            ids=ids[rows],
-            draws=judged,
-            **options,
-        )
-
-    everything = np.arange(count)
-    worst = images.copy()
-    accuracy = share(0, images, everything).astype(np.float64)
-    clean = float(accuracy.mean())
-    broken_by: list[str | None] = [None] * count
-    after = {}
-    for number, (name, attack) in enumerate(attacks.items(), start=1):
-        left = np.flatnonzero(accuracy > 0)
-        if len(left):
-            attack = jax.tree.map(lambda leaf, left=left: leaf if np.ndim(leaf) == 0 else leaf[left], attack)
-            result = perturb(
-                attack,
-                seen,
-                images[left],
-                labels[left],
-                key=jax.random.fold_in(key, 2 * number),
-                ids=ids[left],
-                batch_size=smaller_batch(batch_size or count, len(left)),
-                storage=storage,
-                mesh=mesh,
-            )
-            inside = _distance(result.images - images[left], norm) <= radius[left] * (1 + 1e-5) + 1e-6
-            new = np.where(inside, share(2 * number + 1, result.images, left), 1.0)
-            better = new < accuracy[left]
-            for row in left[better]:
-                broken_by[row] = name
-            worst[left[better]] = result.images[better]
-            accuracy[left[better]] = new[better]
-        after[name] = float(accuracy.mean())
-        if progress is not None:
-            progress(name, after[name])
-    if judged > 1:
-        accuracy = share(_FINAL, worst, everything).astype(np.float64)
-    return AutoAttackResult(worst, accuracy, clean, after, float(accuracy.mean()), broken_by)
-
-
-@jax.jit
-def _logits(victim: Victim, images: jax.Array, key: jax.Array) -> jax.Array:
-    return jax.vmap(victim, (0, None))(images, key)
-
-
-def is_random(victim: Victim, images: np.ndarray, key: jax.Array) -> bool:
-    """Whether the logits of images `(N, height, width, 3)` depend on the key: two keys are compared."""
-    first, second = (_logits(victim, images, jax.random.fold_in(key, purpose)) for purpose in (0, 1))
-    return bool((first != second).any())
+    members = ensemble(version, epsilon, norm)
+    members = members if attacks is None else dict(attacks)
+    return AutoAttack(epsilon, tuple(members.values()), tuple(members), norm, version, draws)
 
 
 def _check_classes(attacks: Mapping[str, Attack], classes: int) -> None:

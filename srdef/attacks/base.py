@@ -1,80 +1,137 @@
-"""What all attacks share: the protocol, the registry, and the per-image loop."""
+"""What all attacks share: the base class, the registry, and what counts as adversarial."""
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from srdef.attacks import rounding
+from srdef.attacks.projections import Norm
 from srdef.registry import Registry
+from srdef.validation import Scalar
 from srdef.victims import Victim
 
 REGISTRY = Registry("attack")
 
+# The starts of later runs draw from `fold_in(key, RESTART)`; smaller numbers are those of iterations.
+RESTART = 0xFFFFFFF0
 
-class Attack(Protocol):
-    """A function of one victim and one image: a frozen pytree dataclass.
 
-    The numbers that a sweep varies are its leaves, each a scalar (or, for `perturb`, an array with
-    one value per image); what changes the program is static.
+class Attack(ABC):
+    """A function of one victim and one image: the base class of all attacks.
 
-    The function is `result` of `init` followed by `step` until `finished`. It is written in these
-    four parts so that `perturb` can run the loop on the host and drop the images that are done;
-    `Iterative` puts them together again for one image.
+    An attack is a frozen pytree dataclass (`flax.struct.dataclass`). The numbers that a sweep varies
+    are its leaves, each a scalar (or, for `perturb`, an array with one value per image); what changes
+    the program is static. It has to define `init`, `step`, `result` and `steps`; everything else has a
+    default. It is written in these parts so that `perturb` can run the loop on the host and drop the
+    images that are finished; calling the attack runs the loop for one image, under any JAX
+    transformation.
+
+    Attributes
+    ----------
+    steps : int
+        The largest number of steps for an image.
+    targeted : bool
+        Whether the label is the class to reach instead of the class to leave.
+    norm : "linf", "l2" or "l1"
+        The norm of the ball that the perturbation stays in, if the attack has an `epsilon`.
     """
 
-    @property
-    def targeted(self) -> bool:
-        """Whether the label is the class to reach instead of the class to leave."""
-        ...
+    steps: int
+    targeted: bool = False
+    norm: Norm = "linf"
+
+    @abstractmethod
+    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> Any:
+        """Return the state, a pytree of arrays, from which the first step starts.
+
+        Parameters
+        ----------
+        victim : Victim
+        image : array (height, width, 3)
+            In [0, 1].
+        label : integer array ()
+        key : jax.random.key
+            The image's own.
+        """
+
+    @abstractmethod
+    def step(self, victim: Victim, state: Any) -> Any:
+        """Return the state after one more step, with the same shapes and types."""
+
+    @abstractmethod
+    def result(self, state: Any) -> jax.Array:
+        """Return the adversarial image `(height, width, 3)`, in [0, 1] like the given one."""
+
+    def finished(self, state: Any) -> jax.Array:
+        """Whether the image needs no more steps; by default only the number of steps decides."""
+        return jnp.bool_(False)
 
     @property
     def max_steps(self) -> int:
-        """How many steps an image takes at most."""
-        ...
+        """The largest number of steps for an image: `steps`, if an attack does not say otherwise."""
+        return self.steps
 
     @property
     def stops_early(self) -> bool:
-        """Whether an image may be finished before `max_steps`."""
-        ...
+        """Whether an image may be finished before `max_steps`: whether `finished` is overridden."""
+        return type(self).finished is not Attack.finished
 
-    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> Any:
-        """The state, a pytree of arrays, from which the first step starts."""
-        ...
-
-    def step(self, victim: Victim, state: Any) -> Any:
-        """The state after one more step."""
-        ...
-
-    def finished(self, state: Any) -> jax.Array:
-        """Whether the image needs no more steps."""
-        ...
-
-    def result(self, state: Any) -> jax.Array:
-        """The attacked image `(height, width, 3)`, in [0, 1] like the given one."""
-        ...
+    @property
+    def minimal_norm(self) -> bool:
+        """Whether the attack looks for the smallest perturbation: whether it has no `epsilon`."""
+        return not hasattr(self, "epsilon")
 
     def __call__(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
-        """The attacked image `(height, width, 3)`, in [0, 1] like the given one."""
-        ...
+        """Attack one image.
+
+        Parameters
+        ----------
+        victim, image, label, key
+            As for `init`.
+
+        Returns
+        -------
+        array (height, width, 3)
+            The adversarial image, in [0, 1].
+        """
+
+        def unfinished(counted: tuple[Any, jax.Array]) -> jax.Array:
+            state, steps = counted
+            return (steps < self.max_steps) & ~self.finished(state)
+
+        def step(counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+            state, steps = counted
+            return same_types(self.step(victim, state), state), steps + 1
+
+        state = strong_types(self.init(victim, jnp.asarray(image), jnp.asarray(label), key))
+        state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))
+        return self.result(state)
 
     def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
+        self, victim: Victim, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
     ) -> jax.Array:
-        """The attacked image in multiples of 1/255, still within what the attack promises."""
-        ...
+        """Round an adversarial image to multiples of 1/255, still within what the attack promises.
 
+        With an `epsilon` the result stays in the ball. The perturbation of a minimal-norm attack, which
+        rounding would often undo, is scaled up as little as keeps the image adversarial.
 
-class Iterative:
-    """Mixin that makes an attack a function of one image, under any JAX transformation."""
-
-    def __call__(self: Any, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
-        state = jax.lax.while_loop(
-            lambda state: ~self.finished(state),
-            lambda state: self.step(victim, state),
-            self.init(victim, jnp.asarray(image), jnp.asarray(label), key),
-        )
-        return self.result(state)
+        Parameters
+        ----------
+        image, adversarial : arrays (height, width, 3)
+            The given image, and what the attack has made of it.
+        victim, label, key
+            As for `init`; the key is not one that the attack has seen.
+        """
+        if self.minimal_norm:
+            return rounding.smallest_surviving(
+                image, adversarial, lambda x: is_adversarial(self, victim(x, key), label)
+            )
+        epsilon: Scalar = self.epsilon  # type: ignore[attr-defined]
+        return rounding.WITHIN[self.norm](image, adversarial, epsilon)
 
 
 def create(name: str, **options: Any) -> Attack:
@@ -94,14 +151,23 @@ class AttackResult:
     Attributes
     ----------
     images : float32 array (N, height, width, 3)
-        The attacked images, in [0, 1]; multiples of 1/255 when stored as uint8.
+        The adversarial images, in [0, 1]; multiples of 1/255 when stored as uint8.
     success : bool array (N,)
         Whether the victim's prediction on exactly these images differs from the label (or equals
         it, for a targeted attack).
     linf, l2 : float32 arrays (N,)
-        Distances between the attacked and the given images, in units of the [0, 1] range.
+        Distances between the adversarial and the given images, in units of the [0, 1] range.
     steps : int32 array (N,)
-        How many steps of the attack the image took; 0 from `round_result`.
+        The number of steps that the attack took for the image; 0 from `round_result`.
+    success_rate : float32 array (N,)
+        The share of fresh draws of a random victim that the image fools; 0 or 1 with one draw. `success`
+        is whether it is more than half.
+    nonfinite : bool array (N,)
+        Whether a gradient on the way was NaN or infinite (it counted as zero), or the victim's logits for
+        the adversarial image are NaN (no success then).
+    zero_gradient : bool array (N,)
+        Whether a gradient was exactly zero while the image was not adversarial: the victim looks more
+        robust than it is. Known of attacks that keep `Diagnostics`.
     """
 
     images: Any
@@ -109,6 +175,43 @@ class AttackResult:
     linf: Any
     l2: Any
     steps: Any
+    success_rate: Any
+    nonfinite: Any
+    zero_gradient: Any
+
+    def __repr__(self) -> str:
+        if not isinstance(self.success, np.ndarray):
+            return f"AttackResult({type(self.success).__name__})"
+        fooled = self.success
+        words = [f"{len(fooled)} images", f"{int(fooled.sum())} fooled"]
+        if fooled.any():
+            linf, l2 = (float(np.median(values[fooled])) for values in (self.linf, self.l2))
+            words.append(f"median L∞ {linf:.3g}, L2 {l2:.3g}")
+        for name in ("nonfinite", "zero_gradient"):
+            if getattr(self, name).any():
+                words.append(f"{name} {int(getattr(self, name).sum())}")
+        return f"AttackResult({'; '.join(words)})"
+
+
+def strong_types(state: Any) -> Any:
+    """A state of arrays that keep their types; those of Python numbers change with what they meet."""
+
+    def strong(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(strong, state)
+
+
+def same_types(state: Any, like: Any) -> Any:
+    """A state with the types of another: a loop's must not widen where 32-bit and 64-bit numbers meet."""
+
+    def cast(new: Any, old: Any) -> Any:
+        return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+    return jax.tree.map(cast, state, like)
 
 
 def without_early_stop(attack: Attack) -> Attack:
@@ -122,9 +225,5 @@ def without_early_stop(attack: Attack) -> Attack:
 def is_adversarial(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:
     """Whether logits `(classes,)` show what the attack aims at, given the label."""
     hit = jnp.argmax(logits) == label
-    return hit if attack.targeted else ~hit
-
-
-def max_other_logit(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """The largest of the logits `(classes,)` but the label's."""
-    return jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits).max()
+    # NaN is no answer, so it fools nobody.
+    return (hit if attack.targeted else ~hit) & ~jnp.isnan(logits).any()

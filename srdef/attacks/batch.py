@@ -8,6 +8,7 @@ others go on in a batch of a quarter of the size. (A quarter and not a half, bec
 of its own to compile.)
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
@@ -17,13 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
-from srdef import validation
-from srdef.attacks.base import Attack, AttackResult, is_adversarial
+from srdef import interrupts, validation
+from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types
+from srdef.attacks.diagnostics import Diagnostics
 from srdef.batching import map_batches
-from srdef.errors import InputError
-from srdef.victims import Victim
+from srdef.errors import InputError, SrdefWarning
+from srdef.victims import Victim, canvas_side, check_victim
 
 Storage = Literal["float32", "uint8"]
+
+
+class Ensemble:
+    """Several attacks that work on a batch one after the other: `perturb` hands it the whole batch."""
+
+    perturb: Callable[..., Any]
+    """What the function `perturb` does, with its parameters."""
+
 
 # By how much a batch shrinks at least when finished images leave it.
 SHRINK = 4
@@ -59,8 +69,8 @@ def _init(
     """The first state of every image, and which images need no step."""
 
     def one(attack: Attack, image: jax.Array, label: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
-        state = attack.init(victim, image, label, key)
-        return (state, jnp.int32(0)), attack.finished(state)
+        state = strong_types(attack.init(victim, image, label, key))
+        return (state, jnp.int32(0)), attack.finished(state) | (attack.max_steps < 1)
 
     states = jax.vmap(one)(attack, images, labels, _image_keys(key, ids))
     return jax.lax.with_sharding_constraint(states, sharding)
@@ -75,18 +85,27 @@ def _step(attack: Attack, victim: Victim, state: Any, *, sharding: Sharding) -> 
 
     def one(attack: Attack, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         state, steps = counted
-        finished = attack.finished(state)
-        stepped = attack.step(victim, state), steps + 1
+        finished = attack.finished(state) | (steps >= attack.max_steps)
+        stepped = same_types(attack.step(victim, state), state), steps + 1
         counted = jax.tree.map(lambda old, new: jnp.where(finished, old, new), counted, stepped)
-        return counted, attack.finished(counted[0])
+        return counted, attack.finished(counted[0]) | (counted[1] >= attack.max_steps)
 
     return jax.lax.with_sharding_constraint(jax.vmap(one)(attack, state), sharding)
 
 
 @jax.jit
-def _result(attack: Attack, state: Any) -> jax.Array:
-    """The attacked images."""
-    return jax.vmap(lambda attack, state: attack.result(state))(attack, state)
+def _result(attack: Attack, state: Any, images: jax.Array) -> tuple[jax.Array, Diagnostics]:
+    """The adversarial images, finite and in [0, 1], and what the attack has noted on its way."""
+
+    def one(attack: Attack, state: Any, image: jax.Array) -> tuple[jax.Array, Diagnostics]:
+        adversarial = attack.result(state)
+        diagnostics = getattr(state, "diagnostics", Diagnostics.create())
+        finite = jnp.isfinite(adversarial).all()
+        # An attack of which nothing is left returns the image; rounding may leave [0, 1] by an ulp.
+        adversarial = jnp.clip(jnp.where(finite, adversarial, image), 0, 1).astype(image.dtype)
+        return adversarial, diagnostics.replace(nonfinite=diagnostics.nonfinite | ~finite)
+
+    return jax.vmap(one)(attack, state, images)
 
 
 @partial(jax.jit, static_argnames="sharding")
@@ -107,41 +126,58 @@ def _round(
     victim: Victim,
     key: jax.Array,
     images: jax.Array,
-    attacked: jax.Array,
+    adversarial: jax.Array,
     labels: jax.Array,
     ids: jax.Array,
 ) -> jax.Array:
-    """The attacked images in multiples of 1/255, as the attack rounds them."""
+    """The adversarial images in multiples of 1/255, as the attack rounds them."""
     return jax.vmap(lambda attack, *image: attack.round(victim, *image))(
-        attack, images, attacked, labels, _keys_of(_ROUND, key, ids)
+        attack, images, adversarial, labels, _keys_of(_ROUND, key, ids)
     )
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="draws")
 def _judge(
     attack: Attack,
     victim: Victim,
     key: jax.Array,
     images: jax.Array,
-    attacked: jax.Array,
+    adversarial: jax.Array,
     labels: jax.Array,
     ids: jax.Array,
+    *,
+    draws: int,
 ) -> AttackResult:
-    """Success and distances of attacked images.
+    """Success and distances of adversarial images.
 
     A program of its own: inside another a compiler may compute the images once more, rounded
     otherwise, and judge something else than what is returned.
     """
 
     def one(
-        attack: Attack, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
+        attack: Attack, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
     ) -> AttackResult:
-        success = is_adversarial(attack, victim(attacked, key), label)
-        difference = attacked - image
-        linf, l2 = jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel())
-        return AttackResult(attacked, success, linf, l2, jnp.int32(0))
+        def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = victim(adversarial, key)
+            return is_adversarial(attack, logits, label), jnp.isnan(logits).any()
 
-    return jax.vmap(one)(attack, images, attacked, labels, _keys_of(_JUDGE, key, ids))
+        if draws == 1:  # without the loop, in which XLA's CPU back end is slower
+            fools, is_nan = draw(key)
+        else:
+            fools, is_nan = jax.lax.map(draw, jax.random.split(key, draws))
+        rate = fools.astype(jnp.float32).mean()
+        difference = adversarial - image
+        linf, l2 = jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel())
+        no = jnp.bool_(False)
+        return AttackResult(adversarial, rate > 0.5, linf, l2, jnp.int32(0), rate, is_nan.any(), no)
+
+    return jax.vmap(one)(attack, images, adversarial, labels, _keys_of(_JUDGE, key, ids))
+
+
+@jax.jit
+def _is_nan(victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
+    """Whether the victim's logits of each image `(N,)` are NaN."""
+    return jnp.isnan(jax.vmap(victim)(images, _keys_of(_JUDGE, key, ids))).any(axis=-1)
 
 
 @jax.jit
@@ -169,6 +205,7 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     """
 
     def step(attack: Attack, state: Any) -> tuple[Any, jax.Array]:
+        interrupts.check()
         # On one device XLA forgets the sharding; it is said again, or the next step would be
         # compiled once more.
         return _step(attack, victim, jax.device_put(state, sharding), sharding=sharding)
@@ -210,7 +247,7 @@ def smaller_batch(batch_size: int, left: int) -> int:
 
 
 def perturb(
-    attack: Attack,
+    attack: Attack | Ensemble,
     victim: Victim,
     images: np.ndarray | jax.Array,
     labels: np.ndarray | jax.Array | Literal["predicted"],
@@ -219,6 +256,7 @@ def perturb(
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
     storage: Storage = "float32",
+    draws: int = 1,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> AttackResult:
@@ -244,9 +282,12 @@ def perturb(
     batch_size : int, optional
         Default: all images at once.
     storage : "float32" or "uint8"
-        Whether the attacked images are returned as computed, or rounded to what an 8-bit file
+        Whether the adversarial images are returned as computed, or rounded to what an 8-bit file
         would hold (see `round_result`). Success and distances are those of exactly what is
         returned.
+    draws : int
+        Of a random victim, with which each adversarial image is judged: fresh ones, that the attack has not
+        seen. An image is a success if it fools more than half of them.
     mesh : Mesh, optional
         The devices to use; default: all local ones.
     progress : callable, optional
@@ -260,11 +301,24 @@ def perturb(
     Raises
     ------
     InputError
-        For images, labels, ids, leaves of the attack or a key of the wrong kind, shape or range.
+        For images, labels, ids, leaves of the attack or a key of the wrong kind, shape or range; for a victim
+        that returns no logits, or NaN for one of the given images.
+
+    Warns
+    -----
+    SrdefWarning
+        If a gradient was not finite, or zero, for some images; see `AttackResult`.
     """
     validation.check_choice("storage", storage, get_args(Storage))
-    images, ids, attack = _checked(attack, images, ids, key)
-    options: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh}
+    validation.check_count("draws", draws)
+    options: dict[str, Any]
+    if isinstance(attack, Ensemble):
+        options = {"key": key, "ids": ids, "batch_size": batch_size, "storage": storage, "mesh": mesh}
+        if draws > 1:
+            raise InputError(f"draws: {type(attack).__name__} has its own number of them")
+        return attack.perturb(victim, images, labels, progress=progress, **options)
+    images, ids, attack, classes = _checked(attack, victim, images, ids, key)
+    options = {"batch_size": batch_size, "mesh": mesh}
     if isinstance(labels, str):
         validation.check_choice("labels", labels, ("predicted",))
         if attack.targeted:
@@ -272,7 +326,7 @@ def perturb(
                 'labels="predicted" gives a targeted attack no target; give the classes to reach'
             )
         labels = map_batches(_predict, (victim, key), (images, ids), **options)
-    labels = validation.check_labels(labels, len(images), victim.num_classes)
+    labels = validation.check_labels(labels, len(images), classes)
     leaves, structure = jax.tree.flatten(attack)
 
     def batch(
@@ -281,19 +335,57 @@ def perturb(
         attack = jax.tree.unflatten(structure, rows)
         state, finished = _init(attack, victim, key, images, labels, ids, sharding=images.sharding)
         state, steps = _run_steps(attack, victim, state, finished, images.sharding)
-        attacked = _result(attack, state)
+        adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
-            attacked = _round(attack, victim, key, images, attacked, labels, ids)
-        return _judge(attack, victim, key, images, attacked, labels, ids).replace(steps=steps)
+            adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
+        result = _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        return result.replace(
+            steps=steps,
+            nonfinite=result.nonfinite | diagnostics.nonfinite,
+            zero_gradient=diagnostics.zero_gradient & ~result.success,
+        )
 
-    return map_batches(batch, (victim, key), (images, labels, ids, *leaves), progress=progress, **options)
+    result = map_batches(batch, (victim, key), (images, labels, ids, *leaves), progress=progress, **options)
+    if result.nonfinite.any():
+        _refuse_nan(victim, images, ids, key, options)
+    _warn(result, ids)
+    return result
+
+
+def _refuse_nan(
+    victim: Victim, images: np.ndarray, ids: np.ndarray, key: jax.Array, options: dict[str, Any]
+) -> None:
+    """InputError if the victim's logits of one of the given images are NaN: it has no class to leave."""
+    is_nan = map_batches(_is_nan, (victim, key), (images, ids), **options)
+    if is_nan.any():
+        index = int(np.argmax(is_nan))
+        raise InputError(
+            f"the victim's logits of image {index} (id {ids[index]}) are NaN before any attack; "
+            f"so are those of {int(is_nan.sum())} of {len(images)} images"
+        )
+
+
+def _warn(result: AttackResult, ids: np.ndarray) -> None:
+    """One warning for each sign that success rates of this call are too low."""
+    words = {
+        "nonfinite": "gradients or logits that are not finite (they counted as zero, and as no success)",
+        "zero_gradient": "a gradient of exactly zero though they are not fooled: the victim may be less "
+        "robust than it looks (try another loss, or replace the gradient)",
+    }
+    for name, meaning in words.items():
+        flags = getattr(result, name)
+        if flags.any():
+            first = ", ".join(map(str, ids[flags][:5]))
+            more = ", ..." if flags.sum() > 5 else ""
+            text = f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {first}{more}"
+            warnings.warn(text, SrdefWarning, stacklevel=3)
 
 
 def round_result(
     attack: Attack,
     victim: Victim,
     images: np.ndarray | jax.Array,
-    attacked: np.ndarray | jax.Array,
+    adversarial: np.ndarray | jax.Array,
     labels: np.ndarray | jax.Array,
     *,
     key: jax.Array,
@@ -313,7 +405,7 @@ def round_result(
     images : float array (N, height, width, 3)
         The images before the attack, themselves multiples of 1/255 if rounding shall add nothing
         to the perturbation.
-    attacked : float array (N, height, width, 3)
+    adversarial : float array (N, height, width, 3)
         As `perturb` returned them.
     attack, victim, labels, key, ids, batch_size, mesh, progress
         As given to `perturb`.
@@ -328,38 +420,46 @@ def round_result(
     InputError
         As `perturb`.
     """
-    images, ids, attack = _checked(attack, images, ids, key)
-    attacked = validation.check_images(attacked)
-    labels = validation.check_labels(labels, len(images), victim.num_classes)
+    images, ids, attack, classes = _checked(attack, victim, images, ids, key)
+    adversarial = validation.check_images(adversarial)
+    labels = validation.check_labels(labels, len(images), classes)
     leaves, structure = jax.tree.flatten(attack)
 
     def batch(
         victim: Victim,
         key: jax.Array,
         images: jax.Array,
-        attacked: jax.Array,
+        adversarial: jax.Array,
         labels: jax.Array,
         ids: jax.Array,
         *rows: jax.Array,
     ) -> AttackResult:
         attack = jax.tree.unflatten(structure, rows)
-        rounded = _round(attack, victim, key, images, attacked, labels, ids)
-        return _judge(attack, victim, key, images, rounded, labels, ids)
+        rounded = _round(attack, victim, key, images, adversarial, labels, ids)
+        return _judge(attack, victim, key, images, rounded, labels, ids, draws=1)
 
     return map_batches(
         batch,
         (victim, key),
-        (images, attacked, labels, ids, *leaves),
+        (images, adversarial, labels, ids, *leaves),
         batch_size=batch_size,
         mesh=mesh,
         progress=progress,
     )
 
 
-def _checked(attack: Attack, images: Any, ids: Any, key: Any) -> tuple[np.ndarray, np.ndarray, Attack]:
-    """Images and ids as they shall be, and the attack with one row per image in every leaf."""
+def _checked(
+    attack: Attack, victim: Victim, images: Any, ids: Any, key: Any
+) -> tuple[np.ndarray, np.ndarray, Attack, int]:
+    """Images and ids as they shall be, the attack with one row per image in every leaf, and the classes."""
+    if not isinstance(attack, Attack):
+        raise InputError(f"attack must be an attack like attacks.fgsm(), not {attack!r}")
     images = validation.check_images(images)
     validation.check_key(key)
+    classes = check_victim(victim, images.shape[1:])
+    if getattr(attack, "diverse_inputs", False):  # which enlarges them
+        height, width, channels = images.shape[1:]
+        check_victim(victim, (canvas_side(height), canvas_side(width), channels))
     count = len(images)
     attack = jax.tree.map(lambda leaf: validation.one_row_per_image(leaf, count), attack)
-    return images, validation.check_ids(ids, count), attack
+    return images, validation.check_ids(ids, count), attack, classes

@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Iterative, is_adversarial, max_other_logit
-from srdef.attacks.rounding import MinimalNorm
+from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.losses import max_other_logit
 from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim, expected
 
 Preset = Literal["paper", "original"]
 
-# Keeps arctanh finite at black and white.
+# Of the libraries: keeps arctanh finite at black and white.
 _INSIDE = 0.999999
+# Values nearer to black or white are moved as if they were this far away: one level of 8 bits.
+_MARGIN = 1 / 255
 
 # Adam's first steps are no progress; fewer than this say nothing.
 SHORTEST_LOOK = 20
@@ -33,47 +36,53 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    change: jax.Array  # of the image in tanh space, what Adam moves
+    perturbation: jax.Array  # of the image in tanh space, what Adam moves
     adam: Any
     constant: jax.Array
     low: jax.Array
     high: jax.Array
     search: jax.Array  # the number of values of c that are done
-    turn: jax.Array  # steps with this c
+    iteration: jax.Array  # with this c
     least_loss: jax.Array  # within this tenth of the steps
     last_loss: jax.Array  # what that was in the tenth before
     found: jax.Array  # whether this c has given an adversarial image
     best: jax.Array
     best_l2: jax.Array
+    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class CarliniWagner(MinimalNorm, Iterative):
+class CarliniWagner(Attack):
     """The smallest L2 perturbation by Adam in tanh space, with a search over the constant c.
 
     For x(ω) = (tanh(ω) + 1) / 2 minimise
 
         ||x(ω) - image||_2² + c * max(Z_label - max_{k != label} Z_k + confidence, 0)
 
-    (targeted: the difference the other way round). c starts at `constant`, is multiplied by 10
+    (targeted: the difference the other way round). c starts at `initial_const`, is multiplied by 10
     until an adversarial image is found, and then bisected. The nearest adversarial image of all
-    steps is kept. An image leaves a value of c when its least loss in a tenth of the steps (but at
-    least 20) is not lower by a 10000th than in the tenth before, and does all of this alone, so that
-    a result does not depend on the batch. An image that is misclassified already stays as it is,
-    and so does one for which nothing is found.
+    iterations is kept. An image leaves a value of c when its least loss in a tenth of the iterations
+    (but at least 20) is not lower by a 10000th than in the tenth before, and does all of this alone,
+    so that a result does not depend on the batch. An image that is misclassified already stays as it
+    is, and so does one for which nothing is found.
+
+    Two things differ from the authors' code. No value of c is left early before anything is found: a
+    loss that hardly falls may be all there is of a gradient. And black and white, where tanh is so flat
+    that the gradient is a millionth and the search does not get away, move along the curve of a value
+    one level inside, shifted to start where they are, and cut off at 0 and 1.
 
     Parameters
     ----------
     learning_rate : float
         Of Adam.
-    constant : float
+    initial_const : float
         The first c.
     confidence : float
         κ, by how much a wrong class must lead.
-    search_steps : int
+    binary_search_steps : int
         Number of values of c.
-    steps : int
-        Most steps for each of them.
+    max_iterations : int
+        Most iterations for each of them.
     abort_early : bool
         Whether an image leaves a c that makes no progress.
     targeted : bool
@@ -81,79 +90,81 @@ class CarliniWagner(MinimalNorm, Iterative):
     """
 
     learning_rate: Scalar = 5e-3
-    constant: Scalar = 1e-2
+    initial_const: Scalar = 1e-2
     confidence: Scalar = 0.0
-    search_steps: int = struct.field(pytree_node=False, default=5)
-    steps: int = struct.field(pytree_node=False, default=1000)
+    binary_search_steps: int = struct.field(pytree_node=False, default=5)
+    max_iterations: int = struct.field(pytree_node=False, default=1000)
     abort_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def max_steps(self) -> int:
-        return self.search_steps * self.steps
-
-    @property
-    def stops_early(self) -> bool:
-        return True
+        return self.binary_search_steps * self.max_iterations
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         zeros = jnp.zeros_like(image)
+        infinite = jnp.full((), jnp.inf, image.dtype)
         already = is_adversarial(self, victim(image, jax.random.fold_in(key, 0)), label)
         return State(
             image,
             label,
             key,
-            change=zeros,
+            perturbation=zeros,
             adam=_ADAM.init(zeros),
-            constant=jnp.float32(self.constant),
-            low=jnp.float32(0),
-            high=jnp.float32(jnp.inf),
-            search=jnp.where(already, self.search_steps, 0),
-            turn=jnp.int32(0),
-            least_loss=jnp.float32(jnp.inf),
-            last_loss=jnp.float32(jnp.inf),
+            constant=jnp.asarray(self.initial_const, image.dtype),
+            low=jnp.zeros_like(infinite),
+            high=infinite,
+            search=jnp.where(already, jnp.int32(self.binary_search_steps), 0),
+            iteration=jnp.int32(0),
+            least_loss=infinite,
+            last_loss=infinite,
             found=jnp.bool_(False),
             best=image,
-            best_l2=jnp.float32(jnp.inf),
+            best_l2=infinite,
+            diagnostics=Diagnostics.create(),
         )
 
     def step(self, victim: Victim, state: State) -> State:
-        key = jax.random.fold_in(state.key, 1 + state.search * self.steps + state.turn)
-        start = jnp.arctanh((2 * state.image - 1) * _INSIDE)
+        key = jax.random.fold_in(state.key, 1 + state.search * self.max_iterations + state.iteration)
 
-        def loss(change: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-            x = (jnp.tanh(start + change) + 1) / 2
+        def loss(perturbation: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+            x = _moved(state.image, perturbation)
             hinge, logits = expected(victim, lambda z: (self._hinge(z, state.label), z), x, key)
             l2 = jnp.sum((x - state.image) ** 2)
-            value = l2 + state.constant * hinge
+            value = (l2 + state.constant * hinge).astype(l2.dtype)
             reached = self._lead(logits, state.label) <= -self.confidence
             success = is_adversarial(self, logits, state.label) & reached
             return value, (x, l2, success)
 
         # Not `gradients.value_and_grad`: with its rounding, the search for an image in a batch of one ended
         # further from where it ends in a larger batch.
-        (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.change)
+        (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.perturbation)
+        # The gradient is zero where the image itself is and an adversarial one needs no hinge: no fault.
+        resting = success | (state.iteration > 0)
+        gradient, diagnostics = state.diagnostics.check(gradient, resting)
         update, adam = _ADAM.update(gradient, state.adam)
         better = success & (l2 < state.best_l2)
         state = state.replace(
-            change=state.change - self.learning_rate * update,
+            perturbation=(state.perturbation - self.learning_rate * update).astype(update.dtype),
             adam=adam,
-            turn=state.turn + 1,
+            iteration=state.iteration + 1,
             found=state.found | success,
+            diagnostics=diagnostics,
             best=jnp.where(better, x, state.best),
             best_l2=jnp.where(better, l2, state.best_l2),
         )
 
-        over = state.turn >= self.steps
+        over = state.iteration >= self.max_iterations
         if self.abort_early:
             # The least loss of each tenth, as the loss of one image goes up and down where it crosses the
             # boundary, and not of the first one, as it rises while Adam starts; the authors look at
             # the sum over a batch, which hides both.
-            tenth = max(self.steps // 10, SHORTEST_LOOK)
-            look = state.turn % tenth == 0
-            least = jnp.minimum(state.least_loss, value)
-            over |= look & (least > 0.9999 * state.last_loss)
-            reached = jnp.where(state.turn == tenth, value, least)
+            tenth = max(self.max_iterations // 10, SHORTEST_LOOK)
+            look = state.iteration % tenth == 0
+            least = jnp.fmin(state.least_loss, value)
+            # While nothing is found, there is nothing to gain by leaving.
+            over |= look & jnp.isfinite(state.best_l2) & (least > 0.9999 * state.last_loss)
+            reached = jnp.where(state.iteration == tenth, value, least)
             state = state.replace(
                 least_loss=jnp.where(look, jnp.inf, least),
                 last_loss=jnp.where(look, reached, state.last_loss),
@@ -173,30 +184,44 @@ class CarliniWagner(MinimalNorm, Iterative):
         """The state with which the next value of c starts."""
         low = jnp.where(state.found, state.low, jnp.maximum(state.low, state.constant))
         high = jnp.where(state.found, jnp.minimum(state.high, state.constant), state.high)
-        zeros = jnp.zeros_like(state.change)
+        zeros = jnp.zeros_like(state.perturbation)
         return state.replace(
-            change=zeros,
+            perturbation=zeros,
             adam=_ADAM.init(zeros),
             constant=jnp.where(jnp.isfinite(high), (low + high) / 2, 10 * state.constant),
             low=low,
             high=high,
             search=state.search + 1,
-            turn=jnp.int32(0),
-            least_loss=jnp.float32(jnp.inf),
-            last_loss=jnp.float32(jnp.inf),
+            iteration=jnp.int32(0),
+            least_loss=jnp.full_like(state.least_loss, jnp.inf),
+            last_loss=jnp.full_like(state.last_loss, jnp.inf),
             found=jnp.bool_(False),
         )
 
     def finished(self, state: State) -> jax.Array:
-        return state.search >= self.search_steps
+        return state.search >= self.binary_search_steps
 
     def result(self, state: State) -> jax.Array:
         return state.best
 
 
+def _moved(image: jax.Array, perturbation: jax.Array) -> jax.Array:
+    """The image after a perturbation in tanh space; differentiable also where it is cut off at 0 or 1."""
+    inside = jnp.clip((2 * image - 1) * _INSIDE, 2 * _MARGIN - 1, 1 - 2 * _MARGIN)
+    saturated = (image < _MARGIN) | (image > 1 - _MARGIN)
+    shift = jnp.where(saturated, image - (inside + 1) / 2, 0)
+    x = (jnp.tanh(jnp.arctanh(inside) + perturbation) + 1) / 2 + shift
+    return x + jax.lax.stop_gradient(jnp.clip(x, 0, 1) - x)
+
+
 _PRESETS: dict[str, dict[str, float]] = {
-    "paper": {"learning_rate": 5e-3, "constant": 1e-2, "search_steps": 5, "steps": 1000},
-    "original": {"learning_rate": 1e-2, "constant": 1e-3, "search_steps": 9, "steps": 10000},
+    "paper": {"learning_rate": 5e-3, "initial_const": 1e-2, "binary_search_steps": 5, "max_iterations": 1000},
+    "original": {
+        "learning_rate": 1e-2,
+        "initial_const": 1e-3,
+        "binary_search_steps": 9,
+        "max_iterations": 10000,
+    },
 }
 
 
@@ -205,28 +230,30 @@ def carlini_wagner(
     preset: Preset = "paper",
     *,
     learning_rate: Scalar | None = None,
-    constant: Scalar | None = None,
+    initial_const: Scalar | None = None,
     confidence: Scalar = 0.0,
-    search_steps: int | None = None,
-    steps: int | None = None,
+    binary_search_steps: int | None = None,
+    max_iterations: int | None = None,
     abort_early: bool = True,
     targeted: bool = False,
 ) -> CarliniWagner:
     """C&W L2 with the numbers of a preset, any of which may be given instead.
 
-    "paper": 5 values of c from 1e-2, 1000 steps of 5e-3, the defaults of the libraries of 2018 that
-    the paper used (cleverhans, Foolbox 1.8). "original": 9 values of c from 1e-3, 10000 steps of
+    "paper": 5 values of c from 1e-2, 1000 iterations of 5e-3, the defaults of the libraries of 2018 that
+    the paper used (cleverhans, Foolbox 1.8). "original": 9 values of c from 1e-3, 10000 iterations of
     1e-2, as Carlini's code.
     """
     check_choice("preset", preset, get_args(Preset))
     given: dict[str, Any] = {
         "learning_rate": learning_rate,
-        "constant": constant,
-        "search_steps": search_steps,
-        "steps": steps,
+        "initial_const": initial_const,
+        "binary_search_steps": binary_search_steps,
+        "max_iterations": max_iterations,
     }
     options: dict[str, Any] = _PRESETS[preset] | {k: v for k, v in given.items() if v is not None}
-    check_count("search_steps", options["search_steps"])
-    check_count("steps", options["steps"])
-    check_numbers(learning_rate=options["learning_rate"], constant=options["constant"], confidence=confidence)
+    check_count("binary_search_steps", options["binary_search_steps"])
+    check_count("max_iterations", options["max_iterations"])
+    check_numbers(
+        learning_rate=options["learning_rate"], initial_const=options["initial_const"], confidence=confidence
+    )
     return CarliniWagner(confidence=confidence, abort_early=abort_early, targeted=targeted, **options)

@@ -3,20 +3,17 @@
 Moosavi-Dezfooli et al. 2016 (arXiv:1511.04599); the parameters are those of the authors' code.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Iterative, is_adversarial
-from srdef.attacks.rounding import MinimalNorm
+from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.projections import Norm
 from srdef.cpu.gradients import values_and_grads
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim
-
-Norm = Literal["l2", "linf"]
 
 
 class State(struct.PyTreeNode):
@@ -25,16 +22,17 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    turn: jax.Array
+    iteration: jax.Array
     classes: jax.Array  # the candidates, most likely first
     x: jax.Array
     total: jax.Array  # the sum of the steps, without overshoot
     prediction: jax.Array
     done: jax.Array
+    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class DeepFool(MinimalNorm, Iterative):
+class DeepFool(Attack):
     """Project the image onto the nearest linearised class boundary until it has crossed one.
 
     With f_k = Z_k - Z_label and its gradient w_k, the distance to the boundary with class k is
@@ -71,14 +69,6 @@ class DeepFool(MinimalNorm, Iterative):
     norm: Norm = struct.field(pytree_node=False, default="l2")
     targeted: bool = struct.field(pytree_node=False, default=False)
 
-    @property
-    def max_steps(self) -> int:
-        return self.steps
-
-    @property
-    def stops_early(self) -> bool:
-        return True
-
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         logits = victim(image, jax.random.fold_in(key, 0))
         _, classes = jax.lax.top_k(logits, min(self.candidates, logits.shape[0]))
@@ -86,16 +76,17 @@ class DeepFool(MinimalNorm, Iterative):
             image,
             label,
             key,
-            turn=jnp.int32(0),
+            iteration=jnp.int32(0),
             classes=classes,
             x=image,
             total=jnp.zeros_like(image),
             prediction=jnp.argmax(logits),
             done=is_adversarial(self, logits, label),
+            diagnostics=Diagnostics.create(),
         )
 
     def step(self, victim: Victim, state: State) -> State:
-        key = jax.random.fold_in(state.key, state.turn)
+        key = jax.random.fold_in(state.key, state.iteration)
         # Untargeted, a running image is still classified as its label, its first candidate.
         ends = state.label[None] if self.targeted else state.classes[1:]
 
@@ -105,10 +96,13 @@ class DeepFool(MinimalNorm, Iterative):
             return logits[ends] - logits[state.prediction]
 
         leads, gradients = values_and_grads(lead, state.x)
+        gradients, diagnostics = state.diagnostics.check(gradients, state.done)
         flat = gradients.reshape(len(ends), -1)
         norms = jnp.linalg.norm(flat, ord=2 if self.norm == "l2" else 1, axis=1)
-        # A class whose lead does not change is out of reach.
-        distances = jnp.where(norms > 0, jnp.abs(leads) / jnp.where(norms > 0, norms, 1), jnp.inf)
+        # A class whose lead does not change is out of reach, and so is one that can never win.
+        distances = jnp.where(
+            (norms > 0) & jnp.isfinite(leads), jnp.abs(leads) / jnp.where(norms > 0, norms, 1), jnp.inf
+        )
         nearest = jnp.argmin(distances)
         gradient, norm, distance = gradients[nearest], norms[nearest], distances[nearest]
         direction = gradient / norm if self.norm == "l2" else jnp.sign(gradient)
@@ -116,17 +110,18 @@ class DeepFool(MinimalNorm, Iterative):
 
         total = state.total + change
         x = jnp.clip(state.image + (1 + self.overshoot) * total, 0, 1)
-        logits = victim(x, jax.random.fold_in(state.key, state.turn + 1))
+        logits = victim(x, jax.random.fold_in(state.key, state.iteration + 1))
         return state.replace(
-            turn=state.turn + 1,
+            iteration=state.iteration + 1,
             x=x,
             total=total,
             prediction=jnp.argmax(logits),
             done=is_adversarial(self, logits, state.label),
+            diagnostics=diagnostics,
         )
 
     def finished(self, state: State) -> jax.Array:
-        return state.done | (state.turn >= self.steps)
+        return state.done | (state.iteration >= self.steps)
 
     def result(self, state: State) -> jax.Array:
         return state.x

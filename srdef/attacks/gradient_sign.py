@@ -7,31 +7,17 @@ Adversarial Attacks" (IEEE TIP 2020, arXiv:1901.01677). Its own sources are Good
 Xie et al. 2019 (arXiv:1803.06978); PGD is Madry et al. 2018 (arXiv:1706.06083).
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Iterative, max_other_logit
-from srdef.attacks.projections import project, safe_divide
+from srdef.attacks.base import REGISTRY, RESTART, Attack, is_adversarial
+from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.losses import loss_to_climb, max_other_logit
+from srdef.attacks.projections import Norm, project, safe_divide
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_numbers, check_shares
-from srdef.victims import DiverseInputs, Victim, expected
-
-Norm = Literal["linf", "l2"]
-
-
-def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Cross-entropy of logits `(classes,)`, with a gradient that survives a saturated softmax.
-
-    Equal to `-log_softmax(logits)[label]`, written as softplus(log Σ exp over the *other* classes
-    minus the label's logit). Where the label's probability rounds to 1, the usual form loses the
-    label's part of the gradient (p - 1 = 0) and keeps only the others', which points elsewhere.
-    """
-    others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
-    return jax.nn.softplus(jax.nn.logsumexp(others) - logits[label])
+from srdef.victims import DiverseInputs, Victim
 
 
 class State(struct.PyTreeNode):
@@ -40,15 +26,16 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    turn: jax.Array  # counts steps over all restarts
+    iteration: jax.Array  # counts steps over all restarts
     x: jax.Array
     g: jax.Array
     best: jax.Array
     best_margin: jax.Array
+    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class GradientSign(Iterative):
+class GradientSign(Attack):
     """Steps along the sign of the (accumulated) loss gradient, projected onto a ball.
 
     Starting from g_0 = 0 and x_0 = the image, for m = 0 ... steps - 1:
@@ -56,10 +43,11 @@ class GradientSign(Iterative):
         g_{m+1} = momentum * g_m + ∇L(x_m) / ||∇L(x_m)||_1
         x_{m+1} = clip_ε(x_m + step_size * sign(g_{m+1}))
 
-    with the cross-entropy L and clip_ε the projection onto the ball of radius ε around the image
-    and onto [0, 1]. With one step of size ε this is FGSM; with momentum 0 it is I-FGSM, as the sign
-    does not see the scale of the gradient. In L2, sign(g) becomes g / ||g||_2. Targeted attacks
-    descend instead of ascend.
+    with the cross-entropy L and clip_ε the projection onto the ball of radius ε around the image and onto
+    [0, 1]. (The gradient is that of log L: it has the same direction and does not underflow where the
+    network is very sure.) With one step of size ε this is FGSM; with momentum 0 it is I-FGSM, as the sign
+    does not see the scale of the gradient. In L2, sign(g) becomes g / ||g||_2. Targeted attacks descend
+    instead of ascend.
 
     Parameters
     ----------
@@ -111,32 +99,36 @@ class GradientSign(Iterative):
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         start = self._start(image, jax.random.fold_in(key, 0))
         none = jnp.float32(-jnp.inf)
-        return State(image, label, key, jnp.int32(0), start, jnp.zeros_like(image), image, none)
+        g = jnp.zeros_like(image)
+        return State(image, label, key, jnp.int32(0), start, g, image, none, Diagnostics.create())
 
     def step(self, victim: Victim, state: State) -> State:
         # Key 0 belongs to the first start.
-        key = jax.random.fold_in(state.key, state.turn + 1)
+        key = jax.random.fold_in(state.key, state.iteration + 1)
         if self.diverse_inputs:
             victim = DiverseInputs(victim, self.diversity)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value, logits = expected(victim, lambda z: (cross_entropy(z, state.label), z), x, key)
+            value, logits = loss_to_climb(victim, x, state.label, key)
             return -value if self.targeted else value, logits
 
         (_, logits), gradient = value_and_grad(loss, state.x)
+        adversarial = is_adversarial(self, logits, state.label)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
         g = self.momentum * state.g + safe_divide(gradient, jnp.abs(gradient).sum())
         direction = jnp.sign(g) if self.norm == "linf" else safe_divide(g, jnp.linalg.norm(g.ravel()))
         x = project(state.image, state.x + self.step_size * direction, self.epsilon, self.norm)
-        state = state.replace(turn=state.turn + 1)
+        state = state.replace(iteration=state.iteration + 1, diagnostics=diagnostics)
         if self.restarts == 1:
             return state.replace(x=x, g=g)
 
-        # Each run has one turn more than steps: its last one judges where the steps have led.
-        judging = state.turn % (self.steps + 1) == 0
+        # Each run has one iteration more than steps: its last one judges where the steps have led.
+        judging = state.iteration % (self.steps + 1) == 0
         margin = max_other_logit(logits, state.label) - logits[state.label]
         margin = -margin if self.targeted else margin
         better = judging & (margin > state.best_margin)
-        start = self._start(state.image, key)
+        restart = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
+        start = self._start(state.image, restart)
         return state.replace(
             x=jnp.where(judging, start, x),
             g=jnp.where(judging, 0, g),
@@ -145,16 +137,10 @@ class GradientSign(Iterative):
         )
 
     def finished(self, state: State) -> jax.Array:
-        return (state.turn >= self.max_steps) | (self.stop_early & (state.best_margin > 0))
+        return (state.iteration >= self.max_steps) | (self.stop_early & (state.best_margin > 0))
 
     def result(self, state: State) -> jax.Array:
         return state.x if self.restarts == 1 else state.best
-
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        within = rounding.within_linf if self.norm == "linf" else rounding.within_l2
-        return within(image, attacked, self.epsilon)
 
     def _start(self, image: jax.Array, key: jax.Array) -> jax.Array:
         if not self.random_start:

@@ -5,19 +5,15 @@ Chen, Jordan and Wainwright 2020, "HopSkipJumpAttack: a query-efficient decision
 """
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Iterative, is_adversarial
-from srdef.attacks.projections import length, project, safe_divide
-from srdef.attacks.rounding import MinimalNorm
+from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.projections import Norm, length, project, safe_divide
 from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim
-
-HopNorm = Literal["l2", "linf"]
 
 # How many random images are tried as the start.
 _STARTS = 100
@@ -33,7 +29,7 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    turn: jax.Array
+    iteration: jax.Array
     x: jax.Array  # adversarial, at the boundary
     reach: jax.Array  # distance to the image before x was brought to the boundary
     queries: jax.Array  # predictions asked for so far
@@ -41,7 +37,7 @@ class State(struct.PyTreeNode):
 
 
 @struct.dataclass
-class HopSkipJump(MinimalNorm, Iterative):
+class HopSkipJump(Attack):
     """Estimate the direction of the boundary from predictions, step along it, come back to it.
 
     The start is a random image of another class, brought to the boundary by halving the way to the
@@ -60,9 +56,9 @@ class HopSkipJump(MinimalNorm, Iterative):
     gamma : float
         γ: the boundary is found to within γ / (d sqrt(d)) of the way in L2 and γ / d² in L∞, d the
         number of values in the image.
-    first_queries : int
+    init_num_evals : int
         B_0.
-    most_queries : int
+    max_num_evals : int
         B_max.
     steps : int
         Each takes B_t queries and some 25 to 40 more: 40 steps are about 18000.
@@ -70,29 +66,16 @@ class HopSkipJump(MinimalNorm, Iterative):
     """
 
     gamma: Scalar = 1.0
-    first_queries: int = struct.field(pytree_node=False, default=100)
-    most_queries: int = struct.field(pytree_node=False, default=10_000)
+    init_num_evals: int = struct.field(pytree_node=False, default=100)
+    max_num_evals: int = struct.field(pytree_node=False, default=10_000)
     steps: int = struct.field(pytree_node=False, default=40)
-    norm: HopNorm = struct.field(pytree_node=False, default="l2")
-
-    @property
-    def targeted(self) -> bool:
-        return False
-
-    @property
-    def max_steps(self) -> int:
-        return self.steps
-
-    @property
-    def stops_early(self) -> bool:
-        # Images without a start, or that need none.
-        return True
+    norm: Norm = struct.field(pytree_node=False, default="l2")
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         clean_key, noise_key, judge_key, near_key = jax.random.split(jax.random.fold_in(key, 0), 4)
 
         def noise(tries: jax.Array) -> jax.Array:
-            return jax.random.uniform(jax.random.fold_in(noise_key, tries), image.shape)
+            return jax.random.uniform(jax.random.fold_in(noise_key, tries), image.shape, image.dtype)
 
         def fooled(tries: jax.Array) -> jax.Array:
             return is_adversarial(self, victim(noise(tries), jax.random.fold_in(judge_key, tries)), label)
@@ -111,7 +94,7 @@ class HopSkipJump(MinimalNorm, Iterative):
             image,
             label,
             key,
-            turn=jnp.int32(0),
+            iteration=jnp.int32(0),
             x=x,
             reach=length(start - image, self.norm),
             queries=tries + 2 + queries,
@@ -119,24 +102,24 @@ class HopSkipJump(MinimalNorm, Iterative):
         )
 
     def step(self, victim: Victim, state: State) -> State:
-        key = jax.random.fold_in(state.key, state.turn + 1)
+        iteration = state.iteration + 1
+        key = jax.random.fold_in(state.key, iteration)
         gradient_key, step_key, boundary_key = jax.random.split(key, 3)
-        turn = state.turn + 1
         distance = length(state.x - state.image, self.norm)
         values = state.image.size
         radius = jnp.maximum(self.gamma * state.reach / values, _LEAST_NOISE * math.sqrt(values))
-        radius = jnp.where(turn == 1, 0.1, radius)
-        count = jnp.minimum((self.first_queries * jnp.sqrt(turn)).astype(int), self.most_queries)
+        radius = jnp.where(iteration == 1, 0.1, radius)
+        count = jnp.minimum((self.init_num_evals * jnp.sqrt(iteration)).astype(jnp.int32), self.max_num_evals)
         direction = self._direction(victim, state, radius, count, gradient_key)
         if self.norm == "linf":
             direction = jnp.sign(direction)
         else:
             direction = safe_divide(direction, length(direction, "l2"))
 
-        first = distance / jnp.sqrt(turn)
+        first = distance / jnp.sqrt(iteration)
 
         def stepped(size: jax.Array) -> jax.Array:
-            return jnp.clip(state.x + size * direction, 0, 1)
+            return jnp.clip(state.x + size * direction, 0, 1).astype(state.x.dtype)
 
         def works(size: jax.Array, tries: jax.Array) -> jax.Array:
             logits = victim(stepped(size), jax.random.fold_in(step_key, tries))
@@ -156,14 +139,14 @@ class HopSkipJump(MinimalNorm, Iterative):
         # Along the new line the boundary may lie further away.
         nearer = length(x - state.image, self.norm) < distance
         return state.replace(
-            turn=turn,
+            iteration=iteration,
             x=jnp.where(nearer, x, state.x),
             reach=length(far - state.image, self.norm),
             queries=state.queries + count + tries + 1 + queries,
         )
 
     def finished(self, state: State) -> jax.Array:
-        return state.done | (state.turn >= self.steps)
+        return state.done | (state.iteration >= self.steps)
 
     def result(self, state: State) -> jax.Array:
         return state.x
@@ -172,24 +155,25 @@ class HopSkipJump(MinimalNorm, Iterative):
         self, victim: Victim, state: State, radius: jax.Array, count: jax.Array, key: jax.Array
     ) -> jax.Array:
         """The estimated gradient of "how adversarial", of any length."""
-        shape = state.image.shape
+        shape, dtype = state.image.shape, state.image.dtype
 
         def ask(i: jax.Array, sums: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
             weighted, plain, total = sums
             noise_key, query_key = jax.random.split(jax.random.fold_in(key, i))
             if self.norm == "l2":
-                noise = jax.random.normal(noise_key, shape)
+                noise = jax.random.normal(noise_key, shape, dtype)
             else:
-                noise = jax.random.uniform(noise_key, shape, minval=-1, maxval=1)
+                noise = jax.random.uniform(noise_key, shape, dtype, minval=-1, maxval=1)
             noise = safe_divide(noise, length(noise, "l2"))
-            moved = jnp.clip(state.x + radius * noise, 0, 1)
+            moved = jnp.clip(state.x + radius * noise, 0, 1).astype(dtype)
             # What clipping has left of it.
-            noise = safe_divide(moved - state.x, radius)
-            weight = jnp.where(is_adversarial(self, victim(moved, query_key), state.label), 1.0, -1.0)
+            noise = safe_divide(moved - state.x, radius).astype(dtype)
+            adversarial = is_adversarial(self, victim(moved, query_key), state.label)
+            weight = jnp.where(adversarial, 1, -1).astype(dtype)
             return weighted + weight * noise, plain + noise, total + weight
 
-        zero = jnp.zeros(shape)
-        weighted, plain, total = jax.lax.fori_loop(0, count, ask, (zero, zero, jnp.float32(0)))
+        zero = jnp.zeros(shape, dtype)
+        weighted, plain, total = jax.lax.fori_loop(0, count, ask, (zero, zero, jnp.zeros((), dtype)))
         mean = total / count
         # Where all agree, the mean direction is all there is.
         return jnp.where(jnp.abs(mean) == 1, mean * plain, weighted - mean * plain)
@@ -208,8 +192,8 @@ class HopSkipJump(MinimalNorm, Iterative):
 
         def between(share: jax.Array) -> jax.Array:
             if self.norm == "linf":
-                return project(image, far, share * reach, "linf")
-            return image + share * (far - image)
+                return project(image, far, share * reach, "linf").astype(image.dtype)
+            return (image + share * (far - image)).astype(image.dtype)
 
         def halve(i: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = ends
@@ -222,7 +206,8 @@ class HopSkipJump(MinimalNorm, Iterative):
                 jnp.where(open_ & works, middle, high),
             )
 
-        _, high = jax.lax.fori_loop(0, halvings, halve, (jnp.float32(0), jnp.float32(1)))
+        ends = jnp.zeros((), image.dtype), jnp.ones((), image.dtype)
+        _, high = jax.lax.fori_loop(0, halvings, halve, ends)
         # `far` itself to the bit where nothing nearer is adversarial.
         return jnp.where(high == 1, far, between(high)), jnp.int32(halvings)
 
@@ -231,15 +216,15 @@ class HopSkipJump(MinimalNorm, Iterative):
 def hop_skip_jump(
     *,
     steps: int = 40,
-    norm: HopNorm = "l2",
-    first_queries: int = 100,
-    most_queries: int = 10_000,
+    norm: Norm = "l2",
+    init_num_evals: int = 100,
+    max_num_evals: int = 10_000,
     gamma: Scalar = 1.0,
 ) -> HopSkipJump:
     """HopSkipJump with its authors' 40 steps, 100 queries for the first gradient, γ 1."""
     check_count("steps", steps)
-    check_count("first_queries", first_queries)
-    check_count("most_queries", most_queries)
+    check_count("init_num_evals", init_num_evals)
+    check_count("max_num_evals", max_num_evals)
     check_choice("norm", norm, ("l2", "linf"))
     check_numbers(gamma=gamma)
-    return HopSkipJump(gamma, first_queries, most_queries, steps, norm)
+    return HopSkipJump(gamma, init_num_evals, max_num_evals, steps, norm)

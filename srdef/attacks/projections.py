@@ -11,7 +11,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from srdef.attacks.rounding import from_levels
 from srdef.validation import Scalar
 
 Norm = Literal["linf", "l2", "l1"]
@@ -71,22 +70,6 @@ def project_l1(image: jax.Array, difference: jax.Array, radius: Scalar) -> jax.A
 
     amount = _smallest(lambda amount: shrunk(amount).sum() <= radius, size.max())
     return jnp.sign(difference) * shrunk(amount)
-
-
-def within_l1(original: jax.Array, attacked: jax.Array, epsilon: Scalar) -> jax.Array:
-    """Round to 8 bits within the L1 ball, as `rounding.within_l2` does in L2.
-
-    To the nearest levels if they are in the ball, or else towards the original, which is on the
-    8-bit grid itself if rounding shall add nothing.
-    """
-    levels, base = 255 * attacked, jnp.round(255 * original)
-    nearest = from_levels(jnp.clip(jnp.round(levels), 0, 255))
-    inside = jnp.abs(nearest - original).sum() <= epsilon
-    # A value within a thousandth of a level is that level, off by rounding.
-    towards = jnp.where(
-        levels > base, jnp.maximum(jnp.floor(levels + 1e-3), base), jnp.minimum(jnp.ceil(levels - 1e-3), base)
-    )
-    return jnp.where(inside, nearest, from_levels(jnp.clip(towards, 0, 255)))
 
 
 def project_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm: Norm) -> jax.Array:

@@ -11,15 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef.attacks.base import is_adversarial
 from srdef.images import from_uint8
 from srdef.validation import Scalar
-from srdef.victims import Victim
 
 # In levels. Keeps 255 * (x + 16/255) from falling just below the whole level it stands for.
 _SLACK = 1e-3
 
-_VALUES = from_uint8(np.arange(256))
+_VALUES = from_uint8(np.arange(256, dtype=np.uint8))
 
 
 def from_levels(levels: jax.Array) -> jax.Array:
@@ -72,6 +70,25 @@ def within_l2(original: jax.Array, attacked: jax.Array, epsilon: Scalar) -> jax.
     return jnp.where(inside, nearest, from_levels(jnp.clip(towards, 0, 255)))
 
 
+def within_l1(original: jax.Array, attacked: jax.Array, epsilon: Scalar) -> jax.Array:
+    """Round to the nearest levels, or towards the original where that would leave the L1 ball.
+
+    Parameters, result: as `within_linf`.
+    """
+    levels, base = 255 * attacked, jnp.round(255 * original)
+    nearest = from_levels(jnp.clip(jnp.round(levels), 0, 255))
+    inside = jnp.abs(nearest - original).sum() <= epsilon
+    # A value within a thousandth of a level is that level, off by rounding.
+    towards = jnp.where(
+        levels > base, jnp.maximum(jnp.floor(levels + 1e-3), base), jnp.minimum(jnp.ceil(levels - 1e-3), base)
+    )
+    return jnp.where(inside, nearest, from_levels(jnp.clip(towards, 0, 255)))
+
+
+# How an attack with a budget rounds, by the norm of its ball.
+WITHIN = {"linf": within_linf, "l2": within_l2, "l1": within_l1}
+
+
 def smallest_surviving(
     original: jax.Array,
     attacked: jax.Array,
@@ -122,12 +139,3 @@ def smallest_surviving(
     low = jnp.where(high > 1, high / 2, high)
     _, high = jax.lax.fori_loop(0, halvings, halve, (low, high))
     return rounded(jnp.where(found, high, 1.0))
-
-
-class MinimalNorm:
-    """Mixin for attacks that look for the smallest perturbation: `smallest_surviving` rounds it."""
-
-    def round(
-        self: Any, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        return smallest_surviving(image, attacked, lambda x: is_adversarial(self, victim(x, key), label))

@@ -1,25 +1,20 @@
 """Square: a random search over squares that only asks for logits.
 
 Andriushchenko, Croce, Flammarion and Hein 2020, "Square attack: a query-efficient black-box
-adversarial attack via random search" (arXiv:1912.00049); as AutoAttack runs it (fra31/auto-attack,
-`square.py`).
+adversarial attack via random search" (arXiv:1912.00049), and the authors' code (max-andr/square-attack,
+`attack.py`); schedule and start as AutoAttack has them (fra31/auto-attack, `square.py`).
 """
-
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Iterative, is_adversarial, max_other_logit
-from srdef.attacks.gradient_sign import cross_entropy
-from srdef.attacks.projections import project, safe_divide
+from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.losses import cross_entropy, max_other_logit
+from srdef.attacks.projections import Norm, length, project, safe_divide
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
-from srdef.victims import Victim, expected
-
-SquareNorm = Literal["linf", "l2"]
+from srdef.victims import Victim, draws_per_call, expected
 
 # After so many queries the area of the squares is halved (section 5).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -31,24 +26,29 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    turn: jax.Array  # one less than the queries made
+    iteration: jax.Array
+    draws: jax.Array  # queries that one evaluation of the victim costs
     x: jax.Array
     loss: jax.Array
     adversarial: jax.Array
 
 
 @struct.dataclass
-class Square(Iterative):
+class Square(Attack):
     """Change a random square; keep the change if the margin of the label falls.
 
     In L∞ (algorithm 2 of the paper) the search starts from vertical stripes of ±ε, and a square of
     one random colour of ±2 ε is added and cut off at ±ε. In L2 (algorithm 3) it starts from a grid
-    of tiles; each step moves the norm of one window into another, in the shape of two humps of
-    opposite sign, and what is left of ε too. The side of the squares is sqrt(p height width), p
-    halved as the search goes on.
+    of tiles; each iteration moves, channel by channel, the norm of one window into another, in the
+    shape of two humps of opposite sign, and what is left of ε too. (AutoAttack's port gives every
+    channel the norm of all three, which finds less.) The side of the squares is
+    sqrt(p height width), p halved as the search goes on.
 
-    An image is done when it is adversarial, unless `stop_early` is off. The number of queries is the
-    number of steps plus one, the start.
+    An image is finished when it is adversarial, unless `stop_early` is off.
+
+    A random victim should be given as `ExpectationOverTransformation`: its losses are noisy, and a
+    search that compares single draws keeps the luckiest one and stalls. The mean over its draws is
+    compared then, and every draw counts as a query, so there are `queries // draws` iterations.
 
     Parameters
     ----------
@@ -57,11 +57,12 @@ class Square(Iterative):
     p_init : float
         The first p.
     queries : int
-        Steps; the published code calls them so.
+        Most evaluations of the network after that of the start; for a victim without draws of its
+        own the number of iterations.
     norm : "linf" or "l2"
     rescale : bool
-        Whether the schedule of p, made for 10000 steps, is compressed to `queries`. AutoAttack
-        does not.
+        Whether the schedule of p, made for 10000 iterations, is compressed to those there are.
+        AutoAttack does not.
     stop_early : bool
         Switch it off for random victims, where one lucky draw would end the attack.
     targeted : bool
@@ -71,7 +72,7 @@ class Square(Iterative):
     epsilon: Scalar
     p_init: Scalar = 0.8
     queries: int = struct.field(pytree_node=False, default=5000)
-    norm: SquareNorm = struct.field(pytree_node=False, default="linf")
+    norm: Norm = struct.field(pytree_node=False, default="linf")
     rescale: bool = struct.field(pytree_node=False, default=False)
     stop_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
@@ -88,41 +89,36 @@ class Square(Iterative):
         clean_key, start_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 3)
         if self.norm == "linf":
             stripes = jax.random.rademacher(start_key, (1, image.shape[1], 3), image.dtype)
-            start = project(image, image + self.epsilon * stripes, self.epsilon, "linf")
+            start = project(image, image + self.epsilon * stripes, self.epsilon, "linf").astype(image.dtype)
         else:
-            start = jnp.clip(image + self.epsilon * _tiles(image.shape, start_key), 0, 1)
+            start = jnp.clip(image + self.epsilon * _tiles(image.shape, start_key), 0, 1).astype(image.dtype)
         # What is misclassified already stays as it is.
         done = self.stop_early & is_adversarial(self, victim(image, clean_key), label)
         x = jnp.where(done, image, start)
         loss, logits = self._loss(victim, x, label, query_key)
         found = self.stop_early & is_adversarial(self, logits, label)
-        return State(image, label, key, jnp.int32(0), x, loss, done | found)
+        draws = jnp.int32(draws_per_call(victim))
+        return State(image, label, key, jnp.int32(0), draws, x, loss, done | found)
 
     def step(self, victim: Victim, state: State) -> State:
-        propose_key, query_key = jax.random.split(jax.random.fold_in(state.key, state.turn + 1))
+        propose_key, query_key = jax.random.split(jax.random.fold_in(state.key, state.iteration + 1))
         propose = self._propose_linf if self.norm == "linf" else self._propose_l2
-        x = propose(state, self._area(state.turn), propose_key)
+        x = propose(state, self._area(state.iteration, state.draws), propose_key)
         loss, logits = self._loss(victim, x, state.label, query_key)
         adversarial = self.stop_early & is_adversarial(self, logits, state.label)
         better = adversarial | (loss < state.loss)
         return state.replace(
-            turn=state.turn + 1,
+            iteration=state.iteration + 1,
             x=jnp.where(better, x, state.x),
             loss=jnp.minimum(loss, state.loss),
             adversarial=adversarial,
         )
 
     def finished(self, state: State) -> jax.Array:
-        return state.adversarial | (state.turn >= self.queries)
+        return state.adversarial | ((state.iteration + 1) * state.draws > self.queries)
 
     def result(self, state: State) -> jax.Array:
         return state.x
-
-    def round(
-        self, victim: Victim, image: jax.Array, attacked: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        within = rounding.within_linf if self.norm == "linf" else rounding.within_l2
-        return within(image, attacked, self.epsilon)
 
     def _loss(
         self, victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array
@@ -134,13 +130,15 @@ class Square(Iterative):
                 return cross_entropy(logits, label), logits
             return logits[label] - max_other_logit(logits, label), logits
 
-        return expected(victim, loss, x, key)
+        value, logits = expected(victim, loss, x, key)
+        # No comparison with NaN holds: nothing would ever be better.
+        return jnp.where(jnp.isnan(value), jnp.inf, value), logits
 
-    def _area(self, turn: jax.Array) -> jax.Array:
+    def _area(self, iteration: jax.Array, draws: int | jax.Array = 1) -> jax.Array:
         """p, the share of the image that a square covers."""
         if self.rescale:
-            turn = (turn / self.queries * 10000).astype(int)
-        return jnp.asarray(self.p_init) / 2.0 ** (turn > jnp.array(_HALVINGS)).sum()
+            iteration = iteration * 10_000 // jnp.maximum(self.queries // draws, 1)
+        return jnp.asarray(self.p_init) / 2.0 ** (iteration > jnp.array(_HALVINGS)).sum()
 
     def _propose_linf(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
         height, width, channels = state.image.shape
@@ -150,11 +148,11 @@ class Square(Iterative):
         _, _, inside = _window(state.image.shape, side, place_key)
         colour = jax.random.rademacher(colour_key, (channels,), state.image.dtype)
         x = state.x + 2 * self.epsilon * jnp.where(inside, colour, 0)
-        return project(state.image, x, self.epsilon, "linf")
+        return project(state.image, x, self.epsilon, "linf").astype(state.image.dtype)
 
     def _propose_l2(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
         height, width, channels = state.image.shape
-        to_key, from_key, turn_key, sign_key = jax.random.split(key, 4)
+        to_key, from_key, shape_key, sign_key = jax.random.split(key, 4)
         # Odd sides, at least 3.
         side = jnp.round(jnp.sqrt(area * height * width)).astype(int)
         side = jnp.maximum(side, 3) // 2 * 2 + 1
@@ -163,18 +161,22 @@ class Square(Iterative):
         rows, columns, to = _window(state.image.shape, side, to_key)
         _, _, source = _window(state.image.shape, side, from_key)
 
-        change = state.x - state.image
-        budget = jnp.maximum(self.epsilon**2 - jnp.sum(change**2), 0) / channels
-        moved = jnp.sum(jnp.where(to | source, change, 0) ** 2)
-        humps = jnp.where(to, _humps(rows, columns, side, jax.random.bernoulli(turn_key)), 0)
-        humps = safe_divide(humps, jnp.linalg.norm(humps))
-        old = jnp.where(to, change, 0)
+        def norm(array: jax.Array) -> jax.Array:
+            """Of each channel."""
+            return jnp.sqrt(jnp.sum(array**2, axis=(0, 1)))
+
+        perturbation = state.x - state.image
+        unused = jnp.maximum(self.epsilon**2 - jnp.sum(perturbation**2), 0) / channels
+        available = jnp.sqrt(norm(jnp.where(to | source, perturbation, 0)) ** 2 + unused)
+        humps = jnp.where(to, _humps(rows, columns, side, jax.random.bernoulli(shape_key)), 0)
+        humps = safe_divide(humps, norm(humps))
+        old = jnp.where(to, perturbation, 0)
         new = humps * jax.random.rademacher(sign_key, (channels,), state.image.dtype)
-        new = new + safe_divide(old, jnp.sqrt(jnp.sum(old**2, axis=(0, 1))))
-        new = safe_divide(new, jnp.sqrt(jnp.sum(new**2, axis=(0, 1)))) * jnp.sqrt(budget + moved)
-        change = jnp.where(to, new, jnp.where(source, 0, change))
-        change = safe_divide(change, jnp.linalg.norm(change.ravel())) * self.epsilon
-        return jnp.clip(state.image + change, 0, 1)
+        new = new + safe_divide(old, norm(old))
+        new = safe_divide(new, norm(new)) * available
+        perturbation = jnp.where(to, new, jnp.where(source, 0, perturbation))
+        perturbation = jnp.asarray(self.epsilon) * safe_divide(perturbation, length(perturbation, "l2"))
+        return jnp.clip(state.image + perturbation, 0, 1).astype(state.image.dtype)
 
 
 def _window(
@@ -213,7 +215,8 @@ def _humps(rows: jax.Array, columns: jax.Array, side: jax.Array, turned: jax.Arr
     """
     rows, columns = jnp.where(turned, columns, rows), jnp.where(turned, rows, columns)
     first = side // 2
-    sums = jnp.concatenate([jnp.zeros(1), jnp.cumsum(1 / jnp.arange(1, 1 + 2 * max(rows.shape[:2])) ** 2.0)])
+    longest = 1 + 2 * max(rows.shape[:2])
+    sums = jnp.cumsum(jnp.append(0.0, 1 / jnp.arange(1.0, longest) ** 2))
 
     def hump(rows: jax.Array, length: jax.Array) -> jax.Array:
         squares = jnp.maximum(length, side) // 2 + 1
@@ -254,7 +257,7 @@ def square(
     epsilon: Scalar = 8 / 255,
     *,
     queries: int = 5000,
-    norm: SquareNorm = "linf",
+    norm: Norm = "linf",
     p_init: Scalar = 0.8,
     rescale: bool = False,
     stop_early: bool = True,

@@ -1,6 +1,7 @@
 """Transfer: attack one victim, judge on another."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -12,9 +13,9 @@ from jax.sharding import Mesh
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
 from srdef.batching import map_batches
-from srdef.errors import InputError
-from srdef.validation import check_ids, check_images, check_labels
-from srdef.victims import Victim
+from srdef.errors import InputError, SrdefWarning
+from srdef.validation import check_count, check_ids, check_images, check_key, check_labels
+from srdef.victims import Victim, check_victim
 
 # The draws with which a random target is judged; none of them is one that the attack has seen.
 _TARGET = 0xFFFFFFFD
@@ -24,13 +25,18 @@ _TARGET = 0xFFFFFFFD
 def _correct(
     victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *, draws: int
 ) -> jax.Array:
-    """For each image, the share of draws with which the victim predicts the label."""
+    """For each image, the share of draws with which the victim predicts the label; NaN where one has none."""
 
     def one(image: jax.Array, label: jax.Array, i: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(key, i), draws)
-        if draws == 1:  # without the loop, in which XLA's CPU back end is slower
-            return (jnp.argmax(victim(image, keys[0])) == label).astype(jnp.float32)
-        return jax.lax.map(lambda k: jnp.argmax(victim(image, k)) == label, keys).mean()
+
+        def draw(key: jax.Array) -> jax.Array:
+            logits = victim(image, key)
+            correct = (jnp.argmax(logits) == label).astype(jnp.float32)
+            return jnp.where(jnp.isnan(logits).any(), jnp.nan, correct)
+
+        # Without the loop for one draw: in it XLA's CPU back end is slower.
+        return draw(keys[0]) if draws == 1 else jax.lax.map(draw, keys).mean()
 
     return jax.vmap(one)(images, labels, ids)
 
@@ -48,7 +54,8 @@ def accuracy_over_draws(
 ) -> np.ndarray:
     """The share of a random victim's fresh draws that classify each image as its label.
 
-    With one draw, or a deterministic victim, 0 or 1.
+    With one draw, or a deterministic victim, 0 or 1. An image for which the victim's logits are NaN counts as
+    classified correctly, with a warning: that is no success of an attack.
 
     Parameters
     ----------
@@ -67,14 +74,22 @@ def accuracy_over_draws(
     Raises
     ------
     InputError
-        For images, labels, ids or draws of the wrong kind, shape or range.
+        For images, labels, ids or draws of the wrong kind, shape or range; for a victim that returns
+        no logits.
     """
     images = check_images(images)
-    labels = check_labels(labels, len(images), victim.num_classes)
-    if draws < 1:
-        raise InputError(f"draws must be at least 1, not {draws}")
-    rows = (images, labels, check_ids(ids, len(images)))
-    return map_batches(partial(_correct, draws=draws), (victim, key), rows, batch_size=batch_size, mesh=mesh)
+    check_key(key)
+    labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
+    check_count("draws", draws)
+    ids = check_ids(ids, len(images))
+    program = partial(_correct, draws=draws)
+    share = map_batches(program, (victim, key), (images, labels, ids), batch_size=batch_size, mesh=mesh)
+    is_nan = np.isnan(share)
+    if is_nan.any():
+        first = ", ".join(map(str, ids[is_nan][:5]))
+        text = f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}"
+        warnings.warn(text, SrdefWarning, stacklevel=2)
+    return np.where(is_nan, 1, share).astype(share.dtype)
 
 
 def transfer(

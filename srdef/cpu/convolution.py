@@ -26,9 +26,9 @@ def convolve(
     convolution with a kernel whose last two axes are (outputs, inputs). For that order XLA has no fast
     routine on a CPU; it changes the order, but in the main computation of a program alone: in the body of a
     loop and in a branch of a conditional (EOT in chunks, the classes of DeepFool) the gradient of a dense
-    convolution takes several times as long (BENCHMARKS.md has whole networks). Here the kernel's axes are
-    exchanged before, so that it is in the order (inputs, outputs) everywhere. On other devices that costs a
-    copy of the kernel.
+    convolution takes several times as long (whole networks: docs/results/benchmarks.md). Here the kernel's
+    axes are exchanged before, so that it is in the order (inputs, outputs) everywhere. On other devices
+    that costs a copy of the kernel.
 
     Parameters
     ----------

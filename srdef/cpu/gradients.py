@@ -52,13 +52,11 @@ def values_and_grads(function: Callable[[jax.Array], jax.Array], x: jax.Array) -
         # No loop, for the convolutions that are as slow in one as in a branch.
         return values, _pulled(pull, jnp.ones_like(values), x)[None]
     # One entry after the other: all at once would need the memory of as many batches.
-    return values, jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(values)))
+    return values, jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(values), dtype=values.dtype))
 
 
 def _pulled(pull: Callable, cotangent: jax.Array, x: jax.Array) -> jax.Array:
     """`pull(cotangent)[0]`, on a CPU in a branch where that is faster: see `value_and_grad`."""
-    if jax.default_backend() != "cpu":
-        return pull(cotangent)[0]
     leaves, structure = jax.tree.flatten(pull)
 
     def pulled(*leaves: jax.Array) -> jax.Array:
@@ -68,9 +66,13 @@ def _pulled(pull: Callable, cotangent: jax.Array, x: jax.Array) -> jax.Array:
     backward = core.jaxpr_as_fun(traced)
     if any(map(_slow_in_a_branch, equations(traced.jaxpr))):
         return backward(*leaves)[0]
-    # Behind a barrier, as a constant condition would be decided when the program is compiled.
-    always = jax.lax.optimization_barrier(jnp.bool_(True))
-    return jax.lax.cond(always, backward, lambda *leaves: [jnp.zeros_like(x)], *leaves)[0]
+
+    def in_a_branch(*leaves: Any) -> jax.Array:
+        # Behind a barrier, as a constant condition would be decided when the program is compiled.
+        always = jax.lax.optimization_barrier(jnp.bool_(True))
+        return jax.lax.cond(always, backward, lambda *leaves: [jnp.zeros_like(x)], *leaves)[0]
+
+    return jax.lax.platform_dependent(*leaves, cpu=in_a_branch, default=lambda *leaves: backward(*leaves)[0])
 
 
 def _slow_in_a_branch(equation: core.JaxprEqn) -> bool:

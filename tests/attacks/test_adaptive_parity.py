@@ -9,8 +9,8 @@ import torchattacks
 from art.attacks.evasion import HopSkipJump
 from art.estimators.classification import BlackBoxClassifier
 
-from experiments.benchmarks.attacks import torch_network
 from srdef import attacks, datasets, models
+from srdef.commands.benchmarks.attacks import torch_network
 from srdef.victims import Undefended
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ CASES = {
         (LEVEL / 8, LEVEL / 4),
     ),
     "fab-t": (
-        lambda epsilon: attacks.fab_t(steps=10, targets=3, enough=epsilon, start_radius=epsilon),
+        lambda epsilon: attacks.fab_t(steps=10, targets=3, epsilon=epsilon, start_radius=epsilon),
         lambda model, epsilon: torchattacks.FAB(
             model, eps=epsilon, steps=10, multi_targeted=True, n_classes=4
         ),
@@ -89,9 +89,8 @@ def test_robust_accuracy_is_that_of_torchattacks(name, classifier, photographs, 
     ours, theirs, epsilons = CASES[name]
     counts = []
     for epsilon in epsilons:
-        result = attacks.autoattack(
-            Undefended(classifier), images, labels, epsilon, key=KEY, attacks={name: ours(epsilon)}
-        )
+        attack = attacks.autoattack(epsilon, attacks={name: ours(epsilon)})
+        result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
         reference = robust_in_torch(torch_model, theirs(torch_model, epsilon), photographs, epsilon)
         counts.append((int(result.accuracy.sum()), reference))
     print(name, len(images), counts)
@@ -106,9 +105,8 @@ def test_whole_ensemble(classifier, photographs, torch_model):
     counts = []
     for epsilon in (LEVEL / 8, LEVEL / 4):
         ensemble = {name: case[0](epsilon) for name, case in CASES.items()}
-        result = attacks.autoattack(
-            Undefended(classifier), images, labels, epsilon, key=KEY, attacks=ensemble
-        )
+        attack = attacks.autoattack(epsilon, attacks=ensemble)
+        result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
         theirs = torchattacks.MultiAttack([case[1](torch_model, epsilon) for case in CASES.values()])
         counts.append(
             (int(result.accuracy.sum()), robust_in_torch(torch_model, theirs, photographs, epsilon))
@@ -130,7 +128,7 @@ def test_standard_version_at_its_full_budget(epsilon, classifier, photographs, t
             torchattacks.Square(torch_model, eps=epsilon, n_queries=5000, resc_schedule=False),
         ]
     )
-    result = attacks.autoattack(Undefended(classifier), images, labels, epsilon, key=KEY)
+    result = attacks.perturb(attacks.autoattack(epsilon), Undefended(classifier), images, labels, key=KEY)
     ours = int(result.accuracy.sum())
     theirs = robust_in_torch(torch_model, reference, photographs, epsilon)
     print(len(images), ours, theirs, result.robust_accuracy)
@@ -147,16 +145,15 @@ def test_l2(classifier, photographs, torch_model):
                 torchattacks.APGD(torch_model, norm="L2", eps=epsilon, steps=10),
             ),
             "fab-t": (
-                attacks.fab_t(norm="l2", steps=10, targets=3, enough=epsilon),
+                attacks.fab_t(norm="l2", steps=10, targets=3, epsilon=epsilon),
                 torchattacks.FAB(
                     torch_model, norm="L2", eps=epsilon, steps=10, multi_targeted=True, n_classes=4
                 ),
             ),
         }
         for name, (ours, theirs) in pairs.items():
-            result = attacks.autoattack(
-                Undefended(classifier), images, labels, epsilon, "l2", key=KEY, attacks={name: ours}
-            )
+            attack = attacks.autoattack(epsilon, "l2", attacks={name: ours})
+            result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
             reference = robust_in_torch(torch_model, theirs, photographs, epsilon, "l2")
             counts[name, epsilon] = int(result.accuracy.sum()), reference
     print(len(images), counts)
@@ -172,7 +169,7 @@ def test_hop_skip_jump_is_as_good_as_art(classifier, photographs):
         return np.asarray(logits(classifier, jnp.asarray(x)))
 
     ours = attacks.perturb(
-        attacks.hop_skip_jump(steps=steps, first_queries=first),
+        attacks.hop_skip_jump(steps=steps, init_num_evals=first),
         Undefended(classifier),
         images,
         labels,

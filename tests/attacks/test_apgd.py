@@ -11,13 +11,13 @@ import torch
 import torchattacks
 
 from srdef import attacks
-from srdef.attacks.apgd import (
-    AutoPGD,
+from srdef.attacks.apgd import AutoPGD
+from srdef.attacks.losses import (
+    cross_entropy,
     difference_of_logits_ratio,
     likeliest_others,
     targeted_difference_of_logits_ratio,
 )
-from srdef.attacks.gradient_sign import cross_entropy
 from srdef.attacks.projections import length, safe_divide
 from srdef.errors import InputError
 from srdef.victims import Undefended
@@ -84,10 +84,12 @@ def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, no
         victim = Undefended(classifier)
         state = ours.init(victim, image, label, KEY)
         # The second target, as torchattacks is told to take it below.
-        run = jnp.int32(loss == "dlr_targeted")
-        state = state.replace(x=start, previous=start, run=run)
+        restart = jnp.int32(loss == "dlr_targeted")
+        state = state.replace(run=state.run.replace(x=start, previous=start), restart=restart)
         state = jax.lax.fori_loop(0, 101, lambda _, state: ours.step(victim, state), state)
-        return state.found, state.found_loss, state.run - run
+        # The logarithm of the cross-entropy is what is climbed.
+        found_loss = jnp.exp(state.found_loss) if loss == "ce" else state.found_loss
+        return state.found, found_loss, state.restart - restart
 
     found, our_loss, runs = our_run(images, labels, noise)
     assert (np.asarray(runs) == 1).all()  # the run is over
@@ -113,7 +115,16 @@ def test_losses_against_the_formulas():
     assert targeted == pytest.approx(-(5 - 0.5) / (5 - (2 + 0.5) / 2))
     # Neither shift nor scale matters.
     np.testing.assert_allclose(ratio(10 * logits + 3, 2), ratio(logits, 2), rtol=1e-6)
-    np.testing.assert_array_equal(likeliest_others(logits, 2, 9), [3, 0, 4, 1])
+    classes, possible = likeliest_others(logits, 2, 9)
+    np.testing.assert_array_equal(classes, [3, 0, 4, 1])
+    assert possible == 4
+    # A class of logit -inf never wins: it is no target, and no reference for a scale.
+    masked = logits.at[3].set(-jnp.inf)
+    classes, possible = likeliest_others(masked, 2, 2)
+    np.testing.assert_array_equal(classes, [0, 4])
+    assert likeliest_others(masked, 2, 9)[1] == 3
+    assert ratio(masked, 2) == pytest.approx(-(5 - 2) / (5 - 0.5))
+    assert targeted_difference_of_logits_ratio(masked, 2, 0) == pytest.approx(-3 / (5 - (0.5 - 1) / 2))
 
 
 @pytest.mark.parametrize("name", ["apgd", "apgd_t"])

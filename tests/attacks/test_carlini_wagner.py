@@ -10,6 +10,7 @@ import scipy.optimize
 from test_deepfool import exact_distances
 
 from srdef import attacks
+from srdef.attacks.carlini_wagner import _moved
 from srdef.errors import InputError
 from srdef.victims import Undefended
 
@@ -21,7 +22,9 @@ def test_linear_distances_are_nearly_exact(classes):
     classifier = linear_victims.linear(classes)
     images = linear_victims.images(12)
     labels = linear_victims.predictions(classifier, images)
-    attack = attacks.carlini_wagner(search_steps=9, steps=300, learning_rate=1e-3, constant=1e-3)
+    attack = attacks.carlini_wagner(
+        binary_search_steps=9, max_iterations=300, learning_rate=1e-3, initial_const=1e-3
+    )
     result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
     assert result.success.all()
     ratio = result.l2 / exact_distances(classifier, images, labels, 2)
@@ -57,7 +60,7 @@ def test_targeted_linear_distances_are_nearly_exact():
     images = linear_victims.images(12)
     targets = (linear_victims.predictions(classifier, images) + 1) % 10
     attack = attacks.carlini_wagner(
-        search_steps=9, steps=400, learning_rate=1e-3, constant=1e-3, targeted=True
+        binary_search_steps=9, max_iterations=400, learning_rate=1e-3, initial_const=1e-3, targeted=True
     )
     result = attacks.perturb(attack, Undefended(classifier), images, targets, key=KEY)
     exact = [distance_to_class(classifier, *pair) for pair in zip(images, targets, strict=True)]
@@ -71,13 +74,17 @@ def test_as_good_as_foolbox():
     classifier = linear_victims.Smooth(np.random.default_rng(1), classes=8)
     images = linear_victims.images(12)
     labels = linear_victims.predictions(classifier, images)
-    options = {"steps": 200, "abort_early": False}
+    iterations = 200
     ours = attacks.perturb(
-        attacks.carlini_wagner(search_steps=4, **options), Undefended(classifier), images, labels, key=KEY
+        attacks.carlini_wagner(binary_search_steps=4, max_iterations=iterations, abort_early=False),
+        Undefended(classifier),
+        images,
+        labels,
+        key=KEY,
     )
     model = foolbox.JAXModel(jax.jit(classifier.__call__), bounds=(0, 1), data_format="channels_last")
     attack = foolbox.attacks.L2CarliniWagnerAttack(
-        binary_search_steps=4, stepsize=5e-3, initial_const=1e-2, **options
+        binary_search_steps=4, steps=iterations, stepsize=5e-3, initial_const=1e-2, abort_early=False
     )
     attacked, _, success = attack(model, jnp.asarray(images), jnp.asarray(labels), epsilons=None)
     theirs = np.linalg.norm((np.asarray(attacked) - images).reshape(12, -1), axis=1)
@@ -91,7 +98,7 @@ def test_confidence_is_the_lead_of_the_wrong_class():
     classifier = linear_victims.linear(5)
     images = linear_victims.images(8)
     labels = linear_victims.predictions(classifier, images)
-    attack = attacks.carlini_wagner(confidence=1.0, steps=200)
+    attack = attacks.carlini_wagner(confidence=1.0, max_iterations=200)
     result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
     logits = np.asarray(classifier(jnp.asarray(result.images)))
     assert result.success.all()
@@ -101,9 +108,72 @@ def test_confidence_is_the_lead_of_the_wrong_class():
         assert lead < 1.5
 
 
+def black_and_white(name):
+    """Six images of nothing but 0 and 1."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.indices(linear_victims.SHAPE[:2])
+    images = {
+        "noise": rng.integers(0, 2, (6, *linear_victims.SHAPE)),
+        "grey noise": np.repeat(rng.integers(0, 2, (6, *linear_victims.SHAPE[:2], 1)), 3, axis=-1),
+        "shapes": np.stack(
+            [np.zeros_like(rows), np.ones_like(rows), rows % 2, columns % 2, (rows + columns) % 2, rows > 2]
+        )[..., None].repeat(3, axis=-1),
+    }
+    return images[name].astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["noise", "grey noise", "shapes"])
+def test_black_and_white_move(name):
+    """They lie where tanh is flat, and still end as near as DeepFool's, also with small gradients."""
+    classifier = linear_victims.linear(4)
+    faint = linear_victims.Linear(0.02 * classifier.weights[...], 0.02 * classifier.bias[...])
+    images = black_and_white(name)
+    labels = linear_victims.predictions(classifier, images)
+    nearest = attacks.perturb(attacks.deepfool(), Undefended(classifier), images, labels, key=KEY)
+    assert nearest.success.all()
+    for victim in (Undefended(classifier), Undefended(faint)):
+        attack = attacks.carlini_wagner(max_iterations=400, learning_rate=1e-2, binary_search_steps=7)
+        result = attacks.perturb(attack, victim, images, labels, key=KEY)
+        assert result.success.all()
+        assert (result.l2 <= 1.03 * nearest.l2 + 1e-3).all()
+        assert result.images.min() >= 0
+        assert result.images.max() <= 1
+
+
+def test_the_curve_of_a_value():
+    """The paper's for what is neither black nor white; through the value itself, and steep there, for all."""
+    levels = jnp.arange(256) / 255
+    moves = jnp.linspace(-3, 3, 61)[:, None]
+    plain = (jnp.tanh(jnp.arctanh(0.999999 * (2 * levels - 1)) + moves) + 1) / 2
+    found = _moved(levels, moves)
+    np.testing.assert_allclose(found[:, 2:-2], plain[:, 2:-2], atol=1e-6)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    np.testing.assert_allclose(_moved(levels, jnp.zeros(256)), levels, atol=1e-6)
+    slope = jax.vmap(jax.grad(_moved))(levels, jnp.zeros(256))
+    assert slope.min() > 5e-3
+    # Pushed out of [0, 1] a value still has a gradient to come back by.
+    assert jax.vmap(jax.grad(_moved))(levels, jnp.where(levels > 0.5, 2.0, -2.0)).min() > 0
+
+
+def test_no_constant_is_left_early_before_anything_is_found():
+    """The first constants are too small here; a search that has found something may leave one early."""
+    classifier = linear_victims.linear(4)
+    images = linear_victims.images(4)
+    labels = linear_victims.predictions(classifier, images)
+    attack = attacks.carlini_wagner(binary_search_steps=2, max_iterations=100, initial_const=1e-9)
+    result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
+    assert not result.success.any()
+    assert (result.steps == 200).all()
+    attack = attacks.carlini_wagner(binary_search_steps=4, max_iterations=300, initial_const=10.0)
+    result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
+    assert result.success.all()
+    assert (result.steps < 1200).all()
+
+
 def test_what_cannot_be_attacked_is_returned_unchanged():
     result = attacks.perturb(
-        attacks.carlini_wagner(search_steps=2, steps=5),
+        attacks.carlini_wagner(binary_search_steps=2, max_iterations=5),
         Undefended(linear_victims.Constant([1.0, 2.0, 0.0])),
         linear_victims.images(2),
         np.array([1, 1]),
@@ -115,18 +185,23 @@ def test_what_cannot_be_attacked_is_returned_unchanged():
 
 def test_presets():
     paper, original = attacks.carlini_wagner(), attacks.carlini_wagner("original")
-    assert (paper.search_steps, paper.steps, paper.learning_rate, paper.constant) == (5, 1000, 5e-3, 1e-2)
-    assert (original.search_steps, original.steps) == (9, 10000)
-    assert (original.learning_rate, original.constant) == (1e-2, 1e-3)
-    assert attacks.carlini_wagner(steps=60).steps == 60
+    assert (paper.binary_search_steps, paper.max_iterations, paper.learning_rate, paper.initial_const) == (
+        5,
+        1000,
+        5e-3,
+        1e-2,
+    )
+    assert (original.binary_search_steps, original.max_iterations) == (9, 10000)
+    assert (original.learning_rate, original.initial_const) == (1e-2, 1e-3)
+    assert attacks.carlini_wagner(max_iterations=60).max_iterations == 60
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"preset": "carlini"}, "unknown preset 'carlini'; choose from: paper, original"),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
-        ({"search_steps": -1}, "search_steps must be an integer of at least 1"),
+        ({"max_iterations": 0}, "max_iterations must be an integer of at least 1"),
+        ({"binary_search_steps": -1}, "binary_search_steps must be an integer of at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must not be negative"),
         ({"confidence": float("nan")}, "confidence must not be negative or NaN"),
     ],

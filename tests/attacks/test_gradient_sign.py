@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from srdef import attacks
-from srdef.attacks.gradient_sign import cross_entropy
+from srdef.attacks.losses import cross_entropy
 from srdef.errors import InputError
 from srdef.victims import DiverseInputs, Undefended
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchattacks
 
-from experiments.benchmarks.attacks import torch_network
 from srdef import attacks, datasets, models
+from srdef.commands.benchmarks.attacks import torch_network
 from srdef.victims import Undefended
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_deepfool_is_as_good_as_foolbox(classifier, photographs, foolbox_model):
 
 def test_carlini_wagner_is_as_good_as_foolbox(classifier, photographs, foolbox_model):
     images, labels = (array[:6] for array in photographs)
-    ours = attacks.carlini_wagner(search_steps=3, steps=60)
+    ours = attacks.carlini_wagner(binary_search_steps=3, max_iterations=60)
     result = attacks.perturb(ours, Undefended(classifier), images, labels, key=KEY)
     attack = foolbox.attacks.L2CarliniWagnerAttack(3, 60, stepsize=5e-3, initial_const=1e-2)
     _, attacked, success = attack(foolbox_model, jnp.asarray(images), jnp.asarray(labels), epsilons=None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, linprog
 
-from srdef.attacks import projections
+from srdef.attacks import projections, rounding
 from srdef.images import from_uint8, to_uint8
 
 SHAPE = (4, 3, 3)
@@ -103,6 +103,6 @@ def test_rounding_within_l1():
     image, change, _ = case(2)
     image = from_uint8(to_uint8(image))
     attacked = np.asarray(projections.project(image, image + change, 1.5, "l1"))
-    rounded = np.asarray(projections.within_l1(image, attacked, 1.5))
+    rounded = np.asarray(rounding.within_l1(image, attacked, 1.5))
     np.testing.assert_array_equal(from_uint8(to_uint8(rounded)), rounded)
     assert 1.3 < np.abs(rounded - image).sum() <= 1.5 + 1e-6

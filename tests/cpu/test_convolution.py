@@ -108,7 +108,7 @@ def test_the_layer_is_that_of_flax(rng):
     assert isinstance(ours, nnx.Conv)
 
 
-@pytest.mark.parametrize("name", models.list())
+@pytest.mark.parametrize("name", models.list_names())
 def test_no_network_has_a_gradient_that_a_cpu_is_slow_with(name):
     """Every dense convolution, forwards and backwards, has its kernel in the order HWIO."""
     network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))

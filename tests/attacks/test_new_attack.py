@@ -1,0 +1,130 @@
+"""An attack of one's own, written as the guide prints it, everywhere where srdef's own attacks work."""
+
+import jax
+import jax.numpy as jnp
+import linear_victims
+import numpy as np
+import pytest
+from flax import struct
+
+from srdef import attacks, victims
+from srdef.attacks import losses, projections
+from srdef.images import from_uint8, to_uint8
+from srdef.victims import Undefended
+
+KEY = jax.random.key(0)
+
+
+@struct.dataclass
+class Steepest(attacks.Attack):
+    """Steps of epsilon / 4 along the gradient of the cross-entropy, in the L2 ball."""
+
+    epsilon: float = 1.0
+    steps: int = struct.field(pytree_node=False, default=10)
+    norm = "l2"
+
+    def init(self, victim, image, label, key):
+        return {"image": image, "label": label, "key": key, "x": image}
+
+    def step(self, victim, state):
+        key, draw = jax.random.split(state["key"])
+
+        def loss(x):
+            return victims.expected(victim, lambda z: losses.cross_entropy(z, state["label"]), x, draw)
+
+        gradient = jax.grad(loss)(state["x"])
+        direction = projections.safe_divide(gradient, jnp.linalg.norm(gradient))
+        x = state["x"] + self.epsilon / 4 * direction
+        return state | {"key": key, "x": projections.project(state["image"], x, self.epsilon, "l2")}
+
+    def result(self, state):
+        return state["x"]
+
+
+def problem():
+    classifier = linear_victims.linear(5)
+    images = from_uint8(to_uint8(linear_victims.images(6)))
+    return Undefended(classifier), images, linear_victims.predictions(classifier, images)
+
+
+def test_through_perturb_and_as_a_function():
+    victim, images, labels = problem()
+    attack = Steepest(0.2)
+    assert not attack.targeted
+    assert attack.max_steps == 10
+    assert not attack.stops_early
+    result = attacks.perturb(attack, victim, images, labels, key=KEY)
+    assert result.success.all()
+    assert (result.steps == 10).all()
+    assert 0.19 < result.l2.max() <= 0.2 + 1e-6
+    alone = attack(victim, images[2], labels[2], jax.random.fold_in(KEY, 2))
+    np.testing.assert_allclose(alone, result.images[2], atol=1e-5)
+
+
+def test_rounded_within_its_ball():
+    victim, images, labels = problem()
+    result = attacks.perturb(Steepest(0.2), victim, images, labels, key=KEY, storage="uint8")
+    np.testing.assert_array_equal(from_uint8(to_uint8(result.images)), result.images)
+    assert result.l2.max() <= 0.2 + 1e-6
+    assert result.success.all()
+
+
+def test_transferred_and_in_an_ensemble():
+    victim, images, labels = problem()
+    result = attacks.transfer(Steepest(0.2), victim, victim, images, labels, key=KEY)
+    assert result.success.all()
+    radii = np.linspace(0, 0.2, 6)
+    ensemble = attacks.autoattack(radii, "l2", attacks={"steepest": Steepest(radii)})
+    mixed = attacks.perturb(ensemble, victim, images, labels, key=KEY)
+    assert mixed.clean_accuracy == 1
+    assert mixed.accuracy[0] == 1  # its ball is a point
+    assert mixed.broken_by[-1] == "steepest"
+
+
+@struct.dataclass
+class Smallest(Steepest):
+    """Without an epsilon of its own: the first of its steps that is adversarial."""
+
+    minimal_norm = True
+
+    def init(self, victim, image, label, key):
+        state = super().init(victim, image, label, key)
+        return state | {"done": attacks.is_adversarial(self, victim(image, key), label)}
+
+    def step(self, victim, state):
+        state = super().step(victim, state)
+        logits = victim(state["x"], state["key"])
+        return state | {"done": attacks.is_adversarial(self, logits, state["label"])}
+
+    def finished(self, state):
+        return state["done"]
+
+
+def test_an_early_finish_is_known_from_the_method_alone():
+    victim, images, labels = problem()
+    attack = Smallest(0.2)
+    assert attack.stops_early
+    labels = np.where(np.arange(6) == 0, (labels + 1) % 5, labels)
+    result = attacks.perturb(attack, victim, images, labels, key=KEY, storage="uint8")
+    assert result.success.all()
+    assert result.steps[0] == 0
+    assert 0 < result.steps[1:].max() < 10
+    alone = attack(victim, images[0], labels[0], jax.random.fold_in(KEY, 0))
+    np.testing.assert_array_equal(alone, images[0])
+
+
+def test_by_name(monkeypatch):
+    monkeypatch.setattr(attacks.REGISTRY, "_builders", dict(attacks.REGISTRY._builders))
+    for _ in range(2):  # as when a notebook's cell is run again
+        attacks.REGISTRY.register("steepest")(Steepest)
+    assert attacks.create("steepest", epsilon=0.5).epsilon == 0.5
+
+
+def test_what_is_missing_is_named():
+    @struct.dataclass
+    class Half(attacks.Attack):
+        def init(self, victim, image, label, key):
+            return image
+
+    with pytest.raises(TypeError, match=r"result.*step"):
+        Half()
