@@ -17,7 +17,6 @@ from srdef.defenses.wavelet import Wavelet
 
 create = REGISTRY.create
 list_names = REGISTRY.names
-list = REGISTRY.names
 
 __all__ = [
     "REGISTRY",
@@ -44,7 +43,6 @@ __all__ = [
     "create",
     "create_paper_released",
     "create_quilting_tvm",
-    "list",
     "list_names",
     "load_bank",
 ]

@@ -1,21 +1,31 @@
 """What a defense is, and the ways to combine and to apply defenses."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from srdef.batching import map_batches
-from srdef.errors import InputError
 from srdef.registry import Registry
+from srdef.validation import check_ids, check_images, check_key
 
 REGISTRY = Registry("defense")
 
-# Rounding in an attack or a resize may leave [0, 1] by an ulp or so; more is a mistake in units.
-_RANGE_TOLERANCE = 1e-5
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+def needs_classifier(builder: Builder) -> Builder:
+    """Declare that a defense has an option `classifier`, which an experiment fills with its own.
+
+    A class may say so itself: `needs_classifier: ClassVar[bool] = True`.
+    """
+    builder.needs_classifier = True  # type: ignore[attr-defined]
+    return builder
 
 
 @runtime_checkable
@@ -116,21 +126,9 @@ def defend_batch(defense: Defense, images: jax.Array, keys: jax.Array) -> jax.Ar
 
 @jax.jit
 def _defend_batch(defense: Defense, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
-    return defend_batch(defense, images, jax.vmap(lambda i: jax.random.fold_in(key, i))(ids))
-
-
-def _checked(images: Any) -> np.ndarray:
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise InputError(f"images must have the shape (N, height, width, 3), not {images.shape}")
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"images must be floats in [0, 1], not {images.dtype} (see srdef.images.from_uint8)")
-    if images.size:
-        low, high = float(images.min()), float(images.max())
-        # Negated, so that NaN fails too.
-        if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
-            raise InputError(f"images must lie in [0, 1], not in [{low:g}, {high:g}]")
-    return images.astype(np.float32, copy=False)
+    defended = defend_batch(defense, images, jax.vmap(lambda i: jax.random.fold_in(key, i))(ids))
+    # A classifier may be asked about what overshoots a little, but it is no image.
+    return jnp.clip(defended.astype(jnp.float32), 0, 1)
 
 
 def apply(
@@ -152,7 +150,7 @@ def apply(
     ----------
     defense : Defense
     images : array (N, H, W, 3)
-        Floats in [0, 1].
+        Floats in [0, 1], as `srdef.attacks.perturb` takes and gives them.
     key : JAX random key
     ids : integer array (N,), optional
         Default: 0, 1, ..., N - 1.
@@ -162,22 +160,20 @@ def apply(
     Returns
     -------
     numpy array (N, H', W', 3)
-        float32 in [0, 1].
+        float32, clipped to [0, 1].
 
     Raises
     ------
     InputError
-        If the images have another shape, type or range, if there are none, or if there are not as
-        many ids as images.
+        If the images have another shape, type or range, if there are none, if there are not as many ids as
+        images, or the key is not one of `jax.random.key`.
     """
-    images = _checked(images)
-    ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(f"ids must be one integer for each image, not {ids.dtype} of shape {ids.shape}")
+    images = check_images(images)
+    check_key(key)
     return map_batches(
         _defend_batch,
         (defense, key),
-        (images, ids.astype(np.uint32)),
+        (images, check_ids(ids, len(images))),
         batch_size=batch_size,
         mesh=mesh,
         progress=progress,

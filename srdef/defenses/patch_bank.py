@@ -1,6 +1,5 @@
 """Banks of patches of clean images, of which quilting rebuilds others."""
 
-import os
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from srdef.defenses.options import check_integer
 from srdef.errors import InputError
 from srdef.images import to_uint8
+from srdef.storage.files import replacing
 
 
 @flax.struct.dataclass
@@ -52,14 +52,8 @@ class PatchBank:
         InputError
             If the file cannot be written.
         """
-        path = _archive(path)
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, patches=self.patches, mean=self.mean, components=self.components)
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise InputError(f"patch bank: cannot write {path} ({error.strerror})") from None
+        with replacing(_archive(path)) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, patches=self.patches, mean=self.mean, components=self.components)
 
 
 def _archive(path: str | Path) -> Path:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srdef import images
-from srdef.defenses.base import REGISTRY
+from srdef.defenses.base import REGISTRY, needs_classifier
 from srdef.defenses.options import check_integer
 from srdef.defenses.wavelet import Wavelet
 from srdef.errors import InputError
@@ -156,6 +156,7 @@ def _check_classifier(classifier: Any) -> None:
 
 
 @REGISTRY.register("pixel_deflection")
+@needs_classifier
 def create_pixel_deflection(
     classifier: Any = None, sigma: float | None = 0.04, deflections: int = 200, window: int = 10
 ) -> PixelDeflection:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from sample_photographs import photograph
 
-from srdef import defenses
+from srdef import attacks, defenses, victims
 from srdef.errors import InputError
 
 KEY = jax.random.key(7)
@@ -67,7 +67,7 @@ def test_apply_uses_the_key_of_each_id():
     images = np.stack([photograph(i, 8, 6) for i in range(5)])
     everything = defenses.apply(AddNoise(), images, key=KEY)
     assert everything.dtype == np.float32
-    expected = AddNoise()(jnp.asarray(images[3]), jax.random.fold_in(KEY, 3))
+    expected = np.clip(AddNoise()(jnp.asarray(images[3]), jax.random.fold_in(KEY, 3)), 0, 1)
     np.testing.assert_allclose(everything[3], expected, atol=1e-6)  # fused or not
     order = np.array([4, 0, 2])
     np.testing.assert_array_equal(
@@ -82,7 +82,7 @@ def test_a_batch_is_each_image_alone():
     images = np.stack([photograph(i, 12, 10) for i in range(4)])
     together = defenses.apply(defense, images, key=KEY)
     for number, image in enumerate(images):
-        alone = jax.jit(defense)(image, jax.random.fold_in(KEY, number))
+        alone = np.clip(jax.jit(defense)(image, jax.random.fold_in(KEY, number)), 0, 1)
         # Rounding to 8 bits may send a value that fusion changed by an ulp to the next level.
         difference = np.abs(together[number] - alone)
         assert difference.max() < 1.01 / 255
@@ -91,7 +91,62 @@ def test_a_batch_is_each_image_alone():
 
 def test_apply_accepts_rounding_errors_at_the_ends_of_the_range():
     images = np.array([-3e-8, 1 + 1e-7, 0.5], np.float32).reshape(1, 1, 1, 3)
-    np.testing.assert_array_equal(defenses.apply(defenses.Identity(), images, key=KEY), images)
+    found = defenses.apply(defenses.Identity(), images, key=KEY)
+    np.testing.assert_array_equal(found.ravel(), np.array([0, 1, 0.5], np.float32))
+
+
+class Any4(nnx.Module):
+    """Some classifier of four classes."""
+
+    num_classes = 4
+
+    def __call__(self, images):
+        return images.mean(axis=(1, 2)) @ jnp.eye(3, 4) * jnp.float32(5)
+
+
+def taken(images):
+    """What `apply` and `perturb` say of images: None, or the same error."""
+    victim, labels = victims.Undefended(Any4()), np.zeros(len(images), int)
+    said = []
+    for take in (
+        lambda: defenses.apply(defenses.Identity(), images, key=KEY),
+        lambda: attacks.perturb(attacks.fgsm(0.1), victim, images, labels, key=KEY),
+    ):
+        try:
+            take()
+            said.append(None)
+        except InputError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+    return said[0]
+
+
+@pytest.mark.parametrize("overshoot", [0, 5e-7, 2e-6, 1e-5, 1e-3])
+def test_apply_and_perturb_take_the_same_images(overshoot):
+    images = np.stack([photograph(i, 8, 6) for i in range(2)])
+    images[1, 3, 4] = [-overshoot, 1 + overshoot, 0.5]
+    assert (taken(images) is None) == (overshoot < 1e-6)
+    assert taken(images.astype(np.float64)) == taken(images)
+
+
+def test_what_apply_gives_is_taken_by_perturb_and_apply():
+    """Defenses that overshoot: noise, and a network that brightens without clipping."""
+    images = np.stack([photograph(i, 8, 6) for i in range(2)])
+    for defense in (
+        AddNoise(0.5),
+        defenses.SuperResolution(Double(3), clip=False),
+        defenses.Wavelet(sigma=0.2),
+    ):
+        defended = defenses.apply(defense, images, key=KEY)
+        assert defended.min() >= 0
+        assert defended.max() <= 1
+        assert taken(defended) is None
+
+
+@pytest.mark.parametrize("key", [0, None, np.array([0, 7])])
+def test_apply_refuses_what_is_no_key(key):
+    with pytest.raises(InputError, match=r"key must be made with jax\.random\.key"):
+        defenses.apply(defenses.Identity(), np.zeros((2, 8, 6, 3), np.float32), key=key)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ each_defense = pytest.mark.parametrize(("name", "options"), SETTINGS)
 
 
 def test_every_defense_is_tested():
-    assert set(CASES) == set(defenses.list())
+    assert set(CASES) == set(defenses.list_names())
 
 
 @jax.jit

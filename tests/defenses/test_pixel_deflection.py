@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from sample_photographs import photograph
 
-from experiments.benchmarks import numpy_defenses
 from srdef import defenses, images, models
+from srdef.commands.benchmarks import numpy_defenses
 from srdef.defenses import pixel_deflection
 from srdef.errors import InputError
 

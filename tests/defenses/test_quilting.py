@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from sample_photographs import photograph
 
-from experiments.benchmarks import numpy_defenses
 from srdef import datasets, defenses, images
+from srdef.commands.benchmarks import numpy_defenses
 from srdef.defenses import patch_bank, quilting
 from srdef.errors import InputError
 
