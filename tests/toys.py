@@ -47,7 +47,6 @@ def make_experiment(**changes):
         "classifier": {"name": "pooled"},
         "attacks": {"FGSM-2": {"name": "fgsm"}, "FGSM-9": {"name": "fgsm"}, "I-FGSM": {"name": "ifgsm"}},
         "defenses": {"none": {"name": "identity"}, "WD": {"name": "wavelet"}},
-        "gallery": {"attack": "FGSM-9", "images": 2},
     }
     experiment = Experiment(
         config=config,

@@ -5,7 +5,6 @@ attacks of the configuration. All versions of an image are either trained on or 
 Every image that the network sees is rounded to 8 bits, so that float32 noise gives nothing away.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from srdef import batching, defenses, images
-from srdef.datasets import Dataset
+from srdef import batching, images
 from srdef.detection.network import ManifoldClassifier, detect
 from srdef.detection.training import Pairs, create, pair_accuracy, scores, split_by_image, train
 from srdef.errors import InputError
-from srdef.evaluation import gray_box
-from srdef.evaluation.experiment import CLEAN, Experiment, check_fields, resolve
-from srdef.evaluation.gray_box import Evaluation
+from srdef.evaluation.experiment import CLEAN, FIELDS, check_fields, resolve
+from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.progress import Reporter
+from srdef.evaluation.run import Run
 from srdef.interpret import features
 from srdef.metrics import Rate, rate, roc_auc
-from srdef.storage.files import canonical_json, without_nan, write_atomically
-from srdef.storage.fingerprint import code_digest, digest
-from srdef.storage.store import BatchStore
+from srdef.storage.files import canonical_json, write_atomically
+from srdef.storage.fingerprint import digest
 
-SHARED = ("seed", "batch_size", "dataset", "classifier", "attacks", "defenses")
-
-# Of `config.manifold`: what must be there, and of which type.
+# The options in `config.manifold`, all needed, and their types.
 OPTIONS = {
     "test_share": float,
     "blocks": int,
@@ -54,7 +49,7 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     InputError
         For fields that are unknown, missing or of another type, and attacks that are not kept in 8 bits.
     """
-    check_fields(config, (), (*SHARED, "manifold"))
+    check_fields(config, (), (*FIELDS, "manifold"))
     options = config.get("manifold")
     if not isinstance(options, dict) or set(options) != set(OPTIONS):
         raise InputError(f"config.manifold must have the fields {', '.join(OPTIONS)}")
@@ -70,92 +65,68 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-@dataclass(frozen=True)
-class Work:
-    """An evaluation together with the images that it is about: the clean-correct ones."""
+def adversarial(run: Run, attack: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images under an attack (or `CLEAN`), `(N, H, W, 3)`, and which of them fool the classifier."""
+    if attack == CLEAN:
+        return run.dataset.images, np.ones(len(run.dataset), bool)
+    return run.pixels(attack), run.adversarial(attack).read("success").astype(bool)
 
-    evaluation: Evaluation
-    dataset: Dataset
 
-    @property
-    def experiment(self) -> Experiment:
-        return self.evaluation.experiment
+def _digest_of(run: Run, attack: str) -> str:
+    return CLEAN if attack == CLEAN else digest(run.experiment.attacks[attack])
 
-    def attacked(self, attack: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images under an attack, `(N, H, W, 3)`, and which of them fool the classifier."""
-        if attack == CLEAN:
-            return self.dataset.images, np.ones(len(self.dataset), bool)
-        store = self.evaluation.adversarial(attack, self.dataset)
-        return images.from_uint8(store.read("images")), store.read("success").astype(bool)
 
-    def features(self, attack: str, endpoint: str) -> tuple[np.ndarray, np.ndarray]:
-        """Feature maps of the images under an attack, computed once and kept, and which ones fool."""
-        pixels, fooled = self.attacked(attack)
-        experiment = self.experiment
-        shape = features.endpoint_shapes(experiment.classifier, pixels.shape[1:])[endpoint]
-        store = BatchStore(
-            self.evaluation.folder / "features",
-            f"{attack}-{endpoint}",
-            self.evaluation.manifest(
-                "features",
-                self.dataset,
-                endpoint=endpoint,
-                attack={} if attack == CLEAN else experiment.config["attacks"][attack],
-                code=code_digest(experiment.classifier, experiment.attacks.get(attack), features),
-            ),
-            {"features": (shape, np.float32)},
-            len(self.dataset),
-            experiment.batch_size,
+def feature_maps(run: Run, attack: str, endpoint: str) -> tuple[np.ndarray, np.ndarray]:
+    """Feature maps of the images under an attack, computed once and kept, and which images fool."""
+    pixels, fooled = adversarial(run, attack)
+    experiment = run.experiment
+    shape = features.endpoint_shapes(experiment.classifier, pixels.shape[1:])[endpoint]
+
+    def compute(rows: slice) -> dict[str, np.ndarray]:
+        maps = features.feature_maps(
+            experiment.classifier, pixels[rows], endpoint, batch_size=experiment.batch_size
         )
+        return {"features": maps}
 
-        def compute(rows: slice) -> dict[str, np.ndarray]:
-            maps = features.feature_maps(
-                experiment.classifier, pixels[rows], endpoint, batch_size=experiment.batch_size
-            )
-            return {"features": maps}
+    store = run.stored(
+        f"features of {attack}",
+        "features",
+        (attack, endpoint),
+        {"features": (shape, np.float32)},
+        compute,
+        code=(experiment.attacks.get(attack), features),
+        endpoint=endpoint,
+        attack=_digest_of(run, attack),
+    )
+    return store.read("features"), fooled
 
-        self.evaluation.reporter.complete(f"features of {attack}", store, compute)
-        return store.read("features"), fooled
 
-    def defended_scores(
-        self, model: ManifoldClassifier, attack: str, defense: str, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits of images under an attack and a defense, in 8 bits, kept, and which ones fooled before."""
-        experiment = self.experiment
-        pixels, fooled = self.attacked(attack)
-        dataset, transformation = self.dataset.select(rows), experiment.defenses[defense]
-        store = BatchStore(
-            self.evaluation.folder / "scores",
-            f"{attack}-{defense}",
-            self.evaluation.manifest(
-                "scores",
-                dataset,
-                attack={} if attack == CLEAN else experiment.config["attacks"][attack],
-                defense=digest(transformation),
-                detector=digest(model),
-                code=code_digest(
-                    experiment.classifier, experiment.attacks.get(attack), transformation, defenses, detect
-                ),
-            ),
-            {"logits": ((), np.float32)},
-            len(dataset),
-            experiment.batch_size,
-        )
+def defended_scores(
+    run: Run, model: ManifoldClassifier, attack: str, defense: str, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of some images under an attack and a defense, in 8 bits, kept, and which fooled before."""
+    experiment, chosen = run.experiment, run.select(rows)
+    pixels, fooled = (array[rows] for array in adversarial(run, attack))
+    transformation = experiment.defenses[defense]
 
-        def compute(batch: slice) -> dict[str, np.ndarray]:
-            defended = defenses.apply(
-                transformation,
-                pixels[rows[batch]],
-                key=experiment.defense_key,
-                ids=dataset.ids[batch],
-                batch_size=experiment.batch_size,
-            )
-            rounded = images.from_uint8(images.to_uint8(defended))
-            logits = batching.map_batches(detect, (model,), (rounded,), batch_size=experiment.batch_size)
-            return {"logits": logits}
+    def compute(batch: slice) -> dict[str, np.ndarray]:
+        ids, size = chosen.dataset.ids[batch], experiment.batch_size
+        defended = defended_images(experiment, transformation, pixels[batch], ids, size)
+        rounded = images.from_uint8(images.to_uint8(defended))
+        return {"logits": batching.map_batches(detect, (model,), (rounded,), batch_size=size)}
 
-        self.evaluation.reporter.complete(f"{attack}: {defense}", store, compute)
-        return store.read("logits"), fooled[rows]
+    store = chosen.stored(
+        f"{attack}: {defense}",
+        "scores",
+        (attack, defense),
+        {"logits": ((), np.float32)},
+        compute,
+        code=(experiment.attacks.get(attack), transformation, defended_images, detect),
+        attack=_digest_of(run, attack),
+        defense=digest(transformation),
+        detector=digest(model),
+    )
+    return store.read("logits"), fooled
 
 
 @dataclass(frozen=True)
@@ -168,7 +139,7 @@ class Result:
         How many were trained on and tested with.
     accuracy, auc : float
         The mean accuracy over the images of the pairs, half of them clean (0.5 for a coin); the area under
-        the ROC curve over clean and attacked test images.
+        the ROC curve over clean and adversarial test images.
     clean : Rate
         Clean images that are called clean.
     attacks : dict
@@ -184,69 +155,6 @@ class Result:
     clean: Rate
     attacks: dict[str, tuple[Rate, float]]
     called_clean: dict[str, dict[str, Rate]]
-
-    def to_json(self) -> str:
-        """All numbers; null for a share of no images."""
-        numbers = {
-            "images": self.images,
-            "pairs": self.pairs,
-            "pair_accuracy": self.accuracy,
-            "roc_auc": self.auc,
-            "clean_called_clean": self.clean._asdict(),
-            "attacks": {
-                label: {"called_adversarial": found._asdict(), "roc_auc": area}
-                for label, (found, area) in self.attacks.items()
-            },
-            "called_clean": {
-                defense: {attack: found._asdict() for attack, found in row.items()}
-                for defense, row in self.called_clean.items()
-            },
-        }
-        return canonical_json(without_nan(numbers))
-
-    def to_markdown(self) -> str:
-        """How good the detector is, and how many defended images it calls clean."""
-        labels = list(self.attacks)
-        lines = [
-            f"**Manifold classifier.** Trained on {self.pairs['train']} pairs of {self.images['train']} "
-            f"images, tested with {self.pairs['test']} pairs of {self.images['test']} others: mean accuracy "
-            f"over the images of the pairs {100 * self.accuracy:.1f} % (a coin: 50 %), ROC-AUC "
-            f"{self.auc:.4f} (the paper: 99.6 % on its own data).",
-            "",
-            "| | " + " | ".join(labels) + " |",
-            "|---" + "|---:" * len(labels) + "|",
-            "| called adversarial (%) | " + " | ".join(_cell(self.attacks[a][0]) for a in labels) + " |",
-            "| ROC-AUC | " + " | ".join(_number(self.attacks[a][1], 3) for a in labels) + " |",
-            "",
-            "**Share called clean (%).**",
-            "",
-            "| | clean | all attacks | " + " | ".join(labels) + " |",
-            "|---" + "|---:" * (len(labels) + 2) + "|",
-        ]
-        for defense, row in self.called_clean.items():
-            found = [row[label] for label in labels]
-            total = sum(cell.total for cell in found)
-            share = 100 * sum(cell.successes for cell in found) / total if total else float("nan")
-            cells = [_cell(row[CLEAN]), _number(share, 1), *(_cell(cell) for cell in found)]
-            lines.append(f"| {defense} | " + " | ".join(cells) + " |")
-        lines += [
-            "",
-            "In brackets 95 % Wilson intervals. Only attacked images that fool the classifier; all images "
-            "in 8 bits. The column `clean` of a defense, and a row that only resizes, are the controls: a "
-            "detector that answers to resampling moves there too. The paper: about 91 % of super-resolved "
-            "adversarial images are called clean.",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _cell(found: Rate) -> str:
-    if not found.total:
-        return "–"
-    return f"{100 * found.value:.1f} [{100 * found.low:.0f}–{100 * found.high:.0f}]"
 
 
 def run(
@@ -274,36 +182,33 @@ def run(
         For bad fields, a folder of another configuration or training, or data that give no pairs.
     """
     options = check(config)
-    fields = {name: config[name] for name in SHARED if name in config}
-    experiment = resolve({**fields, "gallery": {"attack": "", "images": 0}})
+    fields = {name: config[name] for name in FIELDS if name in config}
+    experiment = resolve(fields)
     model = create(experiment.classifier, options, experiment.seed)
     written, text = workdir / "config.json", canonical_json(config) + "\n"
     if written.exists() and written.read_text() != text:
         raise InputError(f"{workdir} holds a run of another configuration; choose another --workdir")
     write_atomically(written, text)
 
-    evaluation = Evaluation(experiment, workdir / "store", reporter)
-    predicted = gray_box.clean_predictions(evaluation)
-    dataset, right = gray_box.labelled(experiment.dataset, predicted, experiment.classifier_name)
-    dataset = dataset.select(right)
+    correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
+    dataset = correct.dataset
     train_rows, test_rows = split_by_image(len(dataset), options["test_share"], experiment.seed)
     split = {
         part: [dataset.names[row] for row in rows]
         for part, rows in (("train", train_rows), ("test", test_rows))
     }
     write_atomically(workdir / "images.json", canonical_json(split) + "\n")
-    work = Work(evaluation, dataset)
     attacks = list(experiment.attacks)
-    clean, _ = work.features(CLEAN, model.endpoint)
-    maps, fooled = zip(*(work.features(attack, model.endpoint) for attack in attacks), strict=True)
+    clean, _ = feature_maps(correct, CLEAN, model.endpoint)
+    maps, fooled = zip(*(feature_maps(correct, attack, model.endpoint) for attack in attacks), strict=True)
     pairs = Pairs(clean, np.stack(maps), np.stack(fooled))
     training, testing = pairs.select(train_rows), pairs.select(test_rows)
     model.detector = train(model.detector, training, testing, options, experiment.seed, workdir, report)
 
-    clean_logits, attacked_logits = scores(model.detector, testing, 4 * options["pairs_per_batch"])
+    clean_logits, adversarial_logits = scores(model.detector, testing, 4 * options["pairs_per_batch"])
     per_attack = {}
     called: dict[str, dict[str, Rate]] = {AS_THEY_ARE: {CLEAN: rate(clean_logits <= 0)}}
-    for attack, logits, fools in zip(attacks, attacked_logits, testing.fooled, strict=True):
+    for attack, logits, fools in zip(attacks, adversarial_logits, testing.fooled, strict=True):
         both = np.concatenate([clean_logits, logits[fools]])
         area = roc_auc(both, np.arange(len(both)) >= len(clean_logits))
         per_attack[attack] = (rate(logits[fools] > 0), area)
@@ -311,13 +216,13 @@ def run(
     for defense in experiment.defenses:
         called[defense] = {}
         for attack in (CLEAN, *attacks):
-            logits, fools = work.defended_scores(model, attack, defense, test_rows)
+            logits, fools = defended_scores(correct, model, attack, defense, test_rows)
             called[defense][attack] = rate(logits[fools] <= 0)
-    every = np.concatenate([clean_logits, attacked_logits[testing.fooled]])
+    every = np.concatenate([clean_logits, adversarial_logits[testing.fooled]])
     return Result(
         images={"train": len(train_rows), "test": len(test_rows)},
         pairs={"train": int(training.fooled.sum()), "test": int(testing.fooled.sum())},
-        accuracy=pair_accuracy(clean_logits, attacked_logits, testing.fooled),
+        accuracy=pair_accuracy(clean_logits, adversarial_logits, testing.fooled),
         auc=roc_auc(every, np.arange(len(every)) >= len(clean_logits)),
         clean=rate(clean_logits <= 0),
         attacks=per_attack,

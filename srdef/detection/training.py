@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 
-from srdef import batching, models
+from srdef import batching, interrupts, models
 from srdef.detection.network import Detector, ManifoldClassifier
 from srdef.errors import InputError
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
+from srdef.training.checkpoints import Checkpoints
 from srdef.training.export import read_metrics
 from srdef.training.super_resolution import split_modes
 
@@ -52,26 +52,26 @@ def split_by_image(count: int, test_share: float, seed: int) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class Pairs:
-    """Feature maps of clean images and of their attacked versions.
+    """Feature maps of clean images and of their adversarial versions.
 
     Attributes
     ----------
     clean : (N, h, w, C) float32
-    attacked : (A, N, h, w, C) float32
+    adversarial : (A, N, h, w, C) float32
     fooled : (A, N) bool
-        Which attacked images fool the classifier: the pairs.
+        Which adversarial images fool the classifier: the pairs.
     """
 
     clean: np.ndarray
-    attacked: np.ndarray
+    adversarial: np.ndarray
     fooled: np.ndarray
 
     def select(self, rows: np.ndarray) -> "Pairs":
         """The images at these positions."""
-        return Pairs(self.clean[rows], self.attacked[:, rows], self.fooled[:, rows])
+        return Pairs(self.clean[rows], self.adversarial[:, rows], self.fooled[:, rows])
 
     def batch(self, index: int, size: int, seed: int) -> np.ndarray:
-        """Batch number `index`: `(size, h, w, C)` clean, then as many attacked ones in the same order.
+        """Batch number `index`: `(size, h, w, C)` clean, then as many adversarial ones in the same order.
 
         A function of its arguments alone: every epoch is a permutation of all pairs.
         """
@@ -82,7 +82,7 @@ class Pairs:
             order = np.random.default_rng((seed, int(epoch))).permutation(len(rows))
             here = places // len(rows) == epoch
             chosen[here] = order[places[here] % len(rows)]
-        return np.concatenate([self.clean[rows[chosen]], self.attacked[attacks[chosen], rows[chosen]]])
+        return np.concatenate([self.clean[rows[chosen]], self.adversarial[attacks[chosen], rows[chosen]]])
 
 
 def labels_of_parameters(parameters: Any) -> Any:
@@ -108,7 +108,7 @@ def fingerprint(
 ) -> dict[str, str]:
     """What the course of a training depends on, by name; not how many steps it goes on."""
     course = {name: value for name, value in options.items() if name != "steps"}
-    pairs = [array for part in (training, testing) for array in (part.clean, part.attacked, part.fooled)]
+    pairs = [array for part in (training, testing) for array in (part.clean, part.adversarial, part.fooled)]
     return {
         "images": digest(pairs),
         "weights": digest(detector),
@@ -119,8 +119,10 @@ def fingerprint(
 
 def refuse_another(workdir: Path, wanted: dict[str, str]) -> None:
     """InputError unless the checkpoints in `workdir` are of the training with the fingerprint `wanted`."""
-    file = workdir / "training.json"
-    kept = json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        kept = dict(json.loads((workdir / "training.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        kept = {}
     other = [name for name in wanted if kept.get(name) != wanted[name]]
     if other:
         raise InputError(
@@ -140,16 +142,18 @@ def train(
 ) -> Detector:
     """Train the detector on cached feature maps; the last weights are the result, none are selected.
 
-    Leaves `metrics.jsonl`, `checkpoints/` and `training.json` in `workdir`; a run found there is continued.
+    Leaves `metrics.jsonl`, `checkpoints/`, their hashes (`checkpoints.json`) and `training.json` in
+    `workdir`; a run found there is continued from its newest checkpoint, or the one before with a warning if
+    that is damaged.
 
     Raises
     ------
     InputError
         If there are no pairs, the loss is not finite, or the run found there was of other data, weights,
-        options or code.
+        options or code, or has no checkpoint that is whole.
     """
     if not training.fooled.any() or not testing.fooled.any():
-        raise InputError("manifold: no attacked image fools the classifier, so there are no pairs")
+        raise InputError("manifold: no adversarial image fools the classifier, so there are no pairs")
     # A batch cannot hold more pairs than there are.
     size = min(options["pairs_per_batch"], int(training.fooled.sum()))
     origin = fingerprint(detector, training, testing, options, seed)
@@ -179,16 +183,15 @@ def train(
 
     log = workdir / "metrics.jsonl"
     every = options["evaluate_every"]
-    manager_options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=manager_options) as manager:
-        first = manager.latest_step() or 0
-        if first:
+    with Checkpoints(workdir) as checkpoints:
+        if checkpoints.any():
             refuse_another(workdir, origin)
-            state = manager.restore(first, args=ocp.args.StandardRestore(state))
+        first, state = checkpoints.restore(state)
         write_atomically(workdir / "training.json", canonical_json(origin) + "\n")
-        records = [r for r in read_metrics(log) if r["step"] <= first] if log.exists() else []
+        records = [record for record in read_metrics(log) if record["step"] <= first]
         losses = []
         for index in range(first, options["steps"]):
+            interrupts.check()
             state, loss = step(state, training.batch(index, size, seed), jnp.asarray(index))
             losses.append(loss)
             if (index + 1) % every and index + 1 < options["steps"]:
@@ -201,27 +204,26 @@ def train(
             for name, pairs in (("train", training), ("test", testing)):
                 record[f"{name}_accuracy"] = pair_accuracy(*scores(current, pairs, 4 * size), pairs.fooled)
             records.append(record)
-            manager.save(index + 1, args=ocp.args.StandardSave(state))
+            checkpoints.save(index + 1, state)
             write_atomically(log, "".join(json.dumps(r) + "\n" for r in records))
             report(record)
             losses = []
-        manager.wait_until_finished()
     return nnx.merge(evaluated, state["parameters"], state["statistics"])
 
 
 def scores(detector: Detector, pairs: Pairs, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the clean `(N,)` and of the attacked images `(A, N)`."""
-    maps = np.concatenate([pairs.clean[None], pairs.attacked])
+    """Logits of the clean `(N,)` and of the adversarial images `(A, N)`."""
+    maps = np.concatenate([pairs.clean[None], pairs.adversarial])
     flat = maps.reshape(-1, *maps.shape[2:])
     logits = batching.map_batches(_detect, (detector,), (flat,), batch_size=batch_size)
     logits = logits.reshape(maps.shape[:2])
     return logits[0], logits[1:]
 
 
-def pair_accuracy(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray) -> float:
+def pair_accuracy(clean: np.ndarray, adversarial: np.ndarray, fooled: np.ndarray) -> float:
     """The mean accuracy over the images of all pairs, half of them clean: 0.5 for a coin."""
     called_clean = np.broadcast_to(clean <= 0, fooled.shape)[fooled]
-    return float((called_clean.mean() + (attacked > 0)[fooled].mean()) / 2)
+    return float((called_clean.mean() + (adversarial > 0)[fooled].mean()) / 2)
 
 
 def create(classifier: Any, options: dict[str, Any], seed: int) -> ManifoldClassifier:
@@ -240,7 +242,7 @@ def load(workdir: Path) -> ManifoldClassifier:
     file = workdir / "config.json"
     if not file.is_file() or not (workdir / "checkpoints").is_dir():
         raise InputError(f"no trained manifold classifier in {workdir}: run experiments.manifold")
-    config = json.loads(file.read_text())
+    config = _read_json(file)
     specification = dict(config["classifier"])
     model = create(
         models.create(specification.pop("name"), **specification), config["manifold"], config["seed"]
@@ -252,14 +254,14 @@ def load(workdir: Path) -> ManifoldClassifier:
         "statistics": statistics,
         "optimizer": create_optimizer(*rates).init(parameters),
     }
-    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
-        done, steps = manager.latest_step() or 0, config["manifold"]["steps"]
-        if done < steps:
-            raise InputError(
-                f"the training in {workdir} was stopped after {done} of {steps} steps: run "
-                "experiments.manifold again"
-            )
-        state = manager.restore(done, args=ocp.args.StandardRestore(state))
+    with Checkpoints(workdir) as checkpoints:
+        done, state = checkpoints.restore(state)
+    steps = config["manifold"]["steps"]
+    if done < steps:
+        raise InputError(
+            f"the training in {workdir} was stopped after {done} of {steps} steps: run "
+            "experiments.manifold again"
+        )
     model.detector = nnx.merge(evaluated, state["parameters"], state["statistics"])
     return model
 
@@ -275,4 +277,11 @@ def trained_on(workdir: Path) -> frozenset[str]:
     file = workdir / "images.json"
     if not file.is_file():
         raise InputError(f"{file} is missing: run experiments.manifold again")
-    return frozenset(json.loads(file.read_text())["train"])
+    return frozenset(_read_json(file)["train"])
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        raise InputError(f"{file} is damaged: run experiments.manifold again") from None

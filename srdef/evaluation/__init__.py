@@ -1,1 +1,1 @@
-"""From attacked images to tables: the protocol, its store, metrics, tables and pictures."""
+"""Experiments and their numbers: the gray-box protocol, adaptive attackers, and checks of attacks."""

@@ -1,6 +1,5 @@
 """An experiment: a configuration, and everything that its names stand for."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,16 +19,29 @@ from srdef.storage.fingerprint import digest
 
 CLEAN = "clean"
 
+FIELDS = ("seed", "batch_size", "dataset", "classifier", "attacks", "defenses")
+OPTIONAL = ("paper", "gallery")
 
-FIELDS = ("seed", "dataset", "classifier", "attacks", "defenses", "batch_size", "gallery")
-
-
-OPTIONAL = ("paper",)
+# What an entry of `config.defenses` may say beside the defense.
+BESIDE = ("passes", "paper")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration, resolved: everything that its names stand for has been made."""
+    """A resolved configuration: everything that its names stand for has been made.
+
+    Attributes
+    ----------
+    config : dict
+        Plain data.
+    dataset : Dataset
+    classifier : Classifier
+    attacks, storage : dict
+        The attacks by label, and whether their images are stored as "float32" or "uint8".
+    defenses, passes : dict
+        The defenses by label, and over how many draws the answer to each is averaged.
+    batch_size, seed : int
+    """
 
     config: dict[str, Any]
     dataset: Dataset
@@ -51,15 +63,19 @@ class Experiment:
         """The hash of the classifier's weights, which every store's manifest names."""
         return digest(self.classifier)
 
+    def key(self, purpose: int) -> jax.Array:
+        """A key for each purpose, so that no two of them draw the same."""
+        return jax.random.fold_in(jax.random.key(self.seed), purpose)
+
     @property
     def attack_key(self) -> jax.Array:
-        """What the attacks draw from; apart from what the defenses draw from."""
-        return jax.random.fold_in(jax.random.key(self.seed), 0)
+        """The key of the attacks."""
+        return self.key(0)
 
     @property
     def defense_key(self) -> jax.Array:
-        """What random defenses draw from."""
-        return jax.random.fold_in(jax.random.key(self.seed), 1)
+        """The key of random defenses."""
+        return self.key(1)
 
 
 def check_fields(config: dict[str, Any], required: Sequence[str], optional: Sequence[str] = ()) -> None:
@@ -73,8 +89,16 @@ def check_fields(config: dict[str, Any], required: Sequence[str], optional: Sequ
             raise InputError(f"config field {name!r} is missing")
 
 
+def check_whole(config: dict[str, Any], field: str, smallest: int) -> int:
+    """The whole number at `field`; InputError if it is none or below `smallest`."""
+    value = config[field]
+    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        raise InputError(f"config.{field} must be a whole number of at least {smallest}, not {value!r}")
+    return value
+
+
 def specification(config: dict[str, Any], field: str) -> dict[str, Any]:
-    """The options at `field`, split off their name."""
+    """A copy of the options at `field`, which has a `name`."""
     value = config[field]
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise InputError(f"config.{field} must be a dictionary with a `name`, not {value!r}")
@@ -82,17 +106,29 @@ def specification(config: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def subsections(config: dict[str, Any], field: str) -> dict[str, Any]:
-    """What stands under `field` by label; at least one entry."""
+    """The entries at `field` by label; at least one."""
     value = config[field]
     if not isinstance(value, dict) or not value:
         raise InputError(f"config.{field} must be a dictionary of at least one entry, not {value!r}")
     return value
 
 
+def split_entry(entry: Any, beside: Sequence[str] = BESIDE) -> tuple[Any, dict[str, Any]]:
+    """The defense of an entry of `config.defenses`, and what the entry says beside it.
+
+    `{"name": "jpeg", "passes": 3}` and `{"defense": [...], "paper": "WD+SR"}`, where the defense is a list.
+    """
+    if not isinstance(entry, dict):
+        return entry, {}
+    options = {name: entry[name] for name in beside if name in entry}
+    defense = {name: value for name, value in entry.items() if name not in options}
+    return (defense["defense"] if set(defense) == {"defense"} else defense), options
+
+
 def make_defense(specification: Any, classifier: Classifier | None = None) -> Defense:
     """A defense from plain data: `{"name": ..., **options}`, or a list of such, one after another.
 
-    A defense that looks at the classifier (pixel deflection's activation map) gets `classifier`.
+    A defense that declares `needs_classifier` (pixel deflection) gets `classifier`.
 
     Raises
     ------
@@ -107,20 +143,32 @@ def make_defense(specification: Any, classifier: Classifier | None = None) -> De
         )
     options = dict(specification)
     name = options.pop("name")
-    if "classifier" in inspect.signature(defenses.REGISTRY.builder(name)).parameters:
+    if getattr(defenses.REGISTRY.builder(name), "needs_classifier", False):
         options.setdefault("classifier", classifier)
     return defenses.create(name, **options)
 
 
-def _passes(label: str, specification: Any) -> tuple[int, Any]:
-    """How many draws of a random defense are averaged, and the specification without that."""
-    if not isinstance(specification, dict) or "passes" not in specification:
-        return 1, specification
-    options = dict(specification)
-    passes = options.pop("passes")
-    if not isinstance(passes, int) or passes < 1:
-        raise InputError(f"defense {label!r}: passes must be a whole number of at least 1, not {passes!r}")
-    return passes, options
+def make_classifier(config: dict[str, Any], field: str = "classifier") -> Classifier:
+    """The classifier at `field`; InputError if it is another kind of network."""
+    options = specification(config, field)
+    name = options.pop("name")
+    classifier = models.create(name, **options)
+    if not hasattr(classifier, "num_classes"):
+        raise InputError(f"model {name!r} is not a classifier")
+    return classifier
+
+
+def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
+    """The data set of `config`; InputError unless it has the classes of all `classifiers`, given by field."""
+    options = specification(config, "dataset")
+    dataset = datasets.load(options.pop("name"), **options)
+    for field, classifier in classifiers.items():
+        if dataset.num_classes != classifier.num_classes:
+            raise InputError(
+                f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
+                f"{config[field]['name']!r} has {classifier.num_classes}"
+            )
+    return dataset
 
 
 def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:
@@ -139,7 +187,8 @@ def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) 
         if max(first, other_first) < min(end, other_end):
             raise InputError(
                 f"defense {label!r}: its patch bank would be made of the images that are evaluated, and the "
-                "nearest patch of an attacked image its own clean one; take another data set, offset or limit"
+                "nearest patch of an adversarial image its own clean one; take another data set, offset or "
+                "limit"
             )
 
 
@@ -149,8 +198,9 @@ def resolve(config: dict[str, Any]) -> Experiment:
     Parameters
     ----------
     config : dict
-        Plain data with the fields `FIELDS` (see `configs/quickstart.py`), and perhaps `paper`: the table
-        whose numbers are to stand beside ours (`{"table": 1, "classifier": "inception_v3"}`).
+        Plain data with the fields `FIELDS` (see `configs/quickstart.py`), and perhaps `paper`, the table
+        of the paper whose numbers are shown beside ours (`{"table": 1, "classifier": "inception_v3"}`), and
+        `gallery`, which picture is drawn.
 
     Raises
     ------
@@ -158,14 +208,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
         For unknown or missing fields, names and options, or unreadable files.
     """
     check_fields(config, FIELDS, OPTIONAL)
-    seed, batch_size = config["seed"], config["batch_size"]
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"config.seed must be a whole number of at least 0, not {seed!r}")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"config.batch_size must be a whole number of at least 1, not {batch_size!r}")
-
-    if "paper" in config:
-        Reference.of(config["paper"])
+    seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
 
     made: dict[str, Attack] = {}
     storage: dict[str, Storage] = {}
@@ -173,27 +216,25 @@ def resolve(config: dict[str, Any]) -> Experiment:
         options = specification(config["attacks"], label)
         if label == CLEAN:
             raise InputError(f"config.attacks: {CLEAN!r} is always there; choose another label")
+        options.pop("paper", None)
         storage[label] = options.pop("storage", "float32")
         if storage[label] not in ("float32", "uint8"):
             raise InputError(f"attack {label!r}: storage must be float32 or uint8, not {storage[label]!r}")
         made[label] = attacks.create(options.pop("name"), **options)
-    options = specification(config, "classifier")
-    classifier = models.create(options.pop("name"), **options)
-    if not hasattr(classifier, "num_classes"):
-        raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
+    classifier = make_classifier(config)
     passes: dict[str, int] = {}
-    standing: dict[str, Defense] = {}
+    chosen: dict[str, Defense] = {}
     for label, entry in subsections(config, "defenses").items():
-        passes[label], entry = _passes(label, entry)
-        refuse_own_patches(label, entry, specification(config, "dataset"))
-        standing[label] = make_defense(entry, classifier)
-    options = specification(config, "dataset")
-    dataset = datasets.load(options.pop("name"), **options)
-    if dataset.num_classes != classifier.num_classes:
-        raise InputError(
-            f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
-            f"{config['classifier']['name']!r} has {classifier.num_classes}"
-        )
+        defense, beside = split_entry(entry)
+        passes[label] = beside.get("passes", 1)
+        if not isinstance(passes[label], int) or passes[label] < 1:
+            raise InputError(
+                f"defense {label!r}: passes must be a whole number of at least 1, not {passes[label]!r}"
+            )
+        refuse_own_patches(label, defense, specification(config, "dataset"))
+        chosen[label] = make_defense(defense, classifier)
+    Reference.of(config)
+    dataset = load_dataset(config, classifier=classifier)
     return Experiment(
-        config, dataset, classifier, made, storage, standing, passes, min(batch_size, len(dataset)), seed
+        config, dataset, classifier, made, storage, chosen, passes, min(batch_size, len(dataset)), seed
     )

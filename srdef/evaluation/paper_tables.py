@@ -1,13 +1,13 @@
 """The numbers of the paper: Tables 1 to 6 of Mustafa et al. (IEEE TIP 2020, arXiv:1901.01677).
 
 All in percent, as printed; classifiers, defenses and attacks have the names that srdef's configurations
-give them. Tables 1, 3, 5 and 6 count images that the classifier has right when they are clean ("clean"
-without a defense is 100), Table 2 all images (95.9), and Table 4 does not say which. Table 6's "FGSM" is
+give them. Tables 1, 3, 5 and 6 count images that are classified correctly when clean ("clean" without a
+defense is 100), Table 2 all images (95.9), and Table 4 does not say which. Table 6's "FGSM" is
 FGSM-2 (section 4.3).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from srdef.errors import InputError
@@ -141,6 +141,16 @@ TABLE_6: Rows = {
     },
 }
 
+# Every row of every table.
+DEFENSES = tuple(
+    dict.fromkeys(
+        name
+        for table in (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6)
+        for rows in table.values()
+        for name in rows
+    )
+)
+
 _CORRECT = "top-1 accuracy on ILSVRC validation images that it has right when clean"
 
 TABLES = {
@@ -155,7 +165,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A table of the paper for one of its classifiers, to stand beside our numbers.
+    """A table of the paper for one of its classifiers, whose numbers are shown beside ours.
 
     Parameters
     ----------
@@ -163,15 +173,20 @@ class Reference:
         1 to 6.
     classifier : str
         One of the table's: inception_v3, resnet50 or inception_resnet_v2.
+    rows, columns : mapping of str to str
+        The paper's name of a defense or an attack whose label here is another: {"C&W 3x60": "C&W"}.
 
     Raises
     ------
     InputError
-        If the paper has no such table, or the table no such classifier.
+        If the paper has no such table, the table no such classifier, or the paper no such defense or
+        attack.
     """
 
     table: int
     classifier: str = "inception_v3"
+    rows: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.table not in TABLES:
@@ -182,26 +197,42 @@ class Reference:
             raise InputError(
                 f"the paper's table {self.table} has no classifier {self.classifier!r}; choose from: {known}"
             )
+        for kind, names, printed in (("defense", self.rows, DEFENSES), ("attack", self.columns, ATTACKS)):
+            for label, name in names.items():
+                if name not in printed:
+                    raise InputError(
+                        f"{kind} {label!r}: the paper has no {name!r}; choose from: {', '.join(printed)}"
+                    )
 
     @classmethod
-    def of(cls, options: Any) -> "Reference":
-        """From the field `paper` of a configuration: `{"table": 1, "classifier": "inception_v3"}`."""
+    def of(cls, config: Mapping[str, Any]) -> "Reference | None":
+        """The table that `config.paper` names, `{"table": 1, "classifier": "inception_v3"}`; None if none.
+
+        An attack or a defense that has another label than the paper's says so in its field `paper`.
+        """
+        if "paper" not in config:
+            return None
+        options = config["paper"]
         if not isinstance(options, Mapping) or not {"table"} <= set(options) <= {"table", "classifier"}:
             raise InputError(f"config.paper must have the fields table and classifier, not {options!r}")
-        return cls(**options)
+        rows, columns = (
+            {
+                label: entry["paper"]
+                for label, entry in config[field].items()
+                if isinstance(entry, Mapping) and "paper" in entry
+            }
+            for field in ("defenses", "attacks")
+        )
+        return cls(**options, rows=rows, columns=columns)
 
     def percent(self, defense: str, attack: str) -> float | None:
-        """The paper's number for a row and a column of ours, or None.
-
-        A label of ours may go on after the paper's: "C&W 3x60" is the paper's "C&W", and
-        "SR (edsr_small_x2)" its "SR".
-        """
+        """The paper's number for the labels of a row and a column of ours, or None."""
         table = TABLES[self.table]
-        row = _known(defense, table.rows[self.classifier])
-        column = _known(attack, table.attacks)
-        if row is None or column is None:
+        row = table.rows[self.classifier].get(self.rows.get(defense, defense))
+        column = self.columns.get(attack, attack)
+        if row is None or column not in table.attacks:
             return None
-        return table.rows[self.classifier][row][table.attacks.index(column)]
+        return row[table.attacks.index(column)]
 
     @property
     def note(self) -> str:
@@ -210,9 +241,3 @@ class Reference:
             f"(paper …): Table {self.table} of Mustafa et al. (arXiv:1901.01677), {self.classifier}: "
             f"{TABLES[self.table].metric}."
         )
-
-
-def _known(label: str, names: Mapping[str, object] | tuple[str, ...]) -> str | None:
-    """The longest of `names` that `label` is, or begins with before a blank."""
-    fitting = [name for name in names if label == name or label.startswith(name + " ")]
-    return max(fitting, key=len, default=None)

@@ -9,14 +9,22 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from srdef.storage.store import BatchStore
+from srdef.storage.memory import Store
 
 
 @dataclass
 class Reporter:
-    """Shows what runs: bars in a terminal, and one line for each finished step everywhere."""
+    """Shows what runs: bars in a terminal, and one line for each finished step everywhere.
 
-    console: Console
+    Attributes
+    ----------
+    console : Console
+        Default: a silent one.
+    computed : int
+        How many images the steps computed so far.
+    """
+
+    console: Console = field(default_factory=lambda: Console(quiet=True))
     computed: int = field(default=0)
 
     @contextmanager
@@ -34,11 +42,16 @@ class Reporter:
                 f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
             )
 
-    def complete(
-        self, title: str, store: BatchStore, compute: Callable[[slice], dict[str, np.ndarray]]
-    ) -> None:
+    def complete(self, title: str, store: Store, compute: Callable[[slice], dict[str, np.ndarray]]) -> None:
         """Compute and write the batches that `store` does not hold yet."""
         missing = store.missing()
+        if store.damaged:
+            images = ", ".join(f"{rows.start} to {rows.stop - 1}" for rows in store.damaged)
+            self.console.print(
+                f"{title}: files are missing or damaged in {store.path}; computing images {images} again",
+                highlight=False,
+                soft_wrap=True,
+            )
         left = sum(rows.stop - rows.start for rows in missing)
         with self.step(title, store.count, left) as advance:
             for rows in missing:

@@ -48,3 +48,8 @@ def activation_maps(
             f"{type(classifier).__name__} has no dense layer after its last feature map, so no activation map"
         )
     return map_batches(_maps, (classifier,), (images,), batch_size=batch_size)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two arrays of one length; nan if one of them is constant."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else float("nan")

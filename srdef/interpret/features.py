@@ -96,3 +96,16 @@ def feature_maps(
         raise InputError(f"unknown feature map {name!r}; choose from: {', '.join(known)}")
     function = partial(_endpoint, name=name)
     return map_batches(function, (classifier,), (images,), batch_size=batch_size)
+
+
+def relative_distance(values: np.ndarray, reference: np.ndarray) -> float:
+    """The median over rows `(N, D)` of `|values - reference| / |reference|`."""
+    norms = np.linalg.norm(reference, axis=1)
+    return float(np.median(np.linalg.norm(values - reference, axis=1) / np.maximum(norms, 1e-12)))
+
+
+def nearest_distance(points: np.ndarray) -> float:
+    """The median over points `(N, D)` of the distance to the nearest other one, relative to its length."""
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    return float(np.median(distances.min(axis=1) / np.maximum(np.linalg.norm(points, axis=1), 1e-12)))

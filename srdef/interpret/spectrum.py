@@ -19,6 +19,15 @@ def inverse_cosine_transform(coefficients: jax.Array) -> jax.Array:
     return fft.idctn(coefficients, axes=(-2, -1), norm="ortho")
 
 
+def scaled_transform(image: np.ndarray, scale: float) -> np.ndarray:
+    """The DCT of luma of an image `(H, W, 3)` in [0, 1], `(H, W)` in levels of 255, divided by `scale`.
+
+    An orthonormal transform of an image of s times the side has s times the coefficients; divided by s
+    they are those of the smaller image at the same frequencies.
+    """
+    return np.asarray(cosine_transform(255 * images.luma(jnp.asarray(image)))) / scale
+
+
 def log_magnitude(coefficients: jax.Array, floor: float = 1e-4) -> jax.Array:
     """`log10 |x|`, nothing below `log10(floor)`."""
     return jnp.log10(jnp.maximum(jnp.abs(coefficients), floor))

@@ -1,24 +1,23 @@
-"""The table, the curves and the numbers of an adaptive evaluation."""
+"""The tables and the numbers of an adaptive evaluation and of its self-checks."""
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 
-import matplotlib
-import numpy as np
 import rich.box
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from srdef.attacks.projections import Norm
 from srdef.errors import InputError
-from srdef.evaluation.adaptive import CLEAN, WORST, Outcome
+from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.experiment import CLEAN
+from srdef.evaluation.self_checks import Check, warning
+from srdef.evaluation.threats import WORST, write_epsilon
 from srdef.metrics import wilson_interval
-from srdef.storage.files import canonical_json, save_figure, without_nan
+from srdef.storage.files import canonical_json, without_nan
 
-# Okabe and Ito's colours, told apart with any form of colour blindness; markers say the same.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_PANEL = (2.6, 2.2)  # inches
+NORMS: dict[Norm, str] = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
 def columns(outcome: Outcome, epsilon: float) -> tuple[str, ...]:
@@ -36,17 +35,12 @@ def _at(outcome: Outcome, defense: str, threat: str, e: int) -> float:
     return math.nan if accuracy is None else float(accuracy[e])
 
 
-def levels(epsilon: float) -> str:
-    """ε as it is written: in levels of 255."""
-    return f"{255 * epsilon:g}/255"
-
-
 def _index(outcome: Outcome, epsilon: float) -> int:
     for index, known in enumerate(outcome.epsilons):
         if math.isclose(known, epsilon, rel_tol=1e-6):
             return index
-    choices = ", ".join(levels(e) for e in outcome.epsilons)
-    raise InputError(f"nothing was attacked with ε {levels(epsilon)}; choose from: {choices}")
+    wanted, *choices = (write_epsilon(e, outcome.norm) for e in (epsilon, *outcome.epsilons))
+    raise InputError(f"nothing was attacked with ε {wanted}; choose from: {', '.join(choices)}")
 
 
 def rows(outcome: Outcome, epsilon: float, *, intervals: bool = True) -> list[list[str]]:
@@ -77,19 +71,34 @@ def _cell(accuracy: float, images: int, intervals: bool) -> str:
 def title(outcome: Outcome, epsilon: float) -> str:
     """What the table's numbers are."""
     return (
-        f"Accuracy in % at L∞ ε = {levels(epsilon)} on {outcome.images} images that the undefended "
-        "classifier has right"
+        f"Accuracy in % at {NORMS[outcome.norm]} ε = {write_epsilon(epsilon, outcome.norm)} on "
+        f"{outcome.images} images that the undefended classifier classifies correctly"
     )
 
 
-def to_rich(outcome: Outcome, epsilon: float) -> Table:
+def warnings(outcome: Outcome, epsilon: float) -> list[str]:
+    """What went wrong in the attacks at one ε, a line each."""
+    words = {
+        "nonfinite": "a gradient, a loss or a logit was not finite",
+        "zero_gradient": "a gradient was exactly zero, so that the attack was blind",
+    }
+    e = _index(outcome, epsilon)
+    return [
+        f"Warning: {threat} on {defense}: for {found[name][:, e].sum()} of {outcome.images} images {meaning}."
+        for (defense, threat), found in outcome.flagged.items()
+        for name, meaning in words.items()
+        if found[name][:, e].any()
+    ]
+
+
+def to_rich(outcome: Outcome, epsilon: float) -> Group:
     """For the terminal."""
     table = Table(title=title(outcome, epsilon), box=rich.box.SIMPLE_HEAD)
     for name in ("defense", *columns(outcome, epsilon)):
         table.add_column(name)
     for row in rows(outcome, epsilon, intervals=False):
         table.add_row(*row)
-    return table
+    return Group(table, *(Text(line, "bold red") for line in warnings(outcome, epsilon)))
 
 
 def to_markdown(outcome: Outcome) -> str:
@@ -100,6 +109,8 @@ def to_markdown(outcome: Outcome) -> str:
         lines = [f"**{title(outcome, epsilon)}.**", "", "| " + " | ".join(header) + " |"]
         lines.append("|" + "---|" * len(header))
         lines += ["| " + " | ".join(row) + " |" for row in rows(outcome, epsilon)]
+        for line in warnings(outcome, epsilon):
+            lines += ["", f"> {line}"]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -114,62 +125,34 @@ def to_json(outcome: Outcome) -> str:
         }
         for defense in outcome.defenses
     }
-    values = {"images": outcome.images, "epsilons": list(outcome.epsilons), "accuracy": accuracies}
+    values = {
+        "images": outcome.images,
+        "norm": outcome.norm,
+        "epsilons": list(outcome.epsilons),
+        "accuracy": accuracies,
+    }
     return canonical_json(without_nan(values)) + "\n"
 
 
-def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> None:
-    """Accuracy against ε, a panel for each defense and a line for each threat; the worst case black.
+def checks_to_rich(checks: Sequence[Check]) -> Group:
+    """The self-checks of one defense, for the terminal."""
+    table = Table(title="Self-checks", box=rich.box.SIMPLE_HEAD)
+    for name in ("check", "", "measured", "suggests"):
+        table.add_column(name)
+    for check in checks:
+        verdict = Text("passed", "green") if check.passed else Text("FAILED", "bold red")
+        table.add_row(check.name, verdict, check.measured, check.suggests)
+    line = warning(checks)
+    return Group(table) if line is None else Group(table, Text(f"Warning: {line}.", "bold red"))
 
-    The file's ending decides its format (png, pdf, svg).
-    """
-    count = len(outcome.defenses)
-    wide = min(count, 4)
-    tall = -(-count // wide)
-    with matplotlib.rc_context({"font.size": 8, "svg.fonttype": "none", "pdf.fonttype": 42}):
-        figure = Figure(figsize=(wide * _PANEL[0], tall * _PANEL[1] + 0.9), layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(tall, wide, squeeze=False, sharex=True, sharey=True)
-        x = 255 * np.array(outcome.epsilons)
-        start = x[0] / 2  # where ε = 0 stands on the logarithmic axis
-        handles = {}
-        for panel, defense in zip(panels.flat, outcome.defenses, strict=False):
-            clean = outcome.accuracy(defense, CLEAN)
-            assert clean is not None
-            for index, threat in enumerate((*outcome.threats, WORST)):
-                accuracy = outcome.accuracy(defense, threat)
-                if accuracy is None or np.isnan(accuracy).all():
-                    continue
-                worst = threat == WORST
-                (line,) = panel.plot(
-                    [start, *x],
-                    100 * np.array([clean[0], *accuracy]),  # no line across an ε without this attack
-                    color="black" if worst else _COLOURS[index % len(_COLOURS)],
-                    marker="" if worst else _MARKERS[index % len(_MARKERS)],
-                    linestyle="--" if worst else "-",
-                    linewidth=1.6 if worst else 1.1,
-                    markersize=3.5,
-                    clip_on=False,
-                )
-                handles[threat] = line
-            panel.set_title(defense, fontsize=9)
-            panel.set_xscale("log", base=2)
-            panel.set_xticks([start, *x], ["0", *(f"{e:g}" for e in x)])
-            panel.minorticks_off()
-            panel.set_ylim(0, 100)
-            panel.grid(alpha=0.25, linewidth=0.5)
-            panel.spines[["top", "right"]].set_visible(False)
-        for panel in panels.flat[count:]:
-            panel.set_axis_off()
-        figure.supxlabel("largest change of a pixel, ε (levels of 255)")
-        figure.supylabel("accuracy (%)")
-        order = [threat for threat in (*outcome.threats, WORST) if threat in handles]
-        figure.legend(
-            [handles[threat] for threat in order],
-            [f"{threat} (per image)" if threat == WORST else threat for threat in order],
-            loc="outside upper center",
-            ncols=min(len(order), 4),
-            frameon=False,
-            title=subtitle or None,
-        )
-        save_figure(figure, path, dpi=150)
+
+def checks_to_markdown(checks: Sequence[Check]) -> str:
+    """The self-checks of one defense as a GitHub table, and under it the warning if there is one."""
+    lines = ["**Self-checks.**", "", "| check | | measured | suggests |", "|---|---|---|---|"]
+    for check in checks:
+        verdict = "passed" if check.passed else "**failed**"
+        lines.append(f"| {check.name} | {verdict} | {check.measured} | {check.suggests} |")
+    line = warning(checks)
+    if line is not None:
+        lines += ["", f"> **Warning:** {line}."]
+    return "\n".join(lines) + "\n"

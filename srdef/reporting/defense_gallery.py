@@ -1,6 +1,5 @@
-"""A picture of one attacked image through many defenses, with what the classifier says of each."""
+"""A picture of one adversarial image through many defenses, with what the classifier says of each."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from srdef import attacks, victims
-from srdef.datasets import Dataset
 from srdef.defenses import Defense, Identity
 from srdef.errors import InputError
-from srdef.evaluation import gray_box
 from srdef.evaluation.experiment import CLEAN, Experiment
+from srdef.evaluation.predictions import classify, defended_images
+from srdef.evaluation.run import Run
 from srdef.images import to_uint8
-from srdef.reporting.gallery import FONT, GREY, RIGHT, WRONG, shorten
+from srdef.reporting.gallery import shorten
+from srdef.reporting.style import CORRECT, FONT, INK, WRONG
+from srdef.storage.files import replacing
 
 _PANEL, _GAP, _ABOVE, _BELOW = 1.75, 0.1, 0.26, 0.24  # inches: a panel's side, and what is around it
 
@@ -46,7 +46,7 @@ class Panel:
 
 
 def panels(experiment: Experiment, attack: str) -> tuple[int, list[Panel]]:
-    """The first image that the classifier has right: clean, attacked, and through every defense.
+    """Make the panels of the first clean-correct image: clean, adversarial, and through every defense.
 
     Returns
     -------
@@ -57,35 +57,26 @@ def panels(experiment: Experiment, attack: str) -> tuple[int, list[Panel]]:
     Raises
     ------
     InputError
-        If there is no such attack, or the classifier has no image right.
+        If there is no such attack, or no image is classified correctly.
     """
     if attack not in experiment.attacks:
         known = ", ".join(experiment.attacks)
         raise InputError(f"unknown attack {attack!r}; choose from: {known}")
-    predicted = gray_box.predict(experiment.classifier, experiment.dataset.images, experiment.batch_size)
-    dataset, right = gray_box.labelled(experiment.dataset, predicted, experiment.classifier_name)
-    one: Dataset = dataset.select(right).select(slice(1))
+    one = Run(experiment, experiment.dataset).correct().select(slice(1))
 
-    def say(name: str, defense: Defense, batch: np.ndarray, passes: int = 1) -> Panel:
-        image = gray_box.defended_images(experiment, defense, batch, one.ids)[0]
-        said = gray_box.classify(experiment, defense, batch, one.ids, passes=passes)
+    def panel(name: str, defense: Defense, batch: np.ndarray, passes: int = 1) -> Panel:
+        ids = one.dataset.ids
+        image = defended_images(experiment, defense, batch, ids)[0]
+        found = classify(experiment, defense, batch, ids, passes=passes)
         words = f"{name} ×{passes}" if passes > 1 else name
-        return Panel(words, image, int(said["prediction"][0]), float(said["confidence"][0]))
+        return Panel(words, image, int(found["prediction"][0]), float(found["confidence"][0]))
 
-    result = attacks.perturb(
-        experiment.attacks[attack],
-        victims.Undefended(experiment.classifier),
-        *one,
-        key=experiment.attack_key,
-        ids=one.ids,
-        storage=experiment.storage[attack],
-    )
-    attacked = result.images
-    shown = [say(CLEAN, Identity(), one.images), say(attack, Identity(), attacked)]
+    adversarial = one.pixels(attack)
+    shown = [panel(CLEAN, Identity(), one.pixels(CLEAN)), panel(attack, Identity(), adversarial)]
     for name, defense in experiment.defenses.items():
         if not isinstance(defense, Identity):
-            shown.append(say(name, defense, attacked, experiment.passes[name]))
-    return int(one.labels[0]), shown
+            shown.append(panel(name, defense, adversarial, experiment.passes[name]))
+    return int(one.dataset.labels[0]), shown
 
 
 def save(
@@ -100,14 +91,14 @@ def save(
 ) -> None:
     """Write the panels as a PNG, in reading order: its name above, class and confidence below each.
 
-    Right answers are green with a tick, wrong ones red with a cross. Where a defense changes the size
-    of the image, that stands after its name. "×30" there says that the answer is the mean over 30
+    Correct answers are green with a tick, wrong ones red with a cross. The size of an image is written
+    after its name where a defense changes it. "×30" there says that the answer is the mean over 30
     draws of a random defense, of which the first is shown.
 
     Parameters
     ----------
     path : path
-        Of the PNG; written under another name first, so it is never half there.
+        The PNG; written under another name first, so it is never half there.
     shown : sequence of Panel
         At least one; the size of the first is the one that goes without saying.
     label : int
@@ -151,20 +142,15 @@ def save(
         axes.imshow(to_uint8(panel.image), interpolation="antialiased")
         high, wide = panel.image.shape[:2]
         size = "" if panel.image.shape == shown[0].image.shape else f" · {wide}×{high}"
-        text(x + _PANEL / 2, y - 0.06, panel.name + size, _PANEL, va="bottom", size=8, color=GREY)
-        right = panel.prediction == label
-        words = f"{'✓' if right else '✗'} {100 * panel.confidence:.0f} % {class_names[panel.prediction]}"
-        text(x + _PANEL / 2, y + _PANEL + 0.04, words, _PANEL, va="top", color=RIGHT if right else WRONG)
+        text(x + _PANEL / 2, y - 0.06, panel.name + size, _PANEL, va="bottom", size=8, color=INK)
+        correct = panel.prediction == label
+        words = f"{'✓' if correct else '✗'} {100 * panel.confidence:.0f} % {class_names[panel.prediction]}"
+        text(x + _PANEL / 2, y + _PANEL + 0.04, words, _PANEL, va="top", color=CORRECT if correct else WRONG)
 
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        figure.canvas.draw()
-        drawn = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())
-        # The panels are one image over and over, for which 256 colours do; the file is half the size.
-        colours = drawn.convert("RGB").quantize(256)
-        drawn = drawn.convert("RGB").quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
+    figure.canvas.draw()
+    drawn = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())
+    # The panels are one image over and over, for which 256 colours do; the file is half the size.
+    colours = drawn.convert("RGB").quantize(256)
+    drawn = drawn.convert("RGB").quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
+    with replacing(path) as unfinished:
         drawn.save(unfinished, "PNG", optimize=True)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

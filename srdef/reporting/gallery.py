@@ -1,4 +1,4 @@
-"""A picture of single cases: clean, attacked, perturbation, defended, with what the classifier says."""
+"""A picture of single images: clean, adversarial, perturbation, defended, with what the classifier says."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,12 +13,9 @@ from matplotlib.text import Text
 
 from srdef.errors import InputError
 from srdef.images import to_uint8
+from srdef.reporting.style import CORRECT, FONT, INK, WRONG
 from srdef.storage.files import save_figure
 
-# Dark green and vermilion, told apart by people with any form of colour blindness; the marks say
-# the same without colour. Both reach a contrast of 4.5 on white.
-RIGHT, WRONG, GREY = "#00704f", "#c23b00", "#333333"
-FONT = "DejaVu Sans"  # comes with matplotlib, and has the marks
 _PANEL = 1.75  # inches
 _AMPLIFICATION = 10
 
@@ -31,17 +28,17 @@ class GalleryRow:
     ----------
     label : int
         Its class.
-    clean, attacked : (H, W, 3) float
+    clean, adversarial : (H, W, 3) float
         In [0, 1].
     defended : sequence of (H', W', 3) float
-        What each defense makes of the attacked image; of any size.
+        What each defense makes of the adversarial image; of any size.
     predictions : sequence of int
-        What the classifier says of the clean, the attacked and each defended image.
+        What the classifier says of the clean, the adversarial and each defended image.
     """
 
     label: int
     clean: np.ndarray
-    attacked: np.ndarray
+    adversarial: np.ndarray
     defended: Sequence[np.ndarray]
     predictions: Sequence[int]
 
@@ -54,9 +51,9 @@ def save_gallery(
     class_names: Sequence[str],
     title: str,
 ) -> None:
-    """Write a PNG with one row an image: clean, attacked, perturbation, and one column a defense.
+    """Write a PNG with one row an image: clean, adversarial, perturbation, and one column a defense.
 
-    Under each image stands the predicted class, green with a tick if it is right and red with a
+    The predicted class is written under each image, green with a tick if it is correct and red with a
     cross if not; at the left the true class. The perturbation is shown ten times
     larger around mid-grey, with its largest value under it, in levels of 255. The resolution falls
     with the number of rows, so that the file stays below 4 MB; six to eight rows read best.
@@ -64,7 +61,7 @@ def save_gallery(
     Parameters
     ----------
     path : path
-        Of the PNG; written under another name first, so it is never half there.
+        The PNG; written under another name first, so it is never half there.
     rows : sequence of GalleryRow
         At least one.
     defenses : sequence of str
@@ -89,7 +86,7 @@ def save_gallery(
                 f"predictions, not {len(row.defended)} and {len(row.predictions)}"
             )
 
-    columns = ["clean", "attacked", f"perturbation ×{_AMPLIFICATION}", *defenses]
+    columns = ["clean", "adversarial", f"perturbation ×{_AMPLIFICATION}", *defenses]
     left, bottom, gap, below = 0.42, 0.1, 0.08, 0.36  # inches: margins, between panels, for the names
     width = left + len(columns) * (_PANEL + gap) + 0.04
     title = textwrap.fill(title, int(width / 0.11))
@@ -108,14 +105,14 @@ def save_gallery(
     text(width / 2, 0.12, title, size=11, va="top", weight="bold")
     for j, column in enumerate(columns):
         centre = left + j * (_PANEL + gap) + _PANEL / 2
-        shorten(text(centre, top - 0.06, column, va="bottom", color=GREY), _PANEL * dpi)
+        shorten(text(centre, top - 0.06, column, va="bottom", color=INK), _PANEL * dpi)
 
     for i, row in enumerate(rows):
         y = top + i * (_PANEL + below)
         name = text(left / 2, y + _PANEL / 2, class_names[row.label], va="center", rotation=90, weight="bold")
         shorten(name, _PANEL * dpi)
-        change = np.asarray(row.attacked, np.float32) - np.asarray(row.clean, np.float32)
-        panels = [row.clean, row.attacked, 0.5 + _AMPLIFICATION * change, *row.defended]
+        perturbation = np.asarray(row.adversarial, np.float32) - np.asarray(row.clean, np.float32)
+        panels = [row.clean, row.adversarial, 0.5 + _AMPLIFICATION * perturbation, *row.defended]
         predictions: list[int | None] = [*row.predictions[:2], None, *row.predictions[2:]]
         for j, (panel, prediction) in enumerate(zip(panels, predictions, strict=True)):
             x = left + j * (_PANEL + gap)
@@ -126,11 +123,11 @@ def save_gallery(
             axes.set_yticks([])
             axes.imshow(to_uint8(panel), interpolation="antialiased")
             if prediction is None:
-                words, colour = f"max {255 * np.abs(change).max():.3g}/255", GREY
+                words, colour = f"max {255 * np.abs(perturbation).max():.3g}/255", INK
             else:
                 right = prediction == row.label
                 words = f"{'✓' if right else '✗'} {class_names[prediction]}"
-                colour = RIGHT if right else WRONG
+                colour = CORRECT if right else WRONG
             name = text(x + _PANEL / 2, y + _PANEL + 0.06, words, size=8, va="top", color=colour)
             shorten(name, _PANEL * dpi)
 

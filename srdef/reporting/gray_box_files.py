@@ -1,29 +1,31 @@
 """The files that a finished evaluation leaves in its workdir."""
 
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import srdef
-from srdef import batching, defenses
-from srdef.datasets import Dataset
+from srdef import defenses
+from srdef.datasets.reading import read_image
 from srdef.errors import InputError
-from srdef.evaluation import gray_box, summaries
 from srdef.evaluation.experiment import CLEAN, Experiment
+from srdef.evaluation.gray_box import Outcome
 from srdef.evaluation.paper_tables import Reference
-from srdef.reporting import gallery, tables
+from srdef.evaluation.predictions import defended_images
+from srdef.evaluation.summaries import summarize
+from srdef.reporting import tables
 from srdef.storage.files import canonical_json, write_atomically
+
+if TYPE_CHECKING:  # a third of a second of every start
+    import pyarrow as pa
 
 
 def storage_notes(experiment: Experiment) -> list[str]:
-    """What the attacked images were stored as, in words."""
+    """What the adversarial images were stored as, in words."""
     words = {"uint8": "rounded to 8 bits before they were defended and counted", "float32": "kept as float32"}
     notes = []
     for storage, meaning in words.items():
@@ -33,17 +35,23 @@ def storage_notes(experiment: Experiment) -> list[str]:
     return notes
 
 
-def build_table(experiment: Experiment, records: pa.Table) -> tables.ResultTable:
+def label_notes(experiment: Experiment) -> list[str]:
+    """What the labels are, in words, where the data set has not all of them."""
+    labels = experiment.dataset.labels
+    predicted = int((labels < 0).sum())
+    if not predicted:
+        return []
+    return [
+        f"The label of {predicted} of the {len(labels)} images is the classifier's own prediction on the "
+        "clean image, so that they count as classified correctly."
+    ]
+
+
+def build_table(experiment: Experiment, records: "pa.Table") -> tables.ResultTable:
     """The paper's table from the records of `gray_box.run`."""
-    published = experiment.config.get("paper")
-    return tables.build(
-        records,
-        seed=experiment.seed,
-        attacks=[CLEAN, *experiment.attacks],
-        defenses=list(experiment.defenses),
-        notes=storage_notes(experiment),
-        paper=None if published is None else Reference.of(published),
-    )
+    summary = summarize(records, attacks=[CLEAN, *experiment.attacks], defenses=list(experiment.defenses))
+    notes = (*label_notes(experiment), *storage_notes(experiment))
+    return tables.ResultTable(summary, experiment.seed, notes, Reference.of(experiment.config))
 
 
 def environment() -> dict[str, Any]:
@@ -57,9 +65,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def check_gallery(experiment: Experiment) -> None:
-    """InputError unless `config.gallery` names one of the attacks and a number of images."""
-    options = experiment.config["gallery"]
+def check_gallery(experiment: Experiment) -> tuple[str, int]:
+    """The attack of the gallery and the number of its images, 0 without `config.gallery`.
+
+    Raises
+    ------
+    InputError
+        Unless `config.gallery` names one of the attacks and a number of images.
+    """
+    options = experiment.config.get("gallery", {"attack": "", "images": 0})
     if not isinstance(options, dict) or set(options) != {"attack", "images"}:
         raise InputError(f"config.gallery must have the fields attack and images, not {options!r}")
     if not isinstance(options["images"], int) or options["images"] < 0:
@@ -67,76 +81,103 @@ def check_gallery(experiment: Experiment) -> None:
     if options["images"] and options["attack"] not in experiment.attacks:
         known = ", ".join(experiment.attacks)
         raise InputError(f"config.gallery.attack {options['attack']!r} is not one of the attacks: {known}")
+    return options["attack"], options["images"]
 
 
-def save_gallery(
-    path: Path, experiment: Experiment, outcome: gray_box.Outcome, attack: str, count: int
-) -> None:
-    """A picture of the first `count` clean-correct images under `attack`, with every defense."""
-    store = outcome.adversarial[attack]
-    correct: Dataset = outcome.dataset.select(outcome.clean_correct).select(slice(count))
-    attacked = np.concatenate(
-        [gray_box.read_images(store, rows) for rows in batching.slices(store.count, store.batch_size)]
-    )[:count]
+def save_gallery(path: Path, outcome: Outcome, attack: str, count: int) -> None:
+    """Draw the first `count` clean-correct images under `attack`, with every defense."""
+    from srdef.reporting import gallery  # here, as it imports matplotlib
+
+    run = outcome.correct
+    experiment, dataset = run.experiment, run.dataset.select(slice(count))
+    adversarial = run.pixels(attack)[:count]
     named = {
         label: defense
         for label, defense in experiment.defenses.items()
         if not isinstance(defense, defenses.Identity)
     }
-    defended = [
-        gray_box.defended_images(experiment, defense, attacked, correct.ids) for defense in named.values()
-    ]
-    attacked_as = gray_box.classify(experiment, defenses.Identity(), attacked, correct.ids)["prediction"]
-    records = outcome.records.filter(pc.equal(outcome.records["attack"], attack)).to_pylist()
-    predicted = {(row["defense"], row["image_id"]): row["prediction"] for row in records}
-    rows = []
-    for index, image_id in enumerate(correct.ids):
-        label = int(correct.labels[index])
-        rows.append(
-            gallery.GalleryRow(
-                label=label,
-                clean=correct.images[index],
-                attacked=attacked[index],
-                defended=[images[index] for images in defended],
-                predictions=[label, attacked_as[index], *(predicted[name, image_id] for name in named)],
-            )
+    defended = [defended_images(experiment, defense, adversarial, dataset.ids) for defense in named.values()]
+    undefended = run.predict(adversarial)
+    predicted = [run.predictions(attack, label)["prediction"] for label in named]
+    rows = [
+        gallery.GalleryRow(
+            label=int(dataset.labels[index]),
+            clean=dataset.images[index],
+            adversarial=adversarial[index],
+            defended=[images[index] for images in defended],
+            predictions=[
+                int(dataset.labels[index]),
+                undefended[index],
+                *(prediction[index] for prediction in predicted),
+            ],
         )
+        for index in range(len(dataset))
+    ]
     gallery.save_gallery(
         path,
         rows,
         defenses=list(named),
-        class_names=outcome.dataset.class_names,
+        class_names=dataset.class_names,
         title=f"{experiment.classifier_name} under {attack}, seed {experiment.seed}",
     )
 
 
-def write(workdir: Path, experiment: Experiment, outcome: gray_box.Outcome) -> tables.ResultTable:
+def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.ResultTable:
     """Write records, table, gallery, environment and configuration; all or none of each file.
 
-    Files that already belong to the same configuration, records and images are left as they are.
+    Files that are there as they would be written are left as they are; those that were deleted or damaged
+    since are written again.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     table = build_table(experiment, outcome.records)
     sink = pa.BufferOutputStream()
     pq.write_table(outcome.records, sink, compression="zstd")
-    records = sink.getvalue().to_pybytes()
-    config = canonical_json(experiment.config) + "\n"
-    # Where the attacked images are: other runs may have left theirs beside them.
-    stores = {attack: store.path.name for attack, store in outcome.adversarial.items()}
-    strengths = summaries.to_json(outcome.strengths, stores)
-    done = {"records.parquet": records, "attacks.json": strengths.encode(), "config.json": config.encode()}
-    if all((workdir / name).is_file() and (workdir / name).read_bytes() == new for name, new in done.items()):
-        return table
-    # The configuration comes last: with it the outputs are complete.
-    (workdir / "config.json").unlink(missing_ok=True)
-    write_atomically(workdir / "records.parquet", records)
-    write_atomically(workdir / "table.json", table.to_json())
-    write_atomically(
-        workdir / "table.md", table.to_markdown() + "\n" + summaries.to_markdown(outcome.strengths)
+    # Where the adversarial images are: other runs may have left theirs beside them.
+    stores = {attack: outcome.correct.adversarial(attack).path.name for attack in experiment.attacks}
+    texts = {
+        "records.parquet": sink.getvalue().to_pybytes(),
+        "table.json": table.to_json(),
+        "table.md": table.to_markdown() + "\n" + tables.attacks_to_markdown(outcome.strengths),
+        "attacks.json": tables.attacks_to_json(outcome.strengths, stores),
+        "config.json": canonical_json(experiment.config) + "\n",
+    }
+    contents = {name: text.encode() if isinstance(text, str) else text for name, text in texts.items()}
+    # What the others belong to: this configuration, these records and images.
+    another = any(
+        not _holds(workdir / name, contents[name])
+        for name in ("records.parquet", "attacks.json", "config.json")
     )
-    write_atomically(workdir / "attacks.json", strengths)
-    write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
-    picture = experiment.config["gallery"]
-    if picture["images"]:
-        save_gallery(workdir / "gallery.png", experiment, outcome, picture["attack"], picture["images"])
-    write_atomically(workdir / "config.json", config)
+    if another and (workdir / "config.json").is_file():  # it comes last: with it the outputs are complete
+        (workdir / "config.json").unlink()
+    for name in contents.keys() - {"config.json"}:
+        if not _holds(workdir / name, contents[name]):
+            write_atomically(workdir / name, contents[name])
+    if another or not _is_json(workdir / "environment.json"):
+        write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
+    attack, count = check_gallery(experiment)
+    if count and (another or not _is_image(workdir / "gallery.png")):
+        save_gallery(workdir / "gallery.png", outcome, attack, count)
+    if another:
+        write_atomically(workdir / "config.json", contents["config.json"])
     return table
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        read_image(path)
+    except InputError:
+        return False
+    return True

@@ -1,138 +1,25 @@
 """One self-contained HTML page from the folder of a finished evaluation.
 
-Everything stands in the page: style, script, plots (drawn with HTML, so that they fit a phone) and images.
-It works from a file without a network, in light and dark mode. Numbers are those of the files that
-`experiments.evaluate` has left; attacked images come from its store, and only the defended images of the
-gallery are computed again. Pages of the other experiments: `report_text`.
+Style, script, plots (drawn with HTML, so that they fit a phone) and images are all in the page: it works
+from a file without a network, in light and dark mode. Numbers are those of the files that
+`experiments.evaluate` has left; adversarial images come from its store, and only the defended images of the
+gallery are computed again. The pages of other experiments are in `text_page`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-import tensorstore as ts
 
-from srdef import defenses, images
 from srdef.errors import InputError
-from srdef.evaluation import gray_box
-from srdef.evaluation.experiment import resolve
 from srdef.reporting import text_page
-from srdef.reporting.html import document, encode, facts, read_json
+from srdef.reporting.html import document, facts, read_json
+from srdef.reporting.page_images import Case, find_store, gallery, make_cases, seconds_of
+from srdef.reporting.tables import diagnoses
 
 FILES = ("config.json", "table.json", "attacks.json", "environment.json", "records.parquet")
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of an image in the gallery: its name, an image in [0, 1], and what it is taken for."""
-
-    name: str
-    pixels: np.ndarray
-    answer: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image of the gallery under one attack: clean, attacked, and defended in several ways."""
-
-    label: str
-    attack: str
-    distance: float
-    versions: Sequence[Version]
-
-
-def find_store(workdir: Path, attack: str, strengths: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The folder of an attack's images that the run has named, or None if it is not there."""
-    for row in strengths:
-        if row["attack"] == attack and "store" in row:
-            store = workdir / "store" / "adversarial" / row["store"]
-            return store if (store / "manifest.json").is_file() else None
-    return None
-
-
-def read_array(folder: Path, rows: slice) -> np.ndarray:
-    """Rows of one array of a store."""
-    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(folder)}, "open": True}
-    return np.asarray(ts.open(spec).result()[rows].read().result())
-
-
-def seconds_of(store: Path) -> float:
-    """From the first to the last file of a store: how long it took, if the run was not interrupted."""
-    times = [path.stat().st_mtime for path in store.rglob("*") if path.is_file()]
-    return max(times) - min(times)
-
-
-def make_cases(
-    workdir: Path,
-    config: dict[str, Any],
-    strengths: Sequence[Mapping[str, Any]],
-    records: list[dict[str, Any]],
-    attacks: Sequence[str],
-    count: int,
-) -> list[Case]:
-    """The first `count` clean-correct images under each of `attacks`, with every defense.
-
-    Raises
-    ------
-    InputError
-        If an attack is not one of the run, its images are not in the store, or the configuration cannot
-        be resolved here (a data set that is missing, say).
-    """
-    experiment = resolve(config)
-    # In the order of their first record; a stored configuration is sorted by name.
-    labels = dict.fromkeys(record["defense"] for record in records)
-    names = {label: type(experiment.defenses[label]) for label in labels}
-    plain = [label for label, kind in names.items() if kind is defenses.Identity]
-    others = [label for label in names if label not in plain]
-    said = {(r["attack"], r["defense"], r["image_id"]): r for r in records}
-    classes = experiment.dataset.class_names
-    cases = []
-    for attack in attacks:
-        if attack not in experiment.attacks:
-            known = ", ".join(experiment.attacks)
-            raise InputError(f"unknown attack {attack!r}; the run has: {known}")
-        # In the order in which the run has written them: one record an image and defense.
-        first = [r for r in records if r["attack"] == attack and r["defense"] == next(iter(names))]
-        store = find_store(workdir, attack, strengths)
-        if store is None:
-            raise InputError(f"the images of {attack} are not in {workdir}/store: run experiments.evaluate")
-        first = first[:count]
-        attacked = read_array(store / "images", slice(len(first)))
-        if attacked.dtype == np.uint8:
-            attacked = images.from_uint8(attacked)
-        ids = np.array([record["image_id"] for record in first])
-        position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
-        clean = experiment.dataset.images[[position[int(i)] for i in ids]]
-        made = {
-            label: gray_box.defended_images(
-                experiment, experiment.defenses[label], attacked, ids, experiment.batch_size
-            )
-            for label in others
-        }
-
-        for row, record in enumerate(first):
-            i = record["image_id"]
-
-            def version(name: str, pixels: np.ndarray, found: dict[str, Any] | None, label: int) -> Version:
-                if found is None:
-                    return Version(name, pixels, "", False)
-                prediction = found["prediction"]
-                return Version(name, pixels, classes[prediction], prediction == label)
-
-            label = record["label"]
-            undefended = said.get((attack, plain[0], i)) if plain else None
-            versions = [
-                Version("clean", clean[row], classes[label], True),
-                version("attacked", attacked[row], undefended, label),
-                *(version(name, made[name][row], said.get((attack, name, i)), label) for name in others),
-            ]
-            cases.append(Case(classes[label], attack, record["linf"], versions))
-    return cases
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
@@ -206,33 +93,6 @@ def attack_table(strengths: Sequence[Mapping[str, Any]], seconds: Mapping[str, f
     return "".join([*lines, "</tbody></table>"])
 
 
-def gallery(cases: Sequence[Case]) -> str:
-    """A card for each image: a slider between the clean image and the chosen version."""
-    cards = []
-    for number, case in enumerate(cases):
-        buttons, layers = [], []
-        for i, version in enumerate(case.versions):
-            right = "right" if version.right else "wrong"
-            mark = "✓" if version.right else "✗"
-            answer = f"{mark} {escape(version.answer)}" if version.answer else ""
-            checked = " checked" if i == 1 else ""
-            buttons.append(
-                f'<label><input type=radio name="case{number}" value={i}{checked}>{escape(version.name)}'
-                f"<span class={right}>{answer}</span></label>"
-            )
-            hidden = "" if i <= 1 else " hidden"
-            alternative = escape(f"{case.label}, {version.name}", quote=True)
-            place = "base" if i == 0 else "over"
-            layers.append(f'<img class={place} src="{encode(version.pixels)}" alt="{alternative}"{hidden}>')
-        cards.append(
-            f"<figure class=case><div class=frame>{''.join(layers)}<i class=edge></i></div>"
-            f'<input class=slider type=range min=0 max=100 value=50 aria-label="how much of the clean image">'
-            f"<figcaption><b>{escape(case.label)}</b> under {escape(case.attack)}, at most "
-            f"{255 * case.distance:.3g}/255</figcaption><div class=choices>{''.join(buttons)}</div></figure>"
-        )
-    return f"<div class=gallery>{''.join(cards)}</div>"
-
-
 def page(
     config: Mapping[str, Any],
     table: Mapping[str, Any],
@@ -242,7 +102,7 @@ def page(
     cases: Sequence[Case],
     notes: Sequence[str] = (),
 ) -> str:
-    """The whole page from what the files hold; `notes` stand under the gallery."""
+    """The whole page from what the files hold; `notes` are written under the gallery."""
     clean = table["clean_accuracy"]
     title = f"{table['classifier']}: attacks and defenses"
     metric = table["metric"]
@@ -263,7 +123,7 @@ def page(
     sections = [
         f"<p class=lead>{clean['successes']} of {clean['total']} images are classified correctly when clean "
         f"({_percent(clean)} %). They are attacked without knowledge of the defense; then every defense is "
-        "applied to the same attacked images.</p>",
+        "applied to the same adversarial images.</p>",
         "<h2>Destruction rate (%)</h2>",
         f"<div class=scroll>{result_table(table)}</div>",
         f"<p>{escape(metric[0].upper() + metric[1:])}; under it the {escape(table['interval'])}.{beside}</p>",
@@ -273,12 +133,13 @@ def page(
         "<p>Against the undefended classifier; medians over the images that were fooled; L2 on [0, 1]; "
         "uint8: what an 8-bit file would hold. Seconds: from the first to the last file that the attack "
         "wrote, so pauses of a run that was stopped count too.</p>",
+        *(f"<p><b>{escape(line)}</b></p>" for line in diagnoses(strengths)),
     ]
     if cases:
         sections += [
             "<h2>Images</h2><p>Left of the line the clean image, right of it the chosen version: move the "
-            "slider, or point at an image to see it whole. Under each version stands what the classifier "
-            "takes it for.</p>",
+            "slider, or point at an image to see it whole. The classifier's answer is written under each "
+            "version.</p>",
             gallery(cases),
         ]
     sections += [f"<p>{escape(note)}</p>" for note in notes]
@@ -295,7 +156,7 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
         Of `experiments.evaluate`, `experiments.adaptive` or `experiments.manifold`, finished.
     attacks : sequence of str, optional
         Whose images the gallery shows, which only an evaluation has; default: that of the configuration's
-        gallery.
+        gallery, or the first.
     count : int
         Images in the gallery for each attack; 0 for no gallery, which needs neither data nor networks.
 
@@ -323,6 +184,6 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
             seconds[attack] = seconds_of(store)
     cases = []
     if count:
-        chosen = list(attacks) if attacks else [config["gallery"]["attack"]]
+        chosen = attacks or [config.get("gallery", {}).get("attack") or next(iter(config["attacks"]))]
         cases = make_cases(workdir, config, strengths, records, chosen, count)
     return page(config, table, strengths, environment, seconds, cases)

@@ -27,20 +27,21 @@ class View:
     name: str
     image: np.ndarray
     prediction: str
-    right: bool
+    correct: bool
 
     @property
     def verdict(self) -> str:
         """A mark and the predicted class."""
-        return f"{'✓' if self.right else '✗'} {style.shorten(self.prediction, 22)}"
+        return f"{'✓' if self.correct else '✗'} {style.shorten(self.prediction, 22)}"
 
     @property
     def colour(self) -> str:
-        """Green for right, vermilion for wrong, dark enough for letters."""
-        return "#00704f" if self.right else "#c23b00"
+        """Green for a correct answer, vermilion for a wrong one."""
+        return style.CORRECT if self.correct else style.WRONG
 
 
-def _axis_labels(ratios: Sequence[float]) -> list[str]:
+def axis_labels(ratios: Sequence[float]) -> list[str]:
+    """What the axes of principal components are called, with their shares of the variance."""
     return [f"component {i + 1} ({100 * ratio:.0f} %)" for i, ratio in enumerate(ratios)]
 
 
@@ -73,10 +74,8 @@ def scatter_3d(panels: Mapping[str, Sequence[PointSet]], ratios: Sequence[float]
                     linewidths=0,
                     depthshade=False,
                 )
-            labels = _axis_labels(ratios)
-            axes.set_xlabel(labels[0], labelpad=-6)
-            axes.set_ylabel(labels[1], labelpad=-6)
-            axes.set_zlabel(labels[2], labelpad=-6)
+            for letter, label in zip("xyz", axis_labels(ratios), strict=True):
+                getattr(axes, f"set_{letter}label")(label, labelpad=-6)
             axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
             axes.tick_params(labelsize=6, pad=-2)
             axes.set_title(name)
@@ -98,7 +97,7 @@ def spectrum_figure(
 
     Parameters
     ----------
-    views : clean, attacked and recovered
+    views : clean, adversarial and recovered
     spectra : arrays (H, W)
         log10 of the magnitude of the DCT of luma, in levels of 255, divided by how many times larger the
         image is than the clean one: one scale for all.
@@ -155,11 +154,11 @@ def spectrum_figure(
 def feature_map_figure(
     views: Sequence[View], rows: Mapping[str, Sequence[np.ndarray]], changes: Sequence[float], title: str
 ) -> Figure:
-    """Figure 4: maps of one block for the clean, the attacked and the recovered image.
+    """Figure 4: maps of one block for the clean, the adversarial and the recovered image.
 
     Parameters
     ----------
-    views : clean, attacked and recovered
+    views : clean, adversarial and recovered
     rows : mapping of title to one map (h, w) a view
         Every row has one colour scale.
     changes : sequence of float
@@ -200,14 +199,14 @@ def activation_figure(
     gains: tuple[float, float],
     title: str,
 ) -> Figure:
-    """Figures 5 and 6: activation maps of clean, attacked and recovered images, and what was changed.
+    """Figures 5 and 6: activation maps of clean, adversarial and recovered images, and the differences.
 
     Parameters
     ----------
     columns : one list of views an image
         The clean image, then the three activation maps with the classifier's answers.
     perturbations, differences : arrays (H, W, 3) of each image
-        Attacked minus clean, and recovered minus (enlarged) clean.
+        Adversarial minus clean, and recovered minus (enlarged) clean.
     gains : two floats
         By what these are multiplied to be seen.
     """
@@ -229,10 +228,7 @@ def activation_figure(
     return figure
 
 
-Curve = tuple[np.ndarray, np.ndarray]
-
-
-def residual_figure(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Figure:
+def residual_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str) -> Figure:
     """Amplitude over frequency, one panel beside the other with the same axes.
 
     Parameters

@@ -13,6 +13,9 @@ from srdef.storage.files import save_figure
 
 # Okabe and Ito (2008), by what they stand for; markers say the same without colour.
 CLEAN, ADVERSARIAL, DEFENDED, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"
+# Correct and wrong answers: dark enough to reach a contrast of 4.5 on white; marks say the same.
+CORRECT, WRONG, INK = "#00704f", "#c23b00", "#333333"
+FONT = "DejaVu Sans"  # comes with matplotlib, and has the marks
 MARKERS = {CLEAN: "o", ADVERSARIAL: "^", DEFENDED: "s"}
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 LINES = ("-", "--", "-.", ":")
@@ -21,7 +24,7 @@ LINES = ("-", "--", "-.", ":")
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 STYLE: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,

@@ -1,21 +1,23 @@
-"""The paper's table: one row a defense, one column an attack, the destruction rate in each cell."""
+"""The tables of a gray-box run, for the terminal, as Markdown and as JSON.
+
+The paper's table has one row a defense, one column an attack, and the destruction rate in each cell; the
+table of the attacks says how strong each of them was against the undefended classifier.
+"""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow
 import rich.box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
-from srdef.metrics import Rate, destruction_rate, rate
+from srdef.evaluation.summaries import Strength, Summary, numbers
+from srdef.metrics import Rate
 
 METRIC = "share of the clean-correct images that are classified correctly after attack and defense"
 INTERVAL = "95 % Wilson score interval"
@@ -27,27 +29,17 @@ class ResultTable:
 
     Attributes
     ----------
-    classifier : str
-        Its name.
-    clean : Rate
-        Clean accuracy without a defense; `clean.successes` is the denominator of every cell.
-    defenses, attacks : tuple of str
-        Names of the rows and the columns, in order.
-    cells : dict
-        The `Rate` by (defense, attack); a pair that was not run is missing.
+    summary : Summary
+        The numbers.
     seed : int
-        Of the run.
+        The seed of the run.
     notes : tuple of str
         Lines under the table: how the images were stored, precision, ...
     paper : Reference, optional
-        The table of the paper whose numbers stand beside ours.
+        The table of the paper whose numbers are shown beside ours.
     """
 
-    classifier: str
-    clean: Rate
-    defenses: tuple[str, ...]
-    attacks: tuple[str, ...]
-    cells: dict[tuple[str, str], Rate]
+    summary: Summary
     seed: int
     notes: tuple[str, ...] = ()
     paper: Reference | None = None
@@ -55,9 +47,10 @@ class ResultTable:
     @property
     def header(self) -> str:
         """One line: classifier, clean-correct count and seed."""
+        clean = self.summary.clean
         return (
-            f"{self.classifier}: {self.clean.successes} of {self.clean.total} images classified correctly "
-            f"when clean ({_percent(self.clean.value)} %), seed {self.seed}"
+            f"{self.summary.classifier}: {clean.successes} of {clean.total} images classified correctly "
+            f"when clean ({_percent(clean.value)} %), seed {self.seed}"
         )
 
     @property
@@ -65,7 +58,7 @@ class ResultTable:
         """What the paper's numbers are (and that they are another classifier's), then the notes."""
         if self.paper is None:
             return self.notes
-        other = "" if self.paper.classifier == self.classifier else f" Not {self.classifier}."
+        other = "" if self.paper.classifier == self.summary.classifier else f" Not {self.summary.classifier}."
         return (self.paper.note + other, *self.notes)
 
     def _published(self, defense: str, attack: str) -> str:
@@ -80,14 +73,15 @@ class ResultTable:
 
         Attacks that do not fit beside the others go into a second table below.
         """
-        label = max((len(defense) for defense in self.defenses), default=0)
+        defenses, attacks = self.summary.defenses, self.summary.attacks
+        label = max((len(defense) for defense in defenses), default=0)
         columns = [
-            1 + max(len(attack), len("[00–100]"), *(len(self._published(d, attack)) for d in self.defenses))
-            for attack in self.attacks
+            1 + max(len(attack), len("[00–100]"), *(len(self._published(d, attack)) for d in defenses))
+            for attack in attacks
         ]
         blocks: list[list[str]] = [[]]
         used = label + 2
-        for attack, column in zip(self.attacks, columns, strict=True):
+        for attack, column in zip(attacks, columns, strict=True):
             if blocks[-1] and used + column > width:
                 blocks.append([])
                 used = label + 2
@@ -106,11 +100,11 @@ class ResultTable:
         table.add_column("", no_wrap=True)
         for attack in attacks:
             table.add_column(Text(attack), justify="right", no_wrap=True)
-        for defense in self.defenses:
+        for defense in self.summary.defenses:
             cells = []
             for attack in attacks:
                 cell = Text(justify="right")
-                found = self.cells.get((defense, attack))
+                found = self.summary.cells.get((defense, attack))
                 cell.append(_percent(found.value if found else math.nan), style="bold")
                 if found:
                     cell.append(f"\n[{100 * found.low:.0f}–{100 * found.high:.0f}]", style="dim")
@@ -125,13 +119,14 @@ class ResultTable:
         lines = [
             f"**Destruction rate (%).** {_escape(self.header)}.",
             "",
-            "| | " + " | ".join(_escape(attack) for attack in self.attacks) + " |",
-            "|---" + "|---:" * len(self.attacks) + "|",
+            "| | " + " | ".join(_escape(attack) for attack in self.summary.attacks) + " |",
+            "|---" + "|---:" * len(self.summary.attacks) + "|",
         ]
-        for defense in self.defenses:
+        found = self.summary.cells
+        for defense in self.summary.defenses:
             cells = [
-                f"{_cell(self.cells.get((defense, attack)))} {self._published(defense, attack)}".rstrip()
-                for attack in self.attacks
+                f"{_cell(found.get((defense, attack)))} {self._published(defense, attack)}".rstrip()
+                for attack in self.summary.attacks
             ]
             lines.append(f"| {_escape(defense)} | " + " | ".join(cells) + " |")
         sentence = METRIC[0].upper() + METRIC[1:]
@@ -145,16 +140,16 @@ class ResultTable:
         table: dict[str, Any] = {
             "metric": METRIC,
             "interval": INTERVAL,
-            "classifier": self.classifier,
+            "classifier": self.summary.classifier,
             "seed": self.seed,
-            "clean_accuracy": _numbers(self.clean),
-            "defenses": list(self.defenses),
-            "attacks": list(self.attacks),
+            "clean_accuracy": numbers(self.summary.clean),
+            "defenses": list(self.summary.defenses),
+            "attacks": list(self.summary.attacks),
             "cells": [
-                {"defense": defense, "attack": attack, **_numbers(self.cells[defense, attack])}
-                for defense in self.defenses
-                for attack in self.attacks
-                if (defense, attack) in self.cells
+                {"defense": defense, "attack": attack, **numbers(self.summary.cells[defense, attack])}
+                for defense in self.summary.defenses
+                for attack in self.summary.attacks
+                if (defense, attack) in self.summary.cells
             ],
             "notes": list(self.notes),
         }
@@ -163,93 +158,6 @@ class ResultTable:
             for cell in table["cells"]:
                 cell["paper_percent"] = self.paper.percent(cell["defense"], cell["attack"])
         return json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def build(
-    records: pyarrow.Table,
-    *,
-    seed: int,
-    classifier: str | None = None,
-    defenses: Sequence[str] | None = None,
-    attacks: Sequence[str] | None = None,
-    notes: Sequence[str] = (),
-    paper: Reference | None = None,
-) -> ResultTable:
-    """Count the per-image records of one classifier.
-
-    Parameters
-    ----------
-    records : pyarrow.Table
-        One row per (image, classifier, attack, defense); of its columns `image_id`, `classifier`,
-        `attack`, `defense`, `correct` and `clean_correct` are read. Images that are not
-        clean-correct need a record in one cell only: they count in the clean accuracy.
-    seed : int
-        Of the run, for the header.
-    classifier : str, optional
-        Needed if the records hold more than one.
-    defenses, attacks : sequence of str, optional
-        Rows and columns, in this order; default: all, in the order of their first record.
-    notes : sequence of str
-        Lines for below the table.
-    paper : Reference, optional
-        The table of the paper whose numbers are to stand beside ours.
-
-    Raises
-    ------
-    InputError
-        If there are no such records, or a cell lacks some of the clean-correct images or has one
-        twice: shares over different images cannot stand in one table.
-    """
-    needed = ("image_id", "classifier", "attack", "defense", "correct", "clean_correct")
-    for name in needed:
-        if name not in records.column_names:
-            raise InputError(f"records have no column {name!r}; they have: {', '.join(records.column_names)}")
-    columns = {name: records[name].to_numpy() for name in needed}
-    known: list[str] = list(dict.fromkeys(columns["classifier"]))
-    if classifier is None:
-        if len(known) != 1:
-            raise InputError(
-                f"records of {len(known)} classifiers; choose from: {', '.join(known) or 'none'}"
-            )
-        classifier = known[0]
-    if classifier not in known:
-        raise InputError(f"no records of classifier {classifier!r}; choose from: {', '.join(known)}")
-    ours = columns["classifier"] == classifier
-    columns = {name: values[ours] for name, values in columns.items()}
-
-    clean_of = dict(zip(columns["image_id"], columns["clean_correct"], strict=True))
-    if any(
-        clean_of[i] != flag for i, flag in zip(columns["image_id"], columns["clean_correct"], strict=True)
-    ):
-        raise InputError(f"records of {classifier} disagree on which images are clean-correct")
-    clean = rate(np.array(list(clean_of.values()), bool))
-
-    defenses = _choose("defense", defenses, columns["defense"])
-    attacks = _choose("attack", attacks, columns["attack"])
-    cells = {}
-    for defense in defenses:
-        for attack in attacks:
-            rows = (columns["defense"] == defense) & (columns["attack"] == attack)
-            if not rows.any():
-                continue
-            found = columns["image_id"][rows & columns["clean_correct"]]
-            if len(found) != clean.successes or len(set(found)) != len(found):
-                raise InputError(
-                    f"records of {classifier}, attack {attack}, defense {defense}: {len(found)} records of "
-                    f"{len(set(found))} images for {clean.successes} clean-correct images"
-                )
-            cells[defense, attack] = destruction_rate(
-                columns["clean_correct"][rows], columns["correct"][rows]
-            )
-    return ResultTable(classifier, clean, defenses, attacks, cells, seed, tuple(notes), paper)
-
-
-def _choose(kind: str, wanted: Sequence[str] | None, column: np.ndarray) -> tuple[str, ...]:
-    known = tuple(dict.fromkeys(column))
-    for name in wanted or ():
-        if name not in known:
-            raise InputError(f"no records of {kind} {name!r}; choose from: {', '.join(known)}")
-    return known if wanted is None else tuple(wanted)
 
 
 def _percent(share: float) -> str:
@@ -262,10 +170,61 @@ def _cell(found: Rate | None) -> str:
     return f"{_percent(found.value)} [{_percent(found.low)}–{_percent(found.high)}]"
 
 
-def _numbers(found: Rate) -> dict[str, float | int | None]:
-    value = None if math.isnan(found.value) else found.value
-    return {**found._asdict(), "value": value}
-
-
 def _escape(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+ATTACKS_HEADER = ("attack", "stored as", "fooled (%)", "median L∞", "median L2")
+ATTACKS_CAPTION = (
+    "undefended classifier; medians over the images that were fooled; L∞ in levels of 255, L2 on [0, 1]; "
+    "uint8: what an 8-bit file would hold"
+)
+
+
+def attack_cells(strength: Strength) -> list[str]:
+    """One row of the table of the attacks."""
+    linf = "–" if strength.linf is None else f"{255 * strength.linf:.3g}"
+    l2 = "–" if strength.l2 is None else f"{strength.l2:.3g}"
+    return [strength.attack, strength.storage, _percent(strength.success.value), linf, l2]
+
+
+def diagnoses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What went wrong in attacks, a line each; `rows` are `Strength.numbers()`."""
+    words = {
+        "nonfinite": "a gradient, a loss or a logit was not finite (it counts as zero, or as no success)",
+        "zero_gradient": "a gradient was exactly zero: without one the attack is blind, and what it leaves "
+        "is no robustness",
+    }
+    return [
+        f"Warning: {row['attack']} (stored as {row['storage']}): for {row[name]} of {row['fooled']['total']} "
+        f"images {meaning}."
+        for name, meaning in words.items()
+        for row in rows
+        if row.get(name)
+    ]
+
+
+def attacks_to_rich(strengths: Sequence[Strength]) -> Group:
+    """For the terminal: how strong the attacks were, and what went wrong in them."""
+    table = Table(title="Attacks", caption=ATTACKS_CAPTION, box=rich.box.SIMPLE_HEAD)
+    for name in ATTACKS_HEADER:
+        table.add_column(name, justify="left" if name in ATTACKS_HEADER[:2] else "right")
+    for strength in strengths:
+        table.add_row(*attack_cells(strength))
+    return Group(table, *(Text(line, "bold red") for line in diagnoses([s.numbers() for s in strengths])))
+
+
+def attacks_to_markdown(strengths: Sequence[Strength]) -> str:
+    """A GitHub table, and under it what went wrong."""
+    lines = ["**Attacks.**", "", "| " + " | ".join(ATTACKS_HEADER) + " |", "|---|---|---:|---:|---:|"]
+    lines += ["| " + " | ".join(attack_cells(strength)) + " |" for strength in strengths]
+    lines += ["", ATTACKS_CAPTION[0].upper() + ATTACKS_CAPTION[1:] + "."]
+    for line in diagnoses([strength.numbers() for strength in strengths]):
+        lines += ["", f"> {_escape(line)}"]
+    return "\n".join(lines) + "\n"
+
+
+def attacks_to_json(strengths: Sequence[Strength], stores: Mapping[str, str]) -> str:
+    """All numbers, unrounded, and for each attack the name of the folder that holds its images."""
+    rows = [{**strength.numbers(), "store": stores[strength.attack]} for strength in strengths]
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from srdef.reporting.html import document, facts, read_json, read_text
 
-# Without HTML: what stands in a table came from a configuration.
+# Without HTML: what is in a table came from a configuration.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
 
 
@@ -59,8 +59,8 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
     count = read_json(workdir, "adaptive.json", "adaptive")["images"]
     checks = workdir / "checks.md"
     sections = [
-        f"<p class=lead>{count} images that the undefended classifier has right, attacked with more and more "
-        "knowledge of the defense. The worst case is that of each image.</p>",
+        f"<p class=lead>{count} images that the undefended classifier classifies correctly, attacked with "
+        "more and more knowledge of the defense. The worst case is that of each image.</p>",
         picture(workdir / "curves.png", "Accuracy against ε: a panel a defense, a curve an attacker"),
         "<h2>Accuracy</h2>",
         render(read_text(workdir, "adaptive.md", "adaptive")),
@@ -81,8 +81,8 @@ def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
     """
     counts = read_json(workdir, "manifold.json", "manifold")["images"]
     sections = [
-        "<p class=lead>A detector of attacked images, trained on top of the classifier, and what it says of "
-        "defended ones.</p>",
+        "<p class=lead>A detector of adversarial images, trained on top of the classifier, and what it says "
+        "of defended ones.</p>",
         render(read_text(workdir, "manifold.md", "manifold")),
         "<h2>Training</h2>",
         picture(workdir / "curves.png", "Loss and accuracy over the steps of the training"),

@@ -14,18 +14,19 @@ from rich.console import Console
 
 from configs import figures as figure_configuration
 from configs import manifold as configuration
-from experiments import cli
-from experiments import manifold as script
 from srdef import datasets, models
+from srdef.commands import cli
+from srdef.commands import manifold as script
 from srdef.detection import experiment as evaluation
 from srdef.detection import network as network_module
 from srdef.detection import training
 from srdef.errors import InputError
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate
-from srdef.reporting import figures
-from srdef.reporting.cases import Cases
-from srdef.reporting.page import build, read_array
+from srdef.reporting import figure_parts, figures
+from srdef.reporting.detection_tables import to_json, to_markdown
+from srdef.reporting.page import build
+from srdef.reporting.page_images import read_array
 
 
 def run_config():
@@ -62,13 +63,13 @@ def test_a_run_counts_every_image(finished):
     assert caught.successes + found["as they are"]["FGSM-10"].successes == result.pairs["test"]
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
-    assert json.loads(result.to_json())["roc_auc"] == result.auc
+    assert json.loads(to_json(result))["roc_auc"] == result.auc
     # A later run only reads what the first has left, the scores of defended images too.
     again = quiet()
-    assert evaluation.run(run_config(), workdir, again).to_json() == result.to_json()
+    assert to_json(evaluation.run(run_config(), workdir, again)) == to_json(result)
     assert again.computed == 0
-    assert (workdir / "manifold.md").read_text() == result.to_markdown()
-    assert "| bicubic ×2 |" in result.to_markdown()
+    assert (workdir / "manifold.md").read_text() == to_markdown(result)
+    assert "| bicubic ×2 |" in to_markdown(result)
     assert (workdir / "curves.png").stat().st_size > 10_000
     page = build(workdir)
     assert base64.b64encode((workdir / "curves.png").read_bytes()).decode() in page
@@ -90,8 +91,8 @@ def test_no_image_is_both_trained_on_and_tested_with(finished, monkeypatch):
     split = json.loads((workdir / "images.json").read_text())
     assert not set(split["train"]) & set(split["test"])
     (clean,) = (workdir / "store" / "features").glob("clean-*")
-    (attacked,) = (workdir / "store" / "features").glob("FGSM-10-*")
-    clean, attacked = (read_array(folder / "features", slice(None)) for folder in (clean, attacked))
+    (adversarial,) = (workdir / "store" / "features").glob("FGSM-10-*")
+    clean, adversarial = (read_array(folder / "features", slice(None)) for folder in (clean, adversarial))
     known = {*split["train"], *split["test"]}
     right = [name for name in datasets.load(**run_config()["dataset"]).names if name in known]
     assert len(right) == len(clean)
@@ -99,7 +100,7 @@ def test_no_image_is_both_trained_on_and_tested_with(finished, monkeypatch):
         rows = [right.index(name) for name in names]
         assert len(rows) == result.images[part]
         np.testing.assert_array_equal(given[part].clean, clean[rows])
-        np.testing.assert_array_equal(given[part].attacked[0], attacked[rows])
+        np.testing.assert_array_equal(given[part].adversarial[0], adversarial[rows])
 
 
 def test_the_predicted_class_can_be_the_label(tmp_path, monkeypatch):
@@ -126,14 +127,14 @@ def test_an_attack_that_fools_no_test_image():
         attacks={"weak": (nothing, float("nan")), "strong": (some, 0.5)},
         called_clean={"as they are": row, "none": {**row, "strong": nothing}},
     )
-    numbers = json.loads(result.to_json(), parse_constant=pytest.fail)
+    numbers = json.loads(to_json(result), parse_constant=pytest.fail)
     weak = numbers["attacks"]["weak"]
     assert weak["roc_auc"] is weak["called_adversarial"]["value"] is None
     assert numbers["attacks"]["strong"]["roc_auc"] == 0.5
-    assert "nan" not in result.to_markdown()
-    assert "| ROC-AUC | – | 0.500 |" in result.to_markdown()
-    assert "| – | – | – |" in result.to_markdown().splitlines()[-3]
-    assert "a coin: 50 %" in result.to_markdown()
+    assert "nan" not in to_markdown(result)
+    assert "| ROC-AUC | – | 0.500 |" in to_markdown(result)
+    assert "| – | – | – |" in to_markdown(result).splitlines()[-3]
+    assert "a coin: 50 %" in to_markdown(result)
 
 
 @pytest.mark.slow
@@ -220,5 +221,5 @@ def test_figure1_can_show_its_hidden_layer(finished, tmp_path):
     numbers = json.loads((tmp_path / "figure1.json").read_text())
     assert numbers["features"] == 32
     trained = json.loads((finished[0] / "images.json").read_text())["train"]
-    unseen = [name for name in Cases.create(config).dataset.names if name not in trained]
+    unseen = [name for name in figure_parts.start(config).dataset.names if name not in trained]
     assert numbers["images"] == len(unseen) >= 2

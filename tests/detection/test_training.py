@@ -11,14 +11,15 @@ from srdef import models
 from srdef.detection import network as network_module
 from srdef.detection import training as detector_training
 from srdef.errors import InputError
+from srdef.storage.fingerprint import digest
 
 
 def small_pairs(count=12, seed=0):
-    """Feature maps whose attacked versions differ in their mean."""
+    """Feature maps whose adversarial versions differ in their mean."""
     rng = np.random.default_rng(seed)
     clean = rng.normal(size=(count, 2, 2, 192)).astype(np.float32)
-    attacked = np.stack([clean + 0.5, clean - 0.5]).astype(np.float32)
-    return detector_training.Pairs(clean, attacked, rng.uniform(size=(2, count)) < 0.8)
+    adversarial = np.stack([clean + 0.5, clean - 0.5]).astype(np.float32)
+    return detector_training.Pairs(clean, adversarial, rng.uniform(size=(2, count)) < 0.8)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def separable_pairs(count, seed):
     """Attacked maps that differ from the clean ones in one direction: a linear detector could tell them."""
     direction = np.random.default_rng(9).choice([-1, 1], 192)
     clean = np.random.default_rng(seed).normal(size=(count, 2, 2, 192))
-    attacked = np.stack([clean + direction, clean + 1.5 * direction])
+    adversarial = np.stack([clean + direction, clean + 1.5 * direction])
     fooled = np.random.default_rng(seed).uniform(size=(2, count)) < 0.8
-    return detector_training.Pairs(clean.astype(np.float32), attacked.astype(np.float32), fooled)
+    return detector_training.Pairs(clean.astype(np.float32), adversarial.astype(np.float32), fooled)
 
 
 @pytest.mark.parametrize(("count", "share"), [(20, 0.3), (2, 0.01), (3, 0.99)])
@@ -56,15 +57,15 @@ def test_an_epoch_holds_every_pair_once():
     pairs = small_pairs()
     total, size = int(pairs.fooled.sum()), 3
     wanted = sorted(
-        (clean.tobytes(), attacked.tobytes())
-        for attack, fooled in zip(pairs.attacked, pairs.fooled, strict=True)
-        for clean, attacked in zip(pairs.clean[fooled], attack[fooled], strict=True)
+        (clean.tobytes(), adversarial.tobytes())
+        for attack, fooled in zip(pairs.adversarial, pairs.fooled, strict=True)
+        for clean, adversarial in zip(pairs.clean[fooled], attack[fooled], strict=True)
     )
     batches = [pairs.batch(i, size, seed=0) for i in range(-(-2 * total // size))]
     drawn = [
-        (clean.tobytes(), attacked.tobytes())
+        (clean.tobytes(), adversarial.tobytes())
         for batch in batches
-        for clean, attacked in zip(batch[:size], batch[size:], strict=True)
+        for clean, adversarial in zip(batch[:size], batch[size:], strict=True)
     ]
     assert sorted(drawn[:total]) == wanted
     assert sorted(drawn[total : 2 * total]) == wanted
@@ -115,16 +116,16 @@ def test_top_is_trained_with_a_tenth_of_the_rate_and_nothing_below_it(network, o
 
 
 def test_it_learns_what_can_be_told_and_adversarial_is_positive(network, options, tmp_path):
-    """Clean images stay below 0 and attacked ones above, on images that it has not seen."""
+    """Clean images stay below 0 and adversarial ones above, on images that it has not seen."""
     training, testing = separable_pairs(40, seed=1), separable_pairs(20, seed=2)
     model = detector_training.create(network, options, seed=0)
     course = {**options, "steps": 60, "evaluate_every": 60, "pairs_per_batch": 16}
     trained = detector_training.train(model.detector, training, testing, course, 0, tmp_path)
-    clean, attacked = detector_training.scores(trained, testing, 20)
-    assert detector_training.pair_accuracy(clean, attacked, testing.fooled) > 0.9
-    assert np.median(attacked) > 0 > np.median(clean)
+    clean, adversarial = detector_training.scores(trained, testing, 20)
+    assert detector_training.pair_accuracy(clean, adversarial, testing.fooled) > 0.9
+    assert np.median(adversarial) > 0 > np.median(clean)
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert record["test_accuracy"] == detector_training.pair_accuracy(clean, attacked, testing.fooled)
+    assert record["test_accuracy"] == detector_training.pair_accuracy(clean, adversarial, testing.fooled)
 
 
 def test_checkpoints_of_another_training_are_refused(network, options, tmp_path, monkeypatch):
@@ -147,5 +148,30 @@ def test_checkpoints_of_another_training_are_refused(network, options, tmp_path,
     train(steps=4)  # the same, further
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     (tmp_path / "training.json").unlink()
+    with pytest.raises(InputError, match="with other images, weights, options, code"):
+        train()
+
+
+def test_a_damaged_newest_checkpoint_gives_the_same_detector_from_the_one_before(network, options, tmp_path):
+    pairs = small_pairs()
+
+    def train():
+        steps = []
+        model = detector_training.create(network, options, seed=0)
+        trained = detector_training.train(
+            model.detector, pairs, pairs, options, 0, tmp_path, lambda record: steps.append(record["step"])
+        )
+        return digest(trained), steps
+
+    whole, steps = train()
+    assert steps == [2, 4, 6]
+    log = (tmp_path / "metrics.jsonl").read_text()
+    data = max((tmp_path / "checkpoints/6/default").rglob("*"), key=lambda path: path.stat().st_size)
+    data.unlink()
+    with pytest.warns(UserWarning, match=r"checkpoint of step 6 in .*; going on from the one of step 4"):
+        assert train() == (whole, [6])
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+    assert train() == (whole, [])
+    (tmp_path / "training.json").write_text("{")
     with pytest.raises(InputError, match="with other images, weights, options, code"):
         train()

@@ -12,12 +12,19 @@ from PIL import Image
 from rich.console import Console
 
 from configs import adaptive as config_module
-from experiments import cli
+from srdef import attacks
+from srdef.commands import cli
 from srdef.datasets import Dataset
 from srdef.errors import InputError
-from srdef.evaluation import adaptive, adaptive_checks, gray_box, progress
-from srdef.evaluation.adaptive import CLEAN, WORST, AdaptiveExperiment, Outcome, Threat
-from srdef.reporting import adaptive_tables
+from srdef.evaluation import adaptive, adaptive_checks, progress, schema
+from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
+from srdef.evaluation.experiment import CLEAN, make_defense, split_entry
+from srdef.evaluation.predictions import predict
+from srdef.evaluation.run import Run
+from srdef.evaluation.threats import WORST, Threat, make_threat
+from srdef.reporting import adaptive_files, adaptive_plots, adaptive_tables
+from srdef.victims import ExpectationOverTransformation
 
 CLASSES = 4
 EPSILONS = (0.004, 0.02, 0.1)
@@ -60,7 +67,7 @@ def experiment():
     classifier = Linear(0)
     images = np.random.default_rng(1).uniform(0.2, 0.8, (9, 16, 16, 3)).astype(np.float32)
     labels = np.array(classifier(images).argmax(axis=-1), np.int32)
-    labels[4] = (labels[4] + 1) % CLASSES  # one that the classifier has wrong
+    labels[4] = (labels[4] + 1) % CLASSES  # one that is not classified correctly
     dataset = Dataset(
         images=images,
         labels=labels,
@@ -70,20 +77,25 @@ def experiment():
     )
     checks = {"epsilon": 0.1, "images": 3, "steps": 3, "queries": 10, "draws": 2, "effort": 3}
     named = {"classifier": {"name": "linear"}, "other_classifier": {"name": "linear"}}
+    entries = {label: split_entry(entry, ("surrogate",)) for label, entry in DEFENSES.items()}
     return AdaptiveExperiment(
-        {**named, "defenses": DEFENSES, "threats": THREATS, "checks": checks},
-        dataset,
-        classifier,
-        Linear(7),
-        {label: adaptive._protected(label, entry, classifier) for label, entry in DEFENSES.items()},
-        {
-            label: Threat(entry["knows"], entry["attack"], entry.get("draws", 1), entry.get("epsilons"))
-            for label, entry in THREATS.items()
-        },
-        EPSILONS,
-        final_draws=4,
+        config={**named, "defenses": DEFENSES, "threats": THREATS, "checks": checks},
+        dataset=dataset,
+        classifier=classifier,
+        attacks={},
+        storage={},
+        defenses={label: make_defense(entry) for label, (entry, _) in entries.items()},
+        passes={},
         batch_size=5,
         seed=0,
+        other=Linear(7),
+        surrogates={
+            label: make_defense(beside["surrogate"]) for label, (_, beside) in entries.items() if beside
+        },
+        threats={label: make_threat(label, entry, EPSILONS) for label, entry in THREATS.items()},
+        epsilons=EPSILONS,
+        norm="linf",
+        final_draws=4,
     )
 
 
@@ -154,6 +166,73 @@ def test_random_defenses_are_shares_of_draws(outcome):
         )
 
 
+@pytest.mark.parametrize(
+    ("norm", "epsilons", "words"), [("l2", (0.01, 3.5), "L2 ε = 3.5"), ("l1", (0.1, 60.0), "L1 ε = 60")]
+)
+def test_other_norms_and_radii_above_1(experiment, tmp_path, norm, epsilons, words):
+    entry = {"knows": "gradient", "attack": {"name": "apgd", "steps": 20, "norm": norm}}
+    threats = {"exact": make_threat("exact", entry, epsilons)}
+    other = replace(
+        experiment,
+        threats=threats,
+        epsilons=epsilons,
+        norm=norm,
+        defenses={"none": experiment.defenses["none"]},
+    )
+    outcome = adaptive.run(other, None, reporter())
+    accuracy = outcome.accuracy("none", "exact")
+    assert accuracy[0] > accuracy[1]
+    text = adaptive_tables.to_markdown(outcome)
+    assert f"Accuracy in % at {words} on 8 images that the undefended classifier classifies correctly" in text
+    assert json.loads(adaptive_tables.to_json(outcome))["norm"] == norm
+    adaptive_plots.save_curves(tmp_path / "curves.png", outcome)
+    with pytest.raises(InputError, match=f"nothing was attacked with ε 7; choose from: {epsilons[0]:g}, "):
+        adaptive_tables.rows(outcome, 7)
+    if norm == "l1":
+        with pytest.raises(InputError, match="run with --nochecks"):
+            adaptive_checks.run(other, tmp_path, reporter())
+
+
+def test_an_experiment_in_l2_is_configured_by_its_attacks():
+    threat = {"knows": "gradient", "attack": {"name": "apgd", "norm": "l2"}}
+    defenses = {"none": {"name": "identity"}}
+    checks = {**config_of_samples()["checks"], "epsilon": 2.0}
+    config = config_of_samples(threats={"exact": threat}, defenses=defenses, checks=checks)
+    config |= {"epsilons": (0.5, 2.0), "rows": (), "columns": ()}
+    schema.check("adaptive", config)
+    found = resolve(config)
+    assert found.norm == "l2"
+    assert found.epsilons == (0.5, 2.0)
+
+
+def test_scores_of_a_random_defense_are_means_over_draws_that_all_count(experiment):
+    threat = Threat("scores", {"name": "square", "queries": 50}, draws=8)
+    victim = experiment.victim(threat, "random")
+    assert isinstance(victim, ExpectationOverTransformation)
+    assert (victim.draws, victim.average, victim.victim.gradient) == (8, "logits", "identity")
+    random, deterministic = threat.make(0.1, random=True), threat.make(0.1)
+    assert (random.queries, random.stop_early) == (50, False)
+    images = experiment.dataset.images[:2]
+    result = attacks.perturb(random, victim, images, experiment.dataset.labels[:2], key=jax.random.key(0))
+    assert (result.steps == 6).all()  # of 8 draws each
+    assert (deterministic.queries, deterministic.stop_early) == (50, True)
+    assert not isinstance(experiment.victim(threat, "WD"), ExpectationOverTransformation)
+
+
+def test_what_went_wrong_in_an_attack_is_under_the_table_of_its_epsilon():
+    shares = np.ones((4, 2), np.float32)
+    every = {("none", CLEAN): shares, ("none", "exact"): shares}
+    zero = np.array([[0, 1], [0, 1], [0, 0], [0, 1]], bool)
+    flagged = {("none", "exact"): {"zero_gradient": zero, "nonfinite": np.zeros((4, 2), bool)}}
+    outcome = Outcome(4, (0.1, 0.2), ("none",), ("exact",), every, every, flagged=flagged)
+    assert adaptive_tables.warnings(outcome, 0.1) == []
+    (line,) = adaptive_tables.warnings(outcome, 0.2)
+    assert line.startswith("Warning: exact on none: for 3 of 4 images a gradient was exactly zero")
+    assert adaptive_tables.to_markdown(outcome).endswith(f"> {line}\n")
+    unflagged = replace(outcome, flagged={})
+    assert "Warning" not in adaptive_tables.to_markdown(unflagged)
+
+
 def test_the_worst_of_noisy_candidates_is_not_too_low():
     """Twenty attacks that all leave a true share of one half must not look stronger together."""
     rng = np.random.default_rng(0)
@@ -194,15 +273,15 @@ def test_a_random_defense_is_attacked_beyond_the_first_success(experiment, tmp_p
         config=config,
         defenses={"random": experiment.defenses["random"]},
     )
-    perturb, changes = adaptive.Runner.perturb, []
+    perturb, changes = adaptive.perturb, []
 
-    def watched(self, attack, victim, rows):
+    def watched(run, attack, victim, rows):
         assert not attack.stop_early
-        images = perturb(self, attack, victim, rows)
-        changes.extend(np.abs(images - self.dataset.images[rows]).max(axis=(1, 2, 3)))
-        return images
+        result = perturb(run, attack, victim, rows)
+        changes.extend(np.abs(result.images - run.dataset.images[rows]).max(axis=(1, 2, 3)))
+        return result
 
-    monkeypatch.setattr(adaptive.Runner, "perturb", watched)
+    monkeypatch.setattr(adaptive, "perturb", watched)
     outcome = adaptive.run(random, tmp_path, reporter())
     assert len(changes) == outcome.images * len(EPSILONS)
     assert min(changes) > 0
@@ -232,13 +311,13 @@ def test_rows_and_columns_of_the_configuration_stand_in_the_papers_order():
     config = config_module.get_config("samples")
     expected = ("no defense", "WD", "SR", "WD+SR", "JPEG", "resize + pad", "TVM", "pixel deflection")
     assert config.rows == expected
-    threats = adaptive.resolve({**cli.plain(config), "rows": ["WD"]}).threats
+    threats = resolve({**cli.plain(config), "rows": ["WD"]}).threats
     assert list(threats) == ["gray box", "transfer", "Square", "BPDA", "exact", "EOT"]
 
 
 def test_columns_choose_threats_in_their_order():
     config = config_of_samples(rows=["WD"], columns=["exact", "gray box"])
-    assert list(adaptive.resolve(config).threats) == ["exact", "gray box"]
+    assert list(resolve(config).threats) == ["exact", "gray box"]
 
 
 @pytest.mark.slow
@@ -252,18 +331,18 @@ def test_a_second_run_computes_nothing_and_a_killed_one_continues(experiment, ou
     threats = {"BPDA": Threat("identity", {"name": "ifgsm", "steps": 2})}
     config = {**experiment.config, "threats": {"BPDA": {"steps": 2}}}
     other = replace(experiment, threats=threats, config=config, defenses={"WD": experiment.defenses["WD"]})
-    perturb, calls = adaptive.Runner.perturb, []
+    perturb, calls = adaptive.perturb, []
 
-    def dying(self, *arguments):
+    def dying(*arguments):
         calls.append(1)
         if len(calls) > len(EPSILONS):
             raise KeyboardInterrupt
-        return perturb(self, *arguments)
+        return perturb(*arguments)
 
-    monkeypatch.setattr(adaptive.Runner, "perturb", dying)
+    monkeypatch.setattr(adaptive, "perturb", dying)
     with pytest.raises(KeyboardInterrupt):
         adaptive.run(other, folder, reporter())
-    monkeypatch.setattr(adaptive.Runner, "perturb", perturb)
+    monkeypatch.setattr(adaptive, "perturb", perturb)
     rest = reporter()
     adaptive.run(other, folder, rest)
     assert rest.computed in (3, 8)  # 3 after a whole batch of 5, 8 if the first was not finished
@@ -278,7 +357,7 @@ def test_reports(outcome, tmp_path):
     assert values["accuracy"]["none"][CLEAN] == [1.0] * 3
     assert "EOT" not in values["accuracy"]["WD"]
     for name in ("curves.png", "curves.pdf"):
-        adaptive_tables.save_curves(tmp_path / name, outcome)
+        adaptive_plots.save_curves(tmp_path / name, outcome)
         assert (tmp_path / name).stat().st_size > 5000
     with pytest.raises(InputError, match="nothing was attacked with ε 7/255"):
         adaptive_tables.rows(outcome, 7 / 255)
@@ -288,7 +367,7 @@ def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
     shares = np.ones((4, 2), np.float32)
     absent = shares * [[1, np.nan]]
     every = {("none", CLEAN): shares, ("none", "always"): shares, ("none", "once"): absent}
-    small = adaptive.Outcome(4, (0.1, 0.2), ("none",), ("always", "once"), every, every)
+    small = Outcome(4, (0.1, 0.2), ("none",), ("always", "once"), every, every)
     assert adaptive_tables.columns(small, 0.1) == (CLEAN, "always", "once", WORST)
     assert adaptive_tables.columns(small, 0.2) == (CLEAN, "always", WORST)
     assert [len(row) for row in adaptive_tables.rows(small, 0.2)] == [4]
@@ -297,14 +376,17 @@ def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
 @pytest.mark.slow
 def test_checks_of_every_defense(experiment, folder, tmp_path):
     some = replace(experiment, defenses={k: experiment.defenses[k] for k in ("none", "JPEG", "random")})
-    text = adaptive_checks.run(some, folder, reporter(), tmp_path)
+    found = adaptive_checks.run(some, folder, reporter())
+    text = adaptive_files.write_checks(tmp_path, some, found)
     assert "### none: exact gradient" in text
     assert "### JPEG: identity gradient (BPDA)" in text
     assert "### random: exact gradient, EOT over 2 draws" in text
     again = reporter()
-    assert adaptive_checks.run(some, folder, again, tmp_path) == text
+    repeated = adaptive_checks.run(some, folder, again)
+    assert adaptive_files.write_checks(tmp_path, some, repeated) == text
+    assert (tmp_path / "checks.md").read_text() == text
     assert again.computed == 0
-    pictures = sorted(path.name for path in tmp_path.iterdir())
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
     assert pictures == [f"landscape_{name}.png" for name in ("1_none", "2_JPEG", "3_random")]
     assert all(f"]({name})" in text for name in pictures)
 
@@ -317,15 +399,15 @@ def test_the_predicted_class_can_be_the_label(tmp_path):
     config = config_of_samples(defenses={"none": {"name": "identity"}}, rows=[])
     config["dataset"] = {"name": "folder", "path": str(tmp_path), "size": 64, "labels": "predicted"}
     config["other_classifier"] = config["classifier"]
-    found = adaptive.resolve(config)
-    predicted = gray_box.predict(found.classifier, found.dataset.images)
-    np.testing.assert_array_equal(found.dataset.labels, predicted)
+    found = resolve(config)
+    run = Run(found, found.dataset).correct()
+    np.testing.assert_array_equal(run.dataset.labels, predict(found.classifier, found.dataset.images))
 
 
 def test_a_bank_of_the_evaluated_images_is_refused():
     config = config_of_samples(rows=["quilting + TVM"])
     with pytest.raises(InputError, match="its patch bank would be made of the images that are evaluated"):
-        adaptive.resolve(config)
+        resolve(config)
 
 
 def config_of_samples(**changes):
@@ -338,7 +420,7 @@ def config_of_samples(**changes):
         ({"epsilons": (0.1, 0.05)}, "epsilons must be positive and rising"),
         ({"epsilons": ("4/255",)}, "epsilon must be a number, not '4/255'"),
         ({"epsilons": (0.1, float("nan"))}, "epsilon must be finite and not negative, but is nan"),
-        ({"final_draws": 1}, "final_draws must be at least 2"),
+        ({"final_draws": 1}, "final_draws must be a whole number of at least 2"),
         (
             {"threats": {"x": {"knows": "everything", "attack": {"name": "fgsm"}}}},
             "unknown knowledge 'everything'",
@@ -364,8 +446,23 @@ def config_of_samples(**changes):
             r"config\.checks\.effort must be at least 2",
         ),
         (
-            {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "draws": 2}}},
-            "threat 'x': draws are for an attacker who knows the expectation",
+            {"threats": {"x": {"knows": "gradient", "attack": {"name": "fgsm"}, "draws": 2}}},
+            "threat 'x': draws are for attackers who know expectation or scores",
+        ),
+        (
+            {
+                "threats": {
+                    "a": {"knows": "gradient", "attack": {"name": "apgd", "norm": "l2"}},
+                    "b": {"knows": "identity", "attack": {"name": "apgd"}},
+                },
+                "columns": (),
+            },
+            r"config\.threats must have attacks of one norm, not of several: a l2, b linf",
+        ),
+        ({"epsilons": (8 / 255, 2)}, r"epsilon is in units of the \[0, 1\] range"),
+        (
+            {"checks": {"epsilon": 2, "images": 1, "steps": 1, "queries": 1, "draws": 1, "effort": 2}},
+            r"epsilon is in units of the \[0, 1\] range",
         ),
         ({"rows": ("snow",)}, r"config\.rows: config\.defenses has no 'snow'; choose from: none"),
         ({"columns": ("EOT", "BPDB")}, r"config\.columns: .* no 'BPDB'; choose from: .*, gray box, transfer"),
@@ -376,4 +473,4 @@ def config_of_samples(**changes):
 def test_bad_configurations_are_named(changes, message):
     config = config_of_samples(defenses={"none": {"name": "identity"}}, rows=[])
     with pytest.raises(InputError, match=message):
-        adaptive.resolve({**config, **changes})
+        resolve({**config, **changes})

@@ -1,21 +1,27 @@
 """The protocol on a small classifier, in this process."""
 
 import collections
+import json
 import logging
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 from toys import CLASSES, Pooled, make_dataset, make_experiment
 
-from srdef import defenses
+from srdef import attacks, defenses
 from srdef.errors import InputError
 from srdef.evaluation import gray_box, progress
-from srdef.evaluation.experiment import _passes, make_defense
-from srdef.reporting import gray_box_files
+from srdef.evaluation.experiment import make_defense, split_entry
+from srdef.evaluation.predictions import classify, predict
+from srdef.evaluation.run import Run
+from srdef.reporting import gray_box_files, tables
+from srdef.reporting import page as report
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def test_records_and_their_counts(tmp_path, reporter):
     assert len(rows) == 7 * 2 + 6 * 2 * 3
     assert {row["image_id"] for row in rows if not row["clean_correct"]} == {12}
     assert {row["attack"] for row in rows if row["image_id"] == 12} == {"clean"}
-    table = gray_box_files.build_table(experiment, outcome.records)
+    table = gray_box_files.build_table(experiment, outcome.records).summary
     assert table.cells["none", "clean"].successes == table.clean.successes == 6
     assert table.cells["none", "FGSM-9"].total == 6
     # The attack works here, and what it returned is what was classified.
@@ -86,29 +92,31 @@ def test_the_predicted_class_can_be_the_label(tmp_path, reporter):
     experiment = make_experiment()
     unlabelled = replace(experiment.dataset, labels=np.full(7, -1, np.int32))
     outcome = gray_box.run(replace(experiment, dataset=unlabelled), tmp_path, reporter)
-    assert outcome.clean_correct.all()
+    assert len(outcome.correct.dataset) == 7
     predictions = np.asarray(experiment.classifier(unlabelled.images).argmax(-1))
-    np.testing.assert_array_equal(outcome.dataset.labels, predictions)
+    np.testing.assert_array_equal(outcome.everything.dataset.labels, predictions)
 
 
 def test_only_missing_labels_are_predicted():
-    dataset = replace(make_dataset(Pooled()), labels=np.array([-1, 1, 2, 3, -1, 0, 0], np.int32))
-    found, right = gray_box.labelled(dataset, np.array([3, 1, 0, 3, 2, 1, 1]), "pooled")
-    assert found.labels.tolist() == [3, 1, 2, 3, 2, 0, 0]
-    assert right.tolist() == [True, True, False, True, True, False, False]
-    assert dataset.labels[0] == -1
+    experiment = make_experiment()
+    predicted = np.asarray(experiment.classifier(experiment.dataset.images).argmax(-1))
+    labels = np.where([True, False, False, True, False, False, False], -1, experiment.dataset.labels)
+    run, correct = Run(experiment, replace(experiment.dataset, labels=labels.astype(np.int32))).labelled()
+    assert run.dataset.labels.tolist() == [predicted[0], *labels[1:3], predicted[3], *labels[4:]]
+    assert correct.tolist() == [True, True, False, True, True, True, True]  # as toys.make_dataset says
+    assert labels[0] == -1
 
 
 def test_predict_is_the_undefended_classifier():
     experiment = make_experiment()
     images = experiment.dataset.images
     expected = np.asarray(experiment.classifier(images).argmax(-1))
-    np.testing.assert_array_equal(gray_box.predict(experiment.classifier, images, 3), expected)
+    np.testing.assert_array_equal(predict(experiment.classifier, images, 3), expected)
 
 
 def test_no_image_right(tmp_path, reporter):
     experiment = make_experiment(dataset=make_dataset(Pooled(), wrong=range(7)))
-    with pytest.raises(InputError, match="pooled has none of the 7 images right"):
+    with pytest.raises(InputError, match="pooled classifies none of the 7 images correctly"):
         gray_box.run(experiment, tmp_path, reporter)
 
 
@@ -133,7 +141,7 @@ def test_passes_average_the_probabilities_of_a_random_defense():
     experiment = make_experiment()
     defense = defenses.create("shield")
     batch, ids = experiment.dataset.images, experiment.dataset.ids
-    result = gray_box.classify(experiment, defense, batch, ids, passes=3)
+    result = classify(experiment, defense, batch, ids, passes=3)
     expected = np.zeros((7, CLASSES))
     for row, (image, image_id) in enumerate(zip(batch, ids, strict=True)):
         key = jax.random.fold_in(experiment.defense_key, image_id)
@@ -149,6 +157,62 @@ def test_specifications():
     assert isinstance(defense, defenses.Sequential)
     with pytest.raises(InputError, match="`name`"):
         make_defense({"bits": 3})
-    with pytest.raises(InputError, match="passes must be a whole number"):
-        _passes("x", {"name": "resize_pad", "passes": 0})
-    assert _passes("x", {"name": "resize_pad", "passes": 4}) == (4, {"name": "resize_pad"})
+    assert split_entry({"name": "resize_pad", "passes": 4}) == ({"name": "resize_pad"}, {"passes": 4})
+    steps = [{"name": "wavelet"}, {"name": "jpeg"}]
+    assert split_entry({"defense": steps, "paper": "WD+SR"}) == (steps, {"paper": "WD+SR"})
+    assert split_entry(steps) == (steps, {})
+
+
+def test_a_defense_that_declares_it_gets_the_classifier():
+    classifier = Pooled()
+    classifier.classifier = nnx.Linear(3, CLASSES, rngs=nnx.Rngs(0))
+    made = make_defense([{"name": "pixel_deflection"}, {"name": "wavelet"}], classifier)
+    assert made.defenses[0].classifier is classifier
+    assert make_defense({"name": "pixel_deflection", "classifier": None}, classifier).classifier is None
+
+
+def test_in_memory_and_in_a_folder_a_run_finds_the_same(tmp_path, reporter):
+    experiment = make_experiment()
+    kept, passing = (gray_box.run(experiment, folder, reporter) for folder in (tmp_path, None))
+    assert kept.records.equals(passing.records)
+    assert kept.strengths == passing.strengths
+    np.testing.assert_array_equal(kept.correct.pixels("I-FGSM"), passing.correct.pixels("I-FGSM"))
+    computed = reporter.computed
+    np.testing.assert_array_equal(
+        passing.correct.pixels("I-FGSM", slice(3)), kept.correct.pixels("I-FGSM")[:3]
+    )
+    assert reporter.computed == computed
+
+
+def test_what_went_wrong_in_an_attack_is_stored_and_shown(tmp_path, reporter, monkeypatch):
+    """Two images without a gradient, one with something that was not finite, in the first attack only."""
+    perturb = attacks.perturb
+
+    def flagged(attack, victim, images, *arguments, **options):
+        result = perturb(attack, victim, images, *arguments, **options)
+        first = attack.epsilon == make_experiment().attacks["FGSM-2"].epsilon
+        zero = np.isin(options["ids"], [11, 13]) & first
+        flags = {"zero_gradient": zero, "nonfinite": (options["ids"] == 14) & first}
+        return SimpleNamespace(**{**vars(result), **flags})
+
+    experiment = make_experiment()
+    monkeypatch.setattr(attacks, "perturb", flagged)
+    outcome = gray_box.run(experiment, tmp_path / "store", reporter)
+    assert [(s.zero_gradient, s.nonfinite) for s in outcome.strengths] == [(2, 1), (0, 0), (0, 0), (0, 0)]
+    rows = [row for row in outcome.records.to_pylist() if row["attack"] == "FGSM-2"]
+    assert {row["image_id"] for row in rows if row["zero_gradient"]} == {11, 13}
+    assert {row["image_id"] for row in rows if row["nonfinite"]} == {14}
+    gray_box_files.write(tmp_path, experiment, outcome)
+    assert (
+        "> Warning: FGSM-2 (stored as uint8): for 2 of 6 images a gradient was"
+        in (tmp_path / "table.md").read_text()
+    )
+    numbers = json.loads((tmp_path / "attacks.json").read_text())
+    assert [row.get("nonfinite") for row in numbers] == [1, None, None, None]
+    console = Console(record=True, width=200, quiet=True)
+    console.print(tables.attacks_to_rich(outcome.strengths))
+    page = report.build(tmp_path, count=0)
+    for text in (console.export_text(), page):
+        assert (
+            "FGSM-2 (stored as uint8): for 1 of 6 images a gradient, a loss or a logit was not finite" in text
+        )

@@ -29,14 +29,36 @@ def test_tables_agree_where_they_overlap():
     assert paper_tables.TABLE_3["inception_v3"]["EDSR"] == inception["SR"]
 
 
-def test_labels_may_say_more_than_the_papers():
-    table = Reference(1)
+def test_labels_are_the_papers_or_say_which_of_them_they_are():
+    table = Reference(1, rows={"WD+SR (edsr_small_x2)": "WD+SR"}, columns={"C&W 3x60": "C&W"})
     assert table.percent("WD+SR", "FGSM-10") == 79.7
     assert table.percent("WD+SR (edsr_small_x2)", "C&W 3x60") == 96.0
-    assert Reference(5).percent("WD (db2)", "clean") == 94.0
     assert Reference(4).percent("nearest up, down", "clean") == 93.5
-    assert Reference(6).percent("S = 3 (EDSR-baseline)", "FGSM-2") == 76.2
     assert Reference(1, "resnet50").percent("no defense", "I-FGSM") == 13.4
+    # A label that only begins as the paper's is another.
+    assert Reference(1).percent("WD+SR (edsr_small_x2)", "C&W") is None
+    assert Reference(1).percent("WD+SR", "C&W 3x60") is None
+
+
+def test_a_configuration_says_which_row_and_column_of_the_paper_its_own_are():
+    config = {
+        "paper": {"table": 5, "classifier": "resnet50"},
+        "attacks": {"C&W 3x60": {"name": "carlini_wagner", "paper": "C&W"}, "FGSM-2": {"name": "fgsm"}},
+        "defenses": {"mine": {"defense": [], "paper": "WD"}, "SR": {"name": "super_resolution"}, "x": []},
+    }
+    table = Reference.of(config)
+    assert [table.percent("mine", attack) for attack in config["attacks"]] == [79.0, 41.4]
+    assert table.percent("SR", "FGSM-2") == 85.4
+    assert table.percent("x", "FGSM-2") is None
+    assert Reference.of({**config, "paper": {"table": 6}}).percent("mine", "C&W 3x60") is None
+    del config["paper"]
+    assert Reference.of(config) is None
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+def test_a_name_that_the_paper_does_not_have_is_refused(kind):
+    with pytest.raises(InputError, match="'mine': the paper has no 'C&V'; choose from: "):
+        Reference(1, **{kind: {"mine": "C&V"}})
 
 
 def test_what_the_paper_does_not_have_is_none():
@@ -57,4 +79,4 @@ def test_what_the_paper_does_not_have_is_none():
 )
 def test_bad_references(options, message):
     with pytest.raises(InputError, match=message):
-        Reference.of(options)
+        Reference.of({"paper": options, "attacks": {}, "defenses": {}})

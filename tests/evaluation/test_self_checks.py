@@ -11,8 +11,9 @@ from rich.console import Console
 
 from srdef import attacks
 from srdef.errors import InputError
-from srdef.evaluation import self_checks
+from srdef.evaluation import loss_surface, self_checks
 from srdef.evaluation.self_checks import Check, Subject
+from srdef.reporting import adaptive_plots, adaptive_tables
 from srdef.victims import ExpectationOverTransformation
 
 KEY = jax.random.key(0)
@@ -102,6 +103,16 @@ def test_more_effort_is_as_much_as_one_says():
     assert more.measured == "iterative 62.5 %, more effort 12.5 % (4 times)"
 
 
+def test_in_l2_too():
+    """An honest victim passes, one whose gradient points the wrong way does not."""
+    honest, wrong = (subject(way, norm="l2", epsilon=0.3) for way in ("honest", "false"))
+    assert [check.name for check in self_checks.run_all(honest) if not check.passed] == []
+    checks = by_name(self_checks.run_all(wrong))
+    assert not checks["loss rises more along the gradient than at random"].passed
+    assert not checks["unbounded ε reaches 0 %"].passed
+    assert "at ε = 13.86" in checks["unbounded ε reaches 0 %"].measured  # the root of 192
+
+
 @pytest.mark.parametrize("way", ["stopped", "saturated"])
 def test_masked_gradients_fail(way):
     checks = by_name(self_checks.run_all(subject(way)))
@@ -169,11 +180,11 @@ def test_an_unfinished_attack_is_told_apart_from_masking():
     assert self_checks.warning(checks) is None
     checks.append(Check("b", False, "3", "look"))
     assert "(failed: b)" in self_checks.warning(checks)
-    markdown = self_checks.to_markdown(checks)
+    markdown = adaptive_tables.checks_to_markdown(checks)
     assert "| more steps | **failed** | 2 | go on |" in markdown
     assert "**Warning:**" in markdown
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(self_checks.to_rich(checks))
+    console.print(adaptive_tables.checks_to_rich(checks))
     text = console.export_text()
     assert "FAILED" in text
     assert "Warning" in text
@@ -182,15 +193,16 @@ def test_an_unfinished_attack_is_told_apart_from_masking():
 def test_landscape_of_a_linear_classifier(tmp_path):
     checked = subject()
     image, label = checked.images[0], int(checked.labels[0])
-    losses = self_checks.loss_landscape(checked.victim, image, label, key=KEY, epsilon=0.03, points=5)
+    losses = loss_surface.loss_landscape(checked.victim, image, label, key=KEY, epsilon=0.03, points=5)
     logits = np.asarray(checked.victim(image, KEY), np.float64)
     assert losses[2, 2] == pytest.approx(-np.log(np.exp(logits)[label] / np.exp(logits).sum()), rel=1e-4)
     assert (np.diff(losses[:, 2]) > 0).all()  # uphill along the gradient
     path = tmp_path / "landscape.png"
-    self_checks.save_landscape(path, losses, epsilon=0.03)
-    assert path.stat().st_size > 5000
+    for norm in ("linf", "l2"):
+        adaptive_plots.save_landscape(path, losses, epsilon=0.03, norm=norm)
+        assert path.stat().st_size > 5000
     with pytest.raises(InputError, match="odd"):
-        self_checks.loss_landscape(checked.victim, image, label, key=KEY, points=4)
+        loss_surface.loss_landscape(checked.victim, image, label, key=KEY, points=4)
 
 
 def test_bad_options():
@@ -198,3 +210,5 @@ def test_bad_options():
         subject(epsilon=0.0)
     with pytest.raises(InputError, match="queries"):
         subject(queries=0)
+    with pytest.raises(InputError, match="unknown norm 'l1'; choose from: linf, l2"):
+        subject(norm="l1")

@@ -1,4 +1,4 @@
-"""One attacked image through all defenses: the numbers under the pictures, and the picture."""
+"""One adversarial image through all defenses: the numbers under the pictures, and the picture."""
 
 import jax
 import numpy as np
@@ -22,15 +22,15 @@ def found():
     return experiment, *defense_gallery.panels(experiment, "FGSM-9")
 
 
-def test_shows_the_clean_the_attacked_and_each_defended_image(found):
+def test_shows_the_clean_the_adversarial_and_each_defended_image(found):
     experiment, label, panels = found
     assert [panel.name for panel in panels] == ["clean", "FGSM-9", "WD", "PD", "PD 3 ×3"]
-    clean, attacked, *_ = (panel.image for panel in panels)
+    clean, adversarial, *_ = (panel.image for panel in panels)
     np.testing.assert_array_equal(clean, experiment.dataset.images[0])
     assert label == experiment.dataset.labels[0] == panels[0].prediction
-    assert 8.9 / 255 < np.abs(attacked - clean).max() < 9.1 / 255
+    assert 8.9 / 255 < np.abs(adversarial - clean).max() < 9.1 / 255
     np.testing.assert_allclose(
-        panels[2].image, experiment.defenses["WD"](attacked, jax.random.key(0)), atol=1e-6
+        panels[2].image, experiment.defenses["WD"](adversarial, jax.random.key(0)), atol=1e-6
     )
 
 

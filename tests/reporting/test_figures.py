@@ -10,10 +10,10 @@ from PIL import Image
 from skimage.color import rgb2ycbcr
 
 from configs import figures as configuration
-from experiments import cli
+from srdef.commands import cli
 from srdef.errors import InputError
-from srdef.reporting import figures, scatter_html, style
-from srdef.reporting.cases import Cases
+from srdef.interpret import cam, spectrum
+from srdef.reporting import figure1, figure_parts, figures, scatter_html, style
 from srdef.reporting.plots import PointSet
 
 
@@ -65,10 +65,10 @@ def noise(folder, count):
 
 def test_figure1_shows_a_detector_only_images_that_it_was_not_trained_on(tmp_path):
     config = {**small("figure1", images=2), "dataset": noise(tmp_path, 5)}
-    names = Cases.create(config).dataset.names
+    names = figure_parts.start(config).dataset.names
     assert len(names) == 5
     (tmp_path / "images.json").write_text(json.dumps({"train": [names[0], names[2]], "test": []}))
-    found = figures._unseen({**config, "detector": str(tmp_path)})
+    found = figure1.unseen({**config, "detector": str(tmp_path)})
     assert found.dataset.names == (names[1], names[3])
     (tmp_path / "images.json").write_text(json.dumps({"train": names[1:], "test": []}))
     with pytest.raises(InputError, match="that the manifold classifier was not trained on are needed, not 1"):
@@ -76,16 +76,16 @@ def test_figure1_shows_a_detector_only_images_that_it_was_not_trained_on(tmp_pat
 
 
 def test_predicted_labels(tmp_path):
-    found = Cases.create({**small("figure1"), "dataset": noise(tmp_path, 3)})
+    found = figure_parts.start({**small("figure1"), "dataset": noise(tmp_path, 3)})
     assert len(found.dataset) == 3
-    np.testing.assert_array_equal(found.dataset.labels, found.predictions(found.dataset.images))
+    np.testing.assert_array_equal(found.dataset.labels, found.predict(found.dataset.images))
 
 
 def test_spectra_of_two_sizes_are_on_one_scale():
     """Doubled by nearest neighbours, an image has the same coefficients, times two cosines."""
     image = np.random.default_rng(0).uniform(size=(32, 32, 3)).astype(np.float32)
     doubled = image.repeat(2, axis=0).repeat(2, axis=1)
-    small, large = figures.scaled_spectrum(image, 1), figures.scaled_spectrum(doubled, 2)[:32, :32]
+    small, large = spectrum.scaled_transform(image, 1), spectrum.scaled_transform(doubled, 2)[:32, :32]
     blur = np.cos(np.pi * np.arange(32) / 128)
     np.testing.assert_allclose(large, small * blur * blur[:, None], atol=2e-3)  # of up to 4000 levels
     # So the panel of logarithms hardly moves at low frequencies: two hundredths of a power of ten.
@@ -96,16 +96,16 @@ def test_spectra_of_two_sizes_are_on_one_scale():
 @pytest.mark.slow
 def test_figure3(tmp_path):
     numbers = check(figures.make(small("figure3"), tmp_path), tmp_path, "figure3")
-    clean, attacked, recovered = (
+    clean, adversarial, recovered = (
         np.array(numbers[name]["mean_magnitude"])
-        for name in ("clean", "attacked (FGSM-10)", "recovered (bicubic ×2)")
+        for name in ("clean", "adversarial (FGSM-10)", "recovered (bicubic ×2)")
     )
-    image = Cases.create(small("figure3")).dataset.images[0].astype(np.float64)
+    image = figure_parts.start(small("figure3")).dataset.images[0].astype(np.float64)
     magnitude = np.abs(scipy.fft.dctn(rgb2ycbcr(image)[..., 0], norm="ortho"))
     radius = np.hypot(*np.indices(magnitude.shape)) / 64
     ring = (radius >= 3 / 40) & (radius < 4 / 40)
     assert clean[3] == pytest.approx(magnitude[ring].mean(), rel=1e-3)  # float32 against float64
-    assert attacked[-10:].mean() > clean[-10:].mean()
+    assert adversarial[-10:].mean() > clean[-10:].mean()
     # Bicubic interpolation has hardly anything above the frequencies of the clean image.
     assert len(recovered) == 2 * len(clean)
     assert recovered[-10:].mean() < clean[-10:].mean()
@@ -114,7 +114,7 @@ def test_figure3(tmp_path):
 def test_figure4(tmp_path):
     numbers = check(figures.make(small("figure4"), tmp_path), tmp_path, "figure4")
     assert len(numbers["channels"]) == 3
-    assert numbers["relative_change"]["attacked"] > 0
+    assert numbers["relative_change"]["adversarial"] > 0
     with pytest.raises(InputError, match="unknown feature map 'block77'"):
         figures.make(small("figure4", block="block77"), tmp_path)
 
@@ -129,16 +129,16 @@ def test_activation_figures(name, tmp_path):
 
 
 def test_a_constant_activation_map_has_no_correlation(tmp_path, monkeypatch):
-    assert figures.correlation(np.arange(4.0), -np.arange(4.0)) == pytest.approx(-1)
+    assert cam.correlation(np.arange(4.0), -np.arange(4.0)) == pytest.approx(-1)
     flat = lambda classifier, pixels, batch_size: (np.zeros(pixels.shape[:3], np.float32), None)  # noqa: E731
-    monkeypatch.setattr(figures.cam, "activation_maps", flat)
+    monkeypatch.setattr(cam, "activation_maps", flat)
     numbers = check(figures.make(small("figure5", images=1), tmp_path), tmp_path, "figure5")
-    assert numbers["correlation_with_the_clean_map"] == {"attacked": [None], "recovered": [None]}
+    assert numbers["correlation_with_the_clean_map"] == {"adversarial": [None], "recovered": [None]}
 
 
 def test_spectra(tmp_path):
     numbers = check(figures.make(small("spectra", bins=8), tmp_path), tmp_path, "spectra")
-    attack = np.array(numbers["attacked − clean"]["FGSM-10"]["amplitude"])
+    attack = np.array(numbers["adversarial − clean"]["FGSM-10"]["amplitude"])
     # Every pixel moves by 10 levels where it is not clipped: with the areas of the rings, which hold pi/4 of
     # all coefficients, the power is at most that, and most of it.
     areas = np.pi / 4 * np.diff((np.arange(9) / 8) ** 2)

@@ -38,7 +38,7 @@ def test_panels_stand_in_order_and_show_their_levels(tmp_path):
     pixels = save(tmp_path / "a.png", [a_row(change=0.03), a_row(clean=0.6, change=-0.03)])
     level_of = {
         "clean": (0.25, 0.6),
-        "attacked": (0.28, 0.57),
+        "adversarial": (0.28, 0.57),
         "perturbation": (0.8, 0.2),  # 0.5 + 10 * 0.03 and 0.5 - 10 * 0.03
         "defended": (0.75, 0.75),
     }
@@ -62,7 +62,7 @@ def test_words(monkeypatch, tmp_path):
     assert words == [
         "A title",
         "clean",
-        "attacked",
+        "adversarial",
         "perturbation ×10",
         "WD+SR",
         "tench",

@@ -16,11 +16,12 @@ import tensorstore as ts
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments import evaluate
 from srdef import datasets, defenses
+from srdef.commands import evaluate
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
 from srdef.reporting import page as report
+from srdef.reporting import page_images
 
 pytestmark = pytest.mark.slow  # a run of the main job and its reports
 
@@ -116,7 +117,7 @@ def test_the_gallery_shows_the_run_s_images(finished, page):
     """Every version bit for bit in 8 bits, with the answer of the records."""
     dataset = datasets.load("imagenet_samples", size=96, limit=3)
     (folder,) = (finished / "store" / "adversarial").iterdir()
-    stored = report.read_array(folder / "images", slice(None))
+    stored = page_images.read_array(folder / "images", slice(None))
     records = pq.read_table(finished / "records.parquet").to_pylist()
     said = {(r["attack"], r["defense"], r["image_id"]): r["prediction"] for r in records}
     right = [r["image_id"] for r in records if r["attack"] == "<FGSM> & 4" and r["defense"] == "bicubic"]
@@ -124,8 +125,8 @@ def test_the_gallery_shows_the_run_s_images(finished, page):
     assert len(cases) == min(2, len(right)) >= 1
 
     key = jax.random.fold_in(jax.random.key(0), 1)
-    for i, versions, attacked in zip(right, cases, stored, strict=False):
-        floats, ids = from_uint8(attacked)[None], np.array([i])
+    for i, versions, adversarial in zip(right, cases, stored, strict=False):
+        floats, ids = from_uint8(adversarial)[None], np.array([i])
         bicubic = defenses.apply(defenses.create("interpolation", method="bicubic"), floats, key=key, ids=ids)
         # What the classifier was asked about is the first draw of a random defense.
         draw = jax.random.fold_in(jax.random.fold_in(key, i), 0)
@@ -133,7 +134,7 @@ def test_the_gallery_shows_the_run_s_images(finished, page):
         label = dataset.labels[i]
         expected = {
             "clean": (to_uint8(dataset.images[i]), label),
-            "attacked": (attacked, said["<FGSM> & 4", "no defense", i]),
+            "adversarial": (adversarial, said["<FGSM> & 4", "no defense", i]),
             "bicubic": (to_uint8(bicubic[0]), said["<FGSM> & 4", "bicubic", i]),
             "random": (to_uint8(np.asarray(random)), said["<FGSM> & 4", "random", i]),
         }
@@ -142,7 +143,7 @@ def test_the_gallery_shows_the_run_s_images(finished, page):
             wanted, prediction = expected[name]
             # A program compiled for another batch may round a float32 sum to the next level.
             difference = np.abs(pixels.astype(int) - wanted)
-            assert difference.max() <= (0 if name in ("clean", "attacked") else 1), name
+            assert difference.max() <= (0 if name in ("clean", "adversarial") else 1), name
             assert (difference > 0).mean() < 1e-3, name
             assert answer == dataset.class_names[prediction], name
             assert mark == ("right" if prediction == label else "wrong"), name
@@ -154,7 +155,7 @@ def test_the_images_of_another_run_are_left_alone(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     (folder,) = (workdir / "store" / "adversarial").iterdir()
-    stored = report.read_array(folder / "images", slice(None))
+    stored = page_images.read_array(folder / "images", slice(None))
     other = folder.with_name("0" + folder.name)  # the first that a search would find
     shutil.copytree(folder, other)
     spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(other / "images")}, "open": True}

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
+from srdef.evaluation.summaries import summarize
 from srdef.metrics import wilson_interval
 from srdef.reporting import tables
 
@@ -38,8 +39,8 @@ def rows_of(cells=RIGHT, classifier="lite0", images=range(5)):
     ]
 
 
-def build(rows, **options):
-    return tables.build(pa.Table.from_pylist(rows), **{"seed": 3, **options})
+def build(rows, notes=(), paper=None, **options):
+    return tables.ResultTable(summarize(pa.Table.from_pylist(rows), **options), 3, tuple(notes), paper)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def table():
 
 
 def test_counts_only_clean_correct_images(table):
-    counts = {key: (cell.successes, cell.total) for key, cell in table.cells.items()}
+    counts = {key: (cell.successes, cell.total) for key, cell in table.summary.cells.items()}
     assert counts == {
         ("none", "clean"): (4, 4),
         ("none", "mifgsm"): (1, 4),
@@ -57,37 +58,39 @@ def test_counts_only_clean_correct_images(table):
         ("wd", "mifgsm"): (0, 4),
         ("wd", "fgsm"): (3, 4),
     }
-    cell = table.cells["none", "mifgsm"]
+    cell = table.summary.cells["none", "mifgsm"]
     assert (cell.value, cell.low, cell.high) == (0.25, *wilson_interval(1, 4))
-    assert (table.clean.successes, table.clean.total) == (4, 5)
+    assert (table.summary.clean.successes, table.summary.clean.total) == (4, 5)
 
 
 def test_order_is_that_of_the_records_or_as_asked(table):
-    assert table.attacks == ("clean", "mifgsm", "fgsm")
-    assert table.defenses == ("none", "wd")
+    assert table.summary.attacks == ("clean", "mifgsm", "fgsm")
+    assert table.summary.defenses == ("none", "wd")
     asked = build(rows_of(), attacks=["fgsm", "clean"], defenses=["wd", "none"])
-    assert (asked.attacks, asked.defenses) == (("fgsm", "clean"), ("wd", "none"))
-    assert asked.cells["wd", "fgsm"] == table.cells["wd", "fgsm"]
+    assert (asked.summary.attacks, asked.summary.defenses) == (("fgsm", "clean"), ("wd", "none"))
+    assert asked.summary.cells["wd", "fgsm"] == table.summary.cells["wd", "fgsm"]
 
 
 def test_order_of_the_rows_changes_no_number(table):
-    turned = build(rows_of()[::-1], attacks=table.attacks, defenses=table.defenses, notes=table.notes)
+    turned = build(
+        rows_of()[::-1], attacks=table.summary.attacks, defenses=table.summary.defenses, notes=table.notes
+    )
     assert turned.to_json() == table.to_json()
 
 
-def test_attacked_images_may_be_only_the_clean_correct_ones(table):
+def test_adversarial_images_may_be_only_the_clean_correct_ones(table):
     clean = {key: right for key, right in RIGHT.items() if key[1] == "clean"}
-    attacked = {key: right for key, right in RIGHT.items() if key[1] != "clean"}
-    found = build(rows_of(clean) + rows_of(attacked, images=range(4)))
-    assert found.cells == table.cells
-    assert found.clean == table.clean
+    adversarial = {key: right for key, right in RIGHT.items() if key[1] != "clean"}
+    found = build(rows_of(clean) + rows_of(adversarial, images=range(4)))
+    assert found.summary.cells == table.summary.cells
+    assert found.summary.clean == table.summary.clean
 
 
 def test_one_classifier_of_several(table):
     rows = rows_of() + rows_of({("none", "clean"): set()}, classifier="lite2")
     with pytest.raises(InputError, match="2 classifiers; choose from: lite0, lite2"):
         build(rows)
-    assert build(rows, classifier="lite0").cells == table.cells
+    assert build(rows, classifier="lite0").summary.cells == table.summary.cells
     with pytest.raises(InputError, match="no records of classifier 'lite1'; choose from: lite0, lite2"):
         build(rows, classifier="lite1")
 
@@ -95,7 +98,7 @@ def test_one_classifier_of_several(table):
 def test_pairs_that_were_not_run_are_dashes():
     cells = {key: right for key, right in RIGHT.items() if key != ("wd", "mifgsm")}
     table = build(rows_of(cells))
-    assert ("wd", "mifgsm") not in table.cells
+    assert ("wd", "mifgsm") not in table.summary.cells
     wd = next(line for line in table.to_markdown().splitlines() if line.startswith("| wd"))
     assert wd.split("|")[3].strip() == "–"
     assert len(json.loads(table.to_json())["cells"]) == 5
@@ -174,7 +177,7 @@ def test_names_with_markup_are_shown_as_they_are():
 def test_classifier_that_has_no_image_right():
     rows = [{**row, "clean_correct": False} for row in rows_of({("none", "clean"): set()})]
     table = build(rows)
-    assert math.isnan(table.cells["none", "clean"].value)
+    assert math.isnan(table.summary.cells["none", "clean"].value)
     assert json.loads(table.to_json())["cells"][0]["value"] is None
     assert "| none | – |" in table.to_markdown()
     assert "–" in rendered(table)
@@ -196,14 +199,18 @@ def test_unknown_names_and_columns():
     with pytest.raises(InputError, match="no records of defense 'sr'; choose from: none, wd"):
         build(rows_of(), defenses=["sr"])
     with pytest.raises(InputError, match="records have no column 'correct'"):
-        tables.build(pa.Table.from_pylist(rows_of()).drop_columns("correct"), seed=0)
+        summarize(pa.Table.from_pylist(rows_of()).drop_columns("correct"))
     with pytest.raises(InputError, match="records of 0 classifiers; choose from: none"):
-        tables.build(pa.Table.from_pylist(rows_of()).slice(0, 0), seed=0)
+        summarize(pa.Table.from_pylist(rows_of()).slice(0, 0))
 
 
 def test_the_papers_numbers_stand_beside_ours():
     cells = {("no defense", "clean"): {0, 1, 2, 3}, ("WD+SR", "clean"): {0}, ("WD+SR", "C&W 3x60"): {0, 1}}
-    table = build(rows_of({**cells, ("none", "clean"): {1}}), paper=Reference(1), notes=["a note"])
+    table = build(
+        rows_of({**cells, ("none", "clean"): {1}}),
+        paper=Reference(1, columns={"C&W 3x60": "C&W"}),
+        notes=["a note"],
+    )
     markdown = table.to_markdown()
     assert "| no defense | 100.0 [51.0–100.0] (paper 100.0) | – (paper 0.8) |" in markdown
     assert "| WD+SR | 25.0 [4.6–69.9] (paper 97.0) | 50.0 [15.0–85.0] (paper 96.0) |" in markdown

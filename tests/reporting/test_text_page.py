@@ -11,11 +11,11 @@ from test_page import Checker
 
 from srdef.detection import experiment
 from srdef.errors import InputError
-from srdef.evaluation import self_checks
-from srdef.evaluation.adaptive import CLEAN, Outcome
+from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.self_checks import Check
 from srdef.metrics import rate
-from srdef.reporting import adaptive_tables, gray_box_files, page
+from srdef.reporting import adaptive_plots, adaptive_tables, detection_tables, gray_box_files, page
 
 
 def write(folder, files, config):
@@ -33,16 +33,16 @@ def adaptive_run(tmp_path):
     shares = np.array([[1, 0], [1, 1], [0, 0]], np.float32)
     every = {("<WD> & SR", CLEAN): np.ones((3, 2), np.float32), ("<WD> & SR", "BPDA"): shares}
     outcome = Outcome(3, (1 / 255, 4 / 255), ("<WD> & SR",), ("BPDA",), every, every)
-    adaptive_tables.save_curves(tmp_path / "curves.png", outcome)
+    adaptive_plots.save_curves(tmp_path / "curves.png", outcome)
     checks = [Check("ε = 1 reaches 0 %", False, "accuracy <50 %", "the loss is flat")]
     files = {
         "adaptive.md": adaptive_tables.to_markdown(outcome),
         "adaptive.json": adaptive_tables.to_json(outcome),
         "checks.md": "### <WD> & SR: exact\n\n"
-        + self_checks.to_markdown(checks)
+        + adaptive_tables.checks_to_markdown(checks)
         + "\n![Loss landscape](landscape_WD_SR.png)\n",
     }
-    self_checks.save_landscape(tmp_path / "landscape_WD_SR.png", np.eye(5), epsilon=0.1)
+    adaptive_plots.save_landscape(tmp_path / "landscape_WD_SR.png", np.eye(5), epsilon=0.1)
     write(tmp_path, files, {"classifier": {"name": "net"}, "seed": 5, "threats": {"BPDA": {}}})
     return tmp_path
 
@@ -89,7 +89,10 @@ def test_manifold(tmp_path):
         {"train": 9, "test": 4}, {"train": 8, "test": 4}, 0.75, 0.8, some,
         {"FGSM": (some, 0.8)}, {"as they are": {CLEAN: some, "FGSM": some}},
     )  # fmt: skip
-    files = {"manifold.md": result.to_markdown(), "manifold.json": result.to_json()}
+    files = {
+        "manifold.md": detection_tables.to_markdown(result),
+        "manifold.json": detection_tables.to_json(result),
+    }
     write(tmp_path, files, {"classifier": {"name": "net"}, "seed": 5, "manifold": {}})
     rows, pictures = parsed(page.build(tmp_path))
     assert pictures == []

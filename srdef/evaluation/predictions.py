@@ -1,0 +1,86 @@
+"""What a classifier says of defended images."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srdef import batching, defenses
+from srdef.defenses.base import Defense, defend_batch
+from srdef.evaluation.experiment import Experiment
+from srdef.models.protocols import Classifier
+
+
+@partial(jax.jit, static_argnames="passes")
+def _predict(
+    classifier: Classifier,
+    defense: Defense,
+    key: jax.Array,
+    batch: jax.Array,
+    ids: jax.Array,
+    *,
+    passes: int,
+) -> dict[str, jax.Array]:
+    """What the classifier says of the defended images, on average over `passes` draws."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+
+    def probabilities(index: jax.Array) -> jax.Array:
+        draws = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
+        return jax.nn.softmax(classifier(defend_batch(defense, batch, draws)))
+
+    if passes == 1:  # without the loop, in which XLA's CPU back end is slower
+        average = probabilities(jnp.int32(0))
+    else:  # one after the other, so that memory does not grow with their number
+        average = jax.lax.map(probabilities, jnp.arange(passes)).mean(axis=0)
+    return {"prediction": jnp.argmax(average, axis=-1).astype(jnp.int32), "confidence": average.max(axis=-1)}
+
+
+def classify(
+    experiment: Experiment,
+    defense: Defense,
+    batch: np.ndarray,
+    ids: np.ndarray,
+    batch_size: int | None = None,
+    passes: int = 1,
+) -> dict[str, np.ndarray]:
+    """Predict the classes of defended images, with confidences (the largest probability).
+
+    A random defense may be applied `passes` times with other draws; the probabilities are averaged.
+    """
+    return batching.map_batches(
+        partial(_predict, passes=passes),
+        (experiment.classifier, defense, experiment.defense_key),
+        (batch, ids.astype(np.uint32)),
+        batch_size=batch_size,
+    )
+
+
+def predict(classifier: Classifier, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+    """Predict the classes `(N,)` of images `(N, H, W, 3)` without a defense."""
+    ids = np.zeros(len(pixels), np.uint32)
+    state = (classifier, defenses.Identity(), jax.random.key(0))  # which draws nothing
+    found = batching.map_batches(partial(_predict, passes=1), state, (pixels, ids), batch_size=batch_size)
+    return found["prediction"]
+
+
+@jax.jit
+def _first_pass(defense: Defense, key: jax.Array, batch: jax.Array, ids: jax.Array) -> jax.Array:
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(ids)
+    return defend_batch(defense, batch, keys)
+
+
+def defended_images(
+    experiment: Experiment,
+    defense: Defense,
+    batch: np.ndarray,
+    ids: np.ndarray,
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """Defend images with the draws that `classify` takes in its first pass."""
+    return batching.map_batches(
+        _first_pass,
+        (defense, experiment.defense_key),
+        (batch, ids.astype(np.uint32)),
+        batch_size=batch_size,
+    )

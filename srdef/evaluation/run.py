@@ -1,0 +1,277 @@
+"""A run: an experiment, the images that it is about, and what has been computed of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+import srdef
+from srdef import attacks, batching, defenses, images, victims
+from srdef.datasets import Dataset
+from srdef.errors import InputError
+from srdef.evaluation.experiment import CLEAN, Experiment
+from srdef.evaluation.predictions import classify, defended_images, predict
+from srdef.evaluation.progress import Reporter
+from srdef.storage.fingerprint import code_digest, digest
+from srdef.storage.memory import MemoryStore, Store
+from srdef.storage.store import BatchStore
+
+E = TypeVar("E", bound=Experiment)
+Compute = Callable[[slice], dict[str, np.ndarray]]
+
+# What is kept of every adversarial image beside the image.
+FLAGS = ("nonfinite", "zero_gradient")
+MEASURES: dict[str, tuple[tuple[int, ...], Any]] = {
+    "success": ((), np.uint8),
+    "linf": ((), np.float32),
+    "l2": ((), np.float32),
+    **{name: ((), np.uint8) for name in FLAGS},
+}
+
+
+def flags(result: attacks.AttackResult) -> dict[str, np.ndarray]:
+    """For each image whether anything was not finite on the way, and whether a gradient was zero."""
+    return {name: getattr(result, name).astype(np.uint8) for name in FLAGS}
+
+
+def _measures(result: attacks.AttackResult) -> dict[str, np.ndarray]:
+    return {
+        "success": result.success.astype(np.uint8),
+        "linf": result.linf,
+        "l2": result.l2,
+        **flags(result),
+    }
+
+
+def read_measures(store: Store) -> dict[str, np.ndarray]:
+    """The arrays `MEASURES` of a store, flags as booleans."""
+    found = {name: store.read(name) for name in MEASURES}
+    return {
+        name: values.astype(bool) if values.dtype == np.uint8 else values for name, values in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class Run(Generic[E]):
+    """An experiment on the images of a data set; what is asked for is computed once and kept.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    dataset : Dataset
+        The images that it is about: all of the experiment, or some.
+    folder : Path, optional
+        Where results are kept and found again; None: in memory.
+    reporter : Reporter
+        Is told what is computed; the default is silent.
+    """
+
+    experiment: E
+    dataset: Dataset
+    folder: Path | None = None
+    reporter: Reporter = field(default_factory=Reporter)
+    _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def select(self, rows: np.ndarray | slice) -> "Run[E]":
+        """The same run about only the images that `rows` picks."""
+        return replace(self, dataset=self.dataset.select(rows))
+
+    @cached_property
+    def dataset_digest(self) -> str:
+        """The hash of the images, labels, names and ids."""
+        return self.dataset.digest()
+
+    def stored(
+        self,
+        title: str,
+        kind: str,
+        names: tuple[str, ...],
+        fields: dict[str, tuple[tuple[int, ...], Any]],
+        compute: Compute,
+        *,
+        code: tuple[Any, ...] = (),
+        **parts: Any,
+    ) -> Store:
+        """The store of one kind of result, complete.
+
+        Parameters
+        ----------
+        title : str
+            What the reporter says.
+        kind : str
+            The folder of the store.
+        names : tuple of str
+            Which of its kind: attack, defense and so on.
+        fields : mapping of name to (shape of one image's entry, dtype)
+        compute : callable
+            Computes the fields of some rows.
+        code : tuple
+            Objects whose source the result depends on, beside the classifier's.
+        **parts
+            Plain data that the result depends on, beside classifier, images and seed.
+        """
+        if (kind, *names) not in self._kept:
+            store: Store
+            label, count, size = "-".join(names), len(self.dataset), self.experiment.batch_size
+            if self.folder is None:
+                store = MemoryStore(label, fields, count, size)
+            else:
+                manifest = {**self._manifest(kind, code), **parts}
+                store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
+            self.reporter.complete(title, store, compute)
+            self._kept[kind, *names] = store
+        return self._kept[kind, *names]
+
+    def _manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
+        """What all stores of the run depend on."""
+        experiment = self.experiment
+        return {
+            "kind": kind,
+            "srdef": srdef.__version__,
+            "dataset": self.dataset_digest,
+            "classifier": experiment.config["classifier"],
+            "classifier_digest": experiment.classifier_digest,
+            "seed": experiment.seed,
+            "code": code_digest(experiment.classifier, batching, images, *code),
+        }
+
+    def _source(self, attack: str) -> str:
+        """What identifies the images under `attack`: the digest of the data, or the name of their store."""
+        return self.dataset_digest if attack == CLEAN else self.adversarial(attack).path.name
+
+    def predictions(self, attack: str, defense: str | None) -> dict[str, np.ndarray]:
+        """Prediction and confidence of the images under `attack` (or `CLEAN`), defended; None: undefended."""
+        experiment = self.experiment
+        transformation = defenses.Identity() if defense is None else experiment.defenses[defense]
+        passes = 1 if defense is None else experiment.passes.get(defense, 1)
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            ids, pixels = self.dataset.ids[rows], self.pixels(attack, rows)
+            return classify(experiment, transformation, pixels, ids, experiment.batch_size, passes)
+
+        label = defense or "undefended"
+        store = self.stored(
+            f"{attack}: {label}",
+            "predictions",
+            (attack, label),
+            {"prediction": ((), np.int32), "confidence": ((), np.float32)},
+            compute,
+            code=(transformation, classify),
+            source=self._source(attack),
+            defense=digest(transformation),
+            passes=passes,
+        )
+        return {name: store.read(name) for name in ("prediction", "confidence")}
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        """The undefended classifier's predictions of any version of the images, `(N,)`."""
+        return predict(self.experiment.classifier, pixels, self.experiment.batch_size)
+
+    def labelled(self) -> tuple["Run[E]", np.ndarray]:
+        """The run with a label for each image, and which images are classified correctly when clean.
+
+        Where a label is -1, the undefended classifier's prediction becomes the label.
+
+        Raises
+        ------
+        InputError
+            If no image is classified correctly.
+        """
+        experiment, dataset = self.experiment, self.dataset
+        identities = (
+            label
+            for label, defense in experiment.defenses.items()
+            if isinstance(defense, defenses.Identity) and experiment.passes.get(label, 1) == 1
+        )
+        predicted = self.predictions(CLEAN, next(identities, None))["prediction"]
+        labels = np.where(dataset.labels < 0, predicted, dataset.labels).astype(np.int32)
+        correct = predicted == labels
+        if not correct.any():
+            raise InputError(
+                f"{experiment.classifier_name} classifies none of the {len(dataset)} images correctly: "
+                "are the labels those of its classes?"
+            )
+        return replace(self, dataset=replace(dataset, labels=labels)), correct
+
+    def correct(self) -> "Run[E]":
+        """The run about only the images that the undefended classifier classifies correctly."""
+        run, correct = self.labelled()
+        return run.select(correct)
+
+    def adversarial(self, label: str) -> Store:
+        """The adversarial images of the attack `label`, with `MEASURES`."""
+        experiment, dataset = self.experiment, self.dataset
+        attack, storage = experiment.attacks[label], experiment.storage[label]
+        victim = victims.Undefended(experiment.classifier)
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            result = attacks.perturb(
+                attack,
+                victim,
+                dataset.images[rows],
+                dataset.labels[rows],
+                key=experiment.attack_key,
+                ids=dataset.ids[rows],
+                batch_size=experiment.batch_size,
+                storage=storage,
+            )
+            stored = images.to_uint8(result.images) if storage == "uint8" else result.images
+            return {"images": stored, **_measures(result)}
+
+        return self.stored(
+            f"attack {label}",
+            "adversarial",
+            (label,),
+            {"images": (dataset.images.shape[1:], np.dtype(storage)), **MEASURES},
+            compute,
+            code=(victim, attack, attacks.batch),
+            attack=digest(attack),
+            storage=storage,
+        )
+
+    def rounded(self, label: str) -> Store:
+        """`MEASURES` of the adversarial images of `label`, which are float32, had they been saved in 8 bits.
+
+        Minimal-norm attacks lie far below one level, so that rounding alone would undo them: see
+        `attacks.round_result`.
+        """
+        experiment, dataset = self.experiment, self.dataset
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            result = attacks.round_result(
+                experiment.attacks[label],
+                victims.Undefended(experiment.classifier),
+                dataset.images[rows],
+                self.pixels(label, rows),
+                dataset.labels[rows],
+                key=experiment.attack_key,
+                ids=dataset.ids[rows],
+                batch_size=experiment.batch_size,
+            )
+            return _measures(result)
+
+        source = self._source(label)
+        return self.stored(f"round {label}", "rounded", (label,), MEASURES, compute, source=source)
+
+    def pixels(self, attack: str, rows: slice | None = None) -> np.ndarray:
+        """Images under `attack` (or `CLEAN`) as float32 in [0, 1]: all, or the rows of a batch."""
+        if attack == CLEAN:
+            return self.dataset.images if rows is None else self.dataset.images[rows]
+        store = self.adversarial(attack)
+        stored = store.read("images") if rows is None else store.read_rows("images", rows)
+        return images.from_uint8(stored) if stored.dtype == np.uint8 else stored
+
+    def defended(self, attack: str, defense: str) -> np.ndarray:
+        """All images under `attack` (or `CLEAN`), defended; perhaps larger, and kept in memory."""
+        if ("defended", attack, defense) not in self._kept:
+            self._kept["defended", attack, defense] = defended_images(
+                self.experiment,
+                self.experiment.defenses[defense],
+                self.pixels(attack),
+                self.dataset.ids,
+                self.experiment.batch_size,
+            )
+        return self._kept["defended", attack, defense]

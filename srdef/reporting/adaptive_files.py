@@ -1,0 +1,43 @@
+"""The files that an adaptive evaluation leaves in its workdir."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.adaptive_checks import Checked
+from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_options
+from srdef.reporting import adaptive_plots, adaptive_tables
+from srdef.storage.files import write_atomically
+
+
+def write(workdir: Path, experiment: AdaptiveExperiment, outcome: Outcome) -> None:
+    """Write `adaptive.md`, `adaptive.json`, and `curves.png` and `.pdf`."""
+    write_atomically(workdir / "adaptive.md", adaptive_tables.to_markdown(outcome))
+    write_atomically(workdir / "adaptive.json", adaptive_tables.to_json(outcome))
+    subtitle = f"{experiment.classifier_name}, {outcome.images} images"
+    for ending in ("png", "pdf"):
+        adaptive_plots.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)
+
+
+def write_checks(workdir: Path, experiment: AdaptiveExperiment, found: Sequence[Checked]) -> str:
+    """Write `checks.md`, and `landscape_NUMBER_DEFENSE.png` for each defense; return the text."""
+    epsilon, parts = check_options(experiment.config, experiment.norm)["epsilon"], []
+    for number, checked in enumerate(found, 1):
+        text = "Classifier and defense together classify no image correctly, so there is nothing to check.\n"
+        if checked.checks:
+            # The number, as two names may differ in their signs alone.
+            picture = f"landscape_{number}_{re.sub(r'[^0-9a-zA-Z]+', '_', checked.defense)}.png"
+            adaptive_plots.save_landscape(
+                workdir / picture,
+                checked.landscape,
+                epsilon=epsilon,
+                norm=experiment.norm,
+                title=checked.defense,
+            )
+            table = adaptive_tables.checks_to_markdown(checked.checks)
+            text = f"{table}\n![Loss landscape of {checked.defense}]({picture})\n"
+        parts.append(f"### {checked.defense}: {checked.attacker}\n\n{text}")
+    text = "\n".join(parts)
+    write_atomically(workdir / "checks.md", text)
+    return text
