@@ -1,54 +1,46 @@
 """What each defense is worth against attackers who know more and more of it.
 
-    --config=configs/adaptive.py:samples
+    --config=configs/adaptive.py:images=samples,classifier=lite0,length=usual
 
-`samples`: the 20 sample photographs, EfficientNet-Lite0 at 160 pixels. `samples_lite2`: the same with
-EfficientNet-Lite2 at 192. `nips` and `nips_lite2`: the first 200 images of the NIPS-2017 folder
-(SRDEF_NIPS2017 or `--config.dataset.path`); those of docs/adaptive.md are the first 200 of every other image
-of the development set, `--config.dataset.stride=2` of the full one. Steps and queries are what two CPU cores
-can do in an hour or so for the 20 images. `nips,short` is what they do with the 200 in a few hours: two ε,
-ten steps, no queries of scores. `nips,long` is for an accelerator: a hundred steps, forty of sixteen draws
-each where the defense is random, and a thousand queries at every ε.
+or, shorter, `configs/adaptive.py:nips,lite2,short`:
+
+- images: `samples` are the 20 sample images; `nips` the first 200 of the NIPS-2017 folder (SRDEF_NIPS2017 or
+  `--config.dataset.path`). Those of docs/results/adaptive.md are the first 200 of every other image of the
+  development set, `--config.dataset.stride=2` of the full one.
+- classifier: `lite0` is EfficientNet-Lite0 at 160 pixels, `lite2` EfficientNet-Lite2 at 192.
+- length: steps and queries are what two CPU cores can do in an hour or so for the 20 images; `short` is what
+  they do with the 200 in a few hours: two ε, ten steps, no queries of scores; `long` is for an accelerator: a
+  hundred steps, forty of sixteen draws each where the defense is random, and a thousand queries at every ε.
+
 The rows are the defenses of the paper and those it compares itself with; more are there by name
 (`--config.rows="('bicubic x2', 'SHIELD')"`), as the attackers are (`--config.columns="('exact', 'EOT')"`).
-Quilting takes its patches from the sample photographs, so that it is a row for other images only.
+Quilting takes its patches from the sample images, so that it is a row for other images only.
 """
-
-import os
 
 from ml_collections import ConfigDict
 
-from configs import paper, quickstart
-from srdef.errors import InputError
+from srdef.configs import common, paper, quickstart
 
-IMAGES = ("samples", "nips")
 CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192)}
-LENGTHS = ("short", "long")
 
 
-def get_config(argument: str = "samples") -> ConfigDict:
-    """`samples`, `samples_lite2`, `nips` or `nips_lite2`, and perhaps `,short` or `,long`."""
-    source, _, length = argument.partition(",")
-    images, _, name = source.partition("_")
-    name = name or "lite0"
-    if images not in IMAGES or name not in CLASSIFIERS or length not in ("", *LENGTHS):
-        choices = (*IMAGES, *(f"{a}_{b}" for a in IMAGES for b in CLASSIFIERS))
-        raise InputError(
-            f"unknown argument {argument!r}; choose from: {', '.join(choices)}; "
-            f"each may end in {' or '.join(f',{length}' for length in LENGTHS)}"
-        )
-    network, size = CLASSIFIERS[name]
+def get_config(argument: str = "") -> ConfigDict:
+    """Images, classifier and length; `samples_lite2` is `samples,lite2`."""
+    chosen = common.parse_arg(
+        argument.replace("_", ","),
+        images=common.choice("samples", "nips"),
+        classifier=common.choice(*CLASSIFIERS),
+        length=common.choice("usual", "short", "long"),
+    )
+    network, size = CLASSIFIERS[chosen.classifier]
     (other,) = (other for other, _ in CLASSIFIERS.values() if other != network)
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 20
     config.classifier = ConfigDict({"name": network, "pretrained": True})
     config.other_classifier = ConfigDict({"name": other, "pretrained": True})
-    if images == "nips":
-        path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
-        config.dataset = ConfigDict(
-            {"name": "nips2017", "path": path, "size": size, "stride": 1, "limit": 200}
-        )
+    if chosen.images == "nips":
+        config.dataset = ConfigDict(common.nips2017(size, limit=200))
     else:
         config.dataset = ConfigDict({"name": "imagenet_samples", "size": size, "offset": 0, "limit": 20})
 
@@ -106,13 +98,13 @@ def get_config(argument: str = "samples") -> ConfigDict:
             "non-local means": {"name": "non_local_means"},
         }
     )
-    if length == "long":
+    if chosen.length == "long":
         config.threats["Square"].attack.queries = 1000
         del config.threats["Square"].epsilons  # every ε
         config.threats["EOT"].attack.steps, config.threats["EOT"].draws = 40, 16
         for threat in ("BPDA", "exact"):
             config.threats[threat].attack.steps = 100
-    if length == "short":
+    if chosen.length == "short":
         config.epsilons = (1 / 255, 4 / 255)
         config.threats["Square"].epsilons = ()
         for threat in ("BPDA", "exact"):

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import paper, quickstart
+from srdef.configs import paper, quickstart
 
 SIZE = 160
 # Which of the 20 sample images; the patches for quilting come from those after it.

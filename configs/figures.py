@@ -1,38 +1,32 @@
 """The paper's figures: `--config=configs/figures.py:figure3`; or figure1, 4, 5, 6, or spectra.
 
-The images are the 20 sample photographs. With `--config=configs/figures.py:figure1,nips2017` they are those
-of the NIPS-2017 competition, in the folder that the environment variable SRDEF_NIPS2017 names (or
-`--config.dataset.path`). Any attack and defense of the registries can stand in the place of these.
+The images are the 20 sample images. With `--config=configs/figures.py:figure1,nips2017` (in full
+`figure=figure1,images=nips2017`) they are those of the NIPS-2017 competition, in the folder that the
+environment variable SRDEF_NIPS2017 names (or `--config.dataset.path`). Any attack and defense of the
+registries can take the place of these.
 """
-
-import os
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
-from srdef.errors import InputError
+from srdef.configs import common, quickstart
 
 FIGURES = ("figure1", "figure3", "figure4", "figure5", "figure6", "spectra")
 
 
-def get_config(argument: str = "figure1") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """EfficientNet-Lite0 at 160 pixels; the attack of each figure is the paper's."""
-    figure, _, source = argument.partition(",")
-    if figure not in FIGURES:
-        raise InputError(f"unknown figure {figure!r}; choose from: {', '.join(FIGURES)}")
-    if source not in ("", "samples", "nips2017"):
-        raise InputError(f"unknown images {source!r}; choose from: samples, nips2017")
+    chosen = common.parse_arg(
+        argument, figure=common.choice(*FIGURES), images=common.choice("samples", "nips2017")
+    )
+    figure = chosen.figure
     config = ConfigDict()
     config.figure = figure
     config.seed = 0
     config.batch_size = 10
     config.dataset = ConfigDict({"name": "imagenet_samples", "size": 160, "limit": 20})
-    if source == "nips2017":
-        path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
-        # As many as give 100 that the classifier has right.
-        config.dataset = ConfigDict(
-            {"name": "nips2017", "path": path, "size": 160, "stride": 1, "limit": 130}
-        )
+    if chosen.images == "nips2017":
+        # As many as give 100 that are classified correctly.
+        config.dataset = ConfigDict(common.nips2017(160, limit=130))
     config.classifier = ConfigDict({"name": "efficientnet_lite0", "pretrained": True})
 
     attacks = quickstart.attacks()

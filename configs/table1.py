@@ -10,10 +10,10 @@ ILSVRC's, are the data set `tfds` with `imagenet2012`.
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from srdef.configs import paper
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """All rows."""
     config, _ = paper.start(1, argument)
     rows = {

@@ -6,10 +6,10 @@ that the classifier has right when they are clean.
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from srdef.configs import paper
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """The paper's seven columns as rows."""
     config, _ = paper.start(2, argument)
     rows = {

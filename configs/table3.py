@@ -9,13 +9,13 @@ import os
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from srdef.configs import paper
 
 # Rows whose weights are a file of the user's, by environment variable.
 OWN = {"SRResNet": "SRDEF_SRRESNET", "SRGAN": "SRDEF_SRGAN"}
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """One row a network, and bicubic interpolation as a control."""
     config, downloads = paper.start(3, argument)
     rows = {
@@ -30,9 +30,9 @@ def get_config(argument: str = "lite0") -> ConfigDict:
                 "weights": os.environ[variable],
             }
     rows["compact"] = paper.super_resolution("compact_x2")
-    rows["EDSR (small)"] = paper.super_resolution("edsr_small_x2")
+    rows["EDSR (small)"] = paper.super_resolution("edsr_small_x2", paper="EDSR")
     if downloads:
-        rows["EDSR (baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official")
-        rows["EDSR (full)"] = paper.super_resolution("edsr_x2", weights="official")
+        rows["EDSR (baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official", paper="EDSR")
+        rows["EDSR (full)"] = paper.super_resolution("edsr_x2", weights="official", paper="EDSR")
     config.defenses = ConfigDict(rows)
     return config

@@ -6,13 +6,13 @@ Resizing is Pillow's; nearest up and down again is the identity there, which the
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from srdef.configs import paper
 
 METHODS = ("nearest", "bilinear", "bicubic")
 ORDERS = {"up": "up", "up, down": "up_down", "down, up": "down_up"}
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """The nine columns of the paper as rows."""
     config, _ = paper.start(4, argument)
     rows = {

@@ -6,10 +6,10 @@ Arguments as `configs/paper.py` says; the paper has three classifiers, `:incepti
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from srdef.configs import paper
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """WD, SR and WD+SR."""
     config, downloads = paper.start(5, argument)
     rows = {**paper.NO_DEFENSE, "WD": paper.WAVELET}
@@ -17,7 +17,7 @@ def get_config(argument: str = "lite0") -> ConfigDict:
     if downloads:
         networks[" (EDSR-baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official")
     for words, enlarge in networks.items():
-        rows[f"SR{words}"] = enlarge
-        rows[f"WD+SR{words}"] = [paper.WAVELET, enlarge]
+        rows[f"SR{words}"] = {**enlarge, "paper": "SR"}
+        rows[f"WD+SR{words}"] = {"defense": [paper.WAVELET, enlarge], "paper": "WD+SR"}
     config.defenses = ConfigDict(rows)
     return config

@@ -7,33 +7,26 @@ interpolation is the control: how large an image the classifier still reads is m
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from srdef.configs import paper
 
-COLUMNS = ("FGSM-2", "C&W")
 SCALES = (2, 3, 4)
 
 
-def get_config(argument: str = "lite0") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """One row a scale."""
     config, downloads = paper.start(6, argument)
-    config.attacks = ConfigDict(
-        {
-            label: options
-            for column in COLUMNS
-            for label, options in config.attacks.items()
-            if label.startswith(column)
-        }
-    )
+    cw = next(label for label, attack in config.attacks.items() if attack.name == "carlini_wagner")
+    config.attacks = ConfigDict({label: config.attacks[label] for label in ("FGSM-2", cw)})
     rows = {
         **paper.NO_DEFENSE,
         **{f"bicubic x{scale}": paper.interpolation("bicubic", factor=scale) for scale in SCALES},
         **{f"S = {scale}": paper.super_resolution(f"compact_x{scale}") for scale in SCALES},
-        "S = 2 (EDSR, small)": paper.super_resolution("edsr_small_x2"),
+        "S = 2 (EDSR, small)": paper.super_resolution("edsr_small_x2", paper="S = 2"),
     }
     if downloads:
         for scale in SCALES:
             rows[f"S = {scale} (EDSR-baseline)"] = paper.super_resolution(
-                f"edsr_baseline_x{scale}", weights="official"
+                f"edsr_baseline_x{scale}", weights="official", paper=f"S = {scale}"
             )
     config.defenses = ConfigDict(rows)
     return config

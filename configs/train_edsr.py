@@ -8,24 +8,31 @@ recipe is for 10 to 25 minutes of one large GPU: larger batches and steps, a cos
 instead of VGG-19's, which are downloaded.
 """
 
-import re
-
 from ml_collections import ConfigDict
 
-from srdef.errors import InputError
+from srdef.configs import common
 
-OPTIONS = ("gpu", "squeezenet")
-
-# The forms that a name may have: of networks with recipes of their own, and of EDSRs.
-_FORMS = r"compact(_[1-9]\d*x[1-9]\d*)?_x[234]|(srresnet|srgan)_x[24]|small_x2|(baseline_)?x[234]"
-RECIPES = (
+NETWORKS = (
     *("small_x2", "baseline_x2", "baseline_x3", "baseline_x4", "x2", "x3", "x4"),
-    *("compact_x2", "compact_x3", "compact_x4", "compact_24x6_x2 (or another size)"),
+    *("compact_x2", "compact_x3", "compact_x4"),
     *("srresnet_x2", "srresnet_x4", "srgan_x2", "srgan_x4"),
 )
 
 
-def get_config(recipe: str = "small_x2") -> ConfigDict:
+def network_name(text: str) -> str:
+    """One of `NETWORKS`, or a compact network of another size; ValueError for another text."""
+    if text not in NETWORKS:
+        kind, size, scale = text.split("_")
+        if kind != "compact" or f"{kind}_{scale}" not in NETWORKS:
+            raise ValueError(text)
+        common.pair(size)
+    return text
+
+
+NETWORK = common.Key("small_x2", network_name, f"{' | '.join(NETWORKS)} | compact_24x6_x2 or of another size")
+
+
+def get_config(argument: str = "") -> ConfigDict:
     """The recipe for a network; a name without `compact`, `srresnet` or `srgan` is that of an EDSR.
 
     Raises
@@ -33,14 +40,10 @@ def get_config(recipe: str = "small_x2") -> ConfigDict:
     InputError
         For a name that is not of one of these forms, or an unknown option.
     """
-    network, *options = recipe.split(",")
-    if not re.fullmatch(_FORMS, network):
-        raise InputError(f"unknown recipe {network!r}; choose from: {', '.join(RECIPES)}")
-    for option in options:
-        if option not in OPTIONS:
-            raise InputError(f"unknown option {option!r} of a training; choose from: {', '.join(OPTIONS)}")
+    chosen = common.parse_arg(argument, network=NETWORK, gpu=False, squeezenet=False)
+    network = chosen.network
     config = ConfigDict()
-    config.recipe = recipe
+    config.recipe = ",".join([network, *(option for option in ("gpu", "squeezenet") if chosen[option])])
     config.network = network if network.startswith(("compact", "srresnet", "srgan")) else f"edsr_{network}"
     config.network_options = ConfigDict()  # of a network of any size
     config.seed = 0
@@ -98,19 +101,19 @@ def get_config(recipe: str = "small_x2") -> ConfigDict:
     elif network.startswith("srresnet"):
         _srresnet(config, scale=int(network[-1]))
     elif network.startswith("srgan"):
-        _srgan(config, scale=int(network[-1]), squeezenet="squeezenet" in options)
-    if "gpu" in options:
+        _srgan(config, scale=int(network[-1]), squeezenet=chosen.squeezenet)
+    if chosen.gpu:
         _gpu(config)
     return config
 
 
 def _compact(config: ConfigDict) -> None:
     """A quarter of an hour or so on two CPU cores; x3 and x4, which start from x2, half of that."""
-    sized = re.fullmatch(r"compact_(\d+)x(\d+)_x(\d)", config.network)
-    if sized:
-        features, convolutions, scale = map(int, sized.groups())
-        config.network = "compact"
-        config.network_options.update(features=features, convolutions=convolutions, scale=scale)
+    kind, *size, scale = config.network.split("_")
+    if size:
+        features, convolutions = common.pair(size[0])
+        config.network = kind
+        config.network_options.update(features=features, convolutions=convolutions, scale=int(scale[-1]))
     config.patch = 32
     first = config.network == "compact" or config.network.endswith("x2")
     config.steps = 6000 if first else 3000

@@ -1,44 +1,8 @@
-"""One attacked image through every defense of a configuration, as a picture.
+"""Show one adversarial image through every defense: `srdef defense-gallery`."""
 
-    python -m experiments.defense_gallery --config=configs/defense_gallery.py --workdir=workdir/gallery
+import sys
 
-The attack is `config.gallery.attack`; the image is the first of the data set that the classifier has
-right (`--config.dataset.offset=7` for another). Leaves `defense_gallery.png` in the workdir.
-"""
-
-from pathlib import Path
-
-from ml_collections import ConfigDict
-
-from experiments import cli
-from srdef.evaluation.experiment import resolve
-from srdef.reporting import defense_gallery, gray_box_files
-from srdef.storage import store
-
-
-def main(config: ConfigDict, workdir: Path) -> None:
-    """Attack the image, defend it, and write the picture."""
-    cli.console.print("Loading data and networks")
-    experiment = resolve(cli.plain(config))
-    gray_box_files.check_gallery(experiment)
-    attack = experiment.config["gallery"]["attack"]
-    with store.exclusive(workdir):
-        label, panels = defense_gallery.panels(experiment, attack)
-        class_names = experiment.dataset.class_names
-        setting = f"{experiment.classifier_name} under {attack}, seed {experiment.seed}"
-        defense_gallery.save(
-            workdir / "defense_gallery.png",
-            panels,
-            label=label,
-            class_names=class_names,
-            title=f"{class_names[label]}: {setting}",
-        )
-    for panel in panels:
-        mark = "right" if panel.prediction == label else "wrong"
-        words = f"{panel.name:32} {mark}  {100 * panel.confidence:5.1f} %  {class_names[panel.prediction]}"
-        cli.console.print(words, highlight=False, markup=False)
-    cli.console.print(f"Picture: {workdir / 'defense_gallery.png'}")
-
+from srdef.command import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(["defense-gallery", *sys.argv[1:]]))

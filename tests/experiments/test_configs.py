@@ -9,10 +9,11 @@ from PIL import Image
 
 from configs import manifold
 from configs import paper as shared
-from experiments import cli, defense_gallery
 from srdef import defenses, models
+from srdef.commands import cli, defense_gallery
 from srdef.errors import InputError
-from srdef.evaluation.experiment import CLEAN, FIELDS, OPTIONAL, refuse_own_patches, resolve
+from srdef.evaluation import schema
+from srdef.evaluation.experiment import CLEAN, FIELDS, OPTIONAL, refuse_own_patches, resolve, split_entry
 from srdef.evaluation.paper_tables import TABLES, Reference
 
 TABLE_CONFIGS = [f"table{number}" for number in TABLES]
@@ -48,8 +49,29 @@ def test_a_changed_field_changes_nothing_else(name, argument):
     assert len({id(section) for section in found}) == len(found)
 
 
+@pytest.mark.parametrize("name", [*TABLE_CONFIGS, "nips2017", "quickstart", "sr_networks", "defense_gallery"])
+def test_the_schema_knows_every_field(name):
+    schema.check("evaluation", config_of(name))
+
+
+def test_rows_and_columns_say_what_the_paper_calls_them():
+    config = config_of("quickstart")
+    steps = [{"name": "wavelet"}, {"name": "jpeg"}]
+    config["defenses"] = {"mine": {"defense": steps, "paper": "WD+SR", "passes": 2}, "steps": steps}
+    schema.check("evaluation", config)
+    for wrong, message in (
+        ({"defense": steps, "paper": 3}, r'defenses\["mine"\]\.paper must be a string'),
+        ({"defense": [], "paper": "SR"}, r'defenses\["mine"\]\.defense must be a list of at least 1'),
+        ({"defense": steps, "papers": "SR"}, r'unknown field config\.defenses\["mine"\]\.papers'),
+    ):
+        config["defenses"]["mine"] = wrong
+        with pytest.raises(InputError, match=message):
+            schema.check("evaluation", config)
+
+
 def steps_of(config):
     for entry in config["defenses"].values():
+        entry, _ = split_entry(entry)
         yield from entry if isinstance(entry, list) else [entry]
 
 
@@ -61,7 +83,7 @@ def test_structure(name, argument):
     assert config["classifier"]["name"] in models.list_names()
     assert next(iter(config["defenses"])) == "no defense"
     for step in steps_of(config):
-        assert step["name"] in defenses.list()
+        assert step["name"] in defenses.list_names()
         if "network" in step:
             assert step["network"] in models.list_names()
         if "bank" in step:  # patches as large as in the images, but not theirs
@@ -69,7 +91,7 @@ def test_structure(name, argument):
                 "name": "imagenet_samples",
                 "size": config["dataset"]["size"],
             }
-    table = Reference.of(config["paper"])
+    table = Reference.of(config)
     assert table.table == int(name[-1])
     if config["classifier"]["name"] in TABLES[table.table].rows:
         assert table.classifier == config["classifier"]["name"]
@@ -81,7 +103,7 @@ def test_the_papers_numbers_find_their_places(name, monkeypatch):
     monkeypatch.setenv("SRDEF_SRRESNET", "srresnet.safetensors")
     monkeypatch.setenv("SRDEF_SRGAN", "srgan.safetensors")
     config = config_of(name, "lite0,downloads")
-    table = Reference.of(config["paper"])
+    table = Reference.of(config)
     found = {
         table.percent(row, column) for row in config["defenses"] for column in (CLEAN, *config["attacks"])
     }
@@ -89,9 +111,11 @@ def test_the_papers_numbers_find_their_places(name, monkeypatch):
     assert found - {None} == {number for row in printed.values() for number in row}
 
 
-@pytest.mark.parametrize("argument", ["lite9", "lite0,3x", "lite0,3x60,4x60", "lite0,fast"])
+@pytest.mark.parametrize(
+    "argument", ["lite9", "lite0,3x", "lite0,3x60,4x60", "lite0,fast", "lite0,0x60", "lite0,3x60x2"]
+)
 def test_bad_arguments(argument):
-    with pytest.raises(InputError, match="choose from"):
+    with pytest.raises(InputError, match=r"unknown argument .*; choose from: classifier=lite0 \| lite2"):
         shared.start(1, argument)
 
 
@@ -106,9 +130,10 @@ def test_budget_of_the_manifold_pairs():
     assert config.dataset.name == "imagenet_samples"
     assert dict(config.attacks["C&W 2x7"]) == {
         "name": "carlini_wagner",
-        "search_steps": 2,
-        "steps": 7,
+        "binary_search_steps": 2,
+        "max_iterations": 7,
         "storage": "uint8",
+        "paper": "C&W",
     }
     assert {attack.storage for attack in config.attacks.values()} == {"uint8"}
 
@@ -159,13 +184,13 @@ def test_adaptive_knows_every_registered_defense():
     ]
     names = {step["name"] for entry in entries for step in (entry if isinstance(entry, list) else [entry])}
     # Quilting is there with TVM, as the paper's row.
-    assert names == set(defenses.list()) - {"quilting"}
+    assert names == set(defenses.list_names()) - {"quilting"}
     assert set(config["rows"]) < set(config["defenses"])
 
 
 def test_gallery_shows_every_registered_defense():
     config = config_of("defense_gallery")
-    assert {step["name"] for step in steps_of(config)} == set(defenses.list())
+    assert {step["name"] for step in steps_of(config)} == set(defenses.list_names())
 
 
 @pytest.mark.slow

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import convert_weights as script
 from srdef import models
+from srdef.commands import cli
+from srdef.commands import convert_weights as script
 from srdef.errors import InputError
 from srdef.weights import catalog, download, loading
 
@@ -26,12 +25,8 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture(autouse=True)
-def set_flags():
-    """Give the script flags; afterwards they are as before."""
-    flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver():
-        yield lambda **values: [setattr(flags.FLAGS, name, value) for name, value in values.items()]
+def call(*words):
+    script.run(cli.parse("convert-weights", "", script.COMMAND, words))
 
 
 @pytest.fixture
@@ -50,11 +45,11 @@ def published(tmp_path):
 def test_into_the_cache(published, cache, monkeypatch):
     """With the hash of the catalogue; `weights="official"` then needs no network."""
     path, tensors = published
-    entry = catalog.entry("edsr_baseline_x2")
+    entry = catalog.variants("edsr_baseline_x2")["official"]
     digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     entry = dataclasses.replace(entry, digest=digest, url="http://127.0.0.1:9/none.pt")
     monkeypatch.setattr(catalog, "DOWNLOADS", (entry,))
-    script.main(["edsr_baseline_x2", str(path)])
+    call("edsr_baseline_x2", str(path))
     assert [file.name for file in cache.iterdir()] == [download.converted_path(entry).name]
     network = models.create("edsr_baseline_x2", weights="official")
     np.testing.assert_array_equal(
@@ -66,41 +61,37 @@ def test_into_the_cache_only_what_was_published(published, cache):
     with pytest.raises(
         InputError, match=r"edsr_baseline_x2\.pt: \d+ bytes with the SHA256 \w+, expected 1bc95232"
     ):
-        script.main(["edsr_baseline_x2", str(published[0])])
+        call("edsr_baseline_x2", str(published[0]))
     assert not cache.exists()
 
 
-def test_to_a_file(published, tmp_path, set_flags):
+def test_to_a_file(published, tmp_path):
     output = tmp_path / "mine.safetensors"
-    set_flags(output=str(output))
-    script.main(["edsr_baseline_x2", str(published[0])])
+    call("edsr_baseline_x2", str(published[0]), f"--output={output}")
     network = models.create("edsr_baseline_x2", weights=output)
     assert loading.flatten(network)["head.bias"].shape == (64,)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "message"),
+    ("words", "message"),
     [
-        ([], {}, "usage: convert_weights NETWORK FILE"),
+        ([], "usage: convert-weights NETWORK FILE"),
         (
             ["edsr_small_x2", "a.pt"],
-            {},
             "no weights of 'edsr_small_x2' are published; networks that have some: inc",
         ),
         (
-            ["resnet50_torchvision", "a.pth"],
-            {"variant": "v3"},
+            ["resnet50_torchvision", "a.pth", "--variant=v3"],
             "no weights called 'v3'; choose from: imagenet1k_v1",
         ),
-        (["edsr_baseline_x2", "none.pt"], {}, "none.pt: cannot be read"),
-        (["edsr_baseline_x2", "a.pt"], {"output": "a.npz"}, "must end in .safetensors, not 'a.npz'"),
-        (["resnet18", "a.pt"], {"output": "a.safetensors"}, "unknown model 'resnet18'"),
+        (["edsr_baseline_x2", "none.pt"], "none.pt: cannot be read"),
+        (["edsr_baseline_x2", "a.pt", "--output=a.npz"], "must end in .safetensors, not 'a.npz'"),
+        (["resnet18", "a.pt", "--output=a.safetensors"], "unknown model 'resnet18'"),
     ],
 )
-def test_bad_input(set_flags, arguments, options, message):
-    set_flags(**options)
+def test_bad_input(words, message):
     with pytest.raises(InputError, match=message):
-        script.main(arguments)
+        call(*words)
 
 
 def test_the_command():

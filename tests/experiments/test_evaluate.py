@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from experiments import evaluate as script
+from srdef.commands import evaluate as script
 from srdef.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -61,11 +61,9 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Compiled programs are kept between the runs of this file, which is about what they leave."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    return {**os.environ, **cache}
+def environment():
+    """With it the runs of this file share what they compile, which is not what they are about."""
+    return dict(os.environ)
 
 
 def command(config, workdir, *flags):
@@ -141,6 +139,14 @@ def test_a_changed_configuration_recomputes_what_depends_on_it(finished, config,
     changed = tmp_path / "changed.py"
     changed.write_text(CONFIG.replace('"epsilon": 2 / 255', '"epsilon": 3 / 255'))
     process = evaluate(changed, workdir, environment)
+    assert process.returncode == 2
+    assert process.stderr == (
+        f"error: {workdir} holds the results of another configuration: config.attacks.FGSM-2.epsilon is "
+        f"{2 / 255} there and {3 / 255} here; choose another --workdir, or replace them by --overwrite (what "
+        "was computed is kept and used where it fits)\n"
+    )
+    assert contents(workdir) == before
+    process = evaluate(changed, workdir, environment, "--overwrite")
     assert process.returncode == 0, process.stderr
     steps = process.stdout.split("Attacks")[0]
     assert "attack FGSM-2" in steps
@@ -148,7 +154,7 @@ def test_a_changed_configuration_recomputes_what_depends_on_it(finished, config,
     rows = pq.read_table(workdir / "records.parquet").to_pylist()
     assert all(row["linf"] == pytest.approx(3 / 255, abs=1e-6) for row in rows if row["attack"] == "FGSM-2")
     # And back: everything is still there.
-    process = evaluate(config, workdir, environment)
+    process = evaluate(config, workdir, environment, "--overwrite")
     assert "attack" not in process.stdout.split("Attacks")[0]
     assert contents(workdir) == before
 
@@ -175,6 +181,40 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(finished, config, environme
         process.wait()
         kills += 1
     assert kills >= 3
+    assert evaluate(config, tmp_path, environment).returncode == 0
+    assert contents(tmp_path) == contents(finished[0])
+
+
+@pytest.mark.slow
+def test_interrupted_anywhere_it_says_so_and_ends_with_the_same_bytes(
+    finished, config, environment, tmp_path
+):
+    """Ctrl-C is heard every time; nothing is lost or half written."""
+    generator = random.Random(0)
+    stops = 0
+    while stops < 6:
+        process = subprocess.Popen(
+            command(config, tmp_path),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        target = len(list(tmp_path.rglob("*"))) + generator.randrange(1, 60)
+        while process.poll() is None and len(list(tmp_path.rglob("*"))) < target:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+        if process.returncode == 0:
+            break  # it was faster, and has finished
+        assert process.returncode == 130
+        assert errors.split("\n") == [
+            *("", "stopping after this step; Ctrl-C again stops at once"),
+            *("stopped; the same command continues from here", ""),
+        ]
+        stops += 1
+    assert stops >= 3
     assert evaluate(config, tmp_path, environment).returncode == 0
     assert contents(tmp_path) == contents(finished[0])
 
@@ -236,11 +276,15 @@ def broken(tmp_path, old, new):
         ("epsilon", "epsylon", "epsylon"),
         ('"sigma": 0.04', '"sigmas": 0.04', "sigmas"),
         ('"limit": 5', '"limits": 5', "limits"),
-        ("config.batch_size = 2", "config.batch_sise = 2", "unknown config field 'batch_sise'"),
+        (
+            "config.batch_size = 2",
+            "config.batch_sise = 2",
+            "unknown field config.batch_sise; choose",
+        ),
         ("config.batch_size = 2", "config.batch_size = 0", "config.batch_size"),
-        ("config.seed = 3", "", "config field 'seed' is missing"),
+        ("config.seed = 3", "", "field config.seed is missing"),
         ('"attack": "FGSM-2", "images"', '"attack": "FGSM-3", "images"', "FGSM-3"),
-        ('"uint8"', '"uint16"', "storage must be float32 or uint8"),
+        ('"uint8"', '"uint16"', "storage is 'uint16'; choose from: float32, uint8"),
         ('"name": "efficientnet_lite0", "pretrained": True', '"name": "edsr_small_x2"', "not a classifier"),
     ],
 )
@@ -260,13 +304,16 @@ def test_bad_configurations(tmp_path, old, new, message):
     ("flags", "message"),
     [
         (["--config={config}", "--workdir={file}/run"], "cannot write to workdir"),
-        (["--config={config}", "--workdir={new}", "--config.bacth_size=3"], "no such field"),
+        (
+            ["--config={config}", "--workdir={new}", "--config.bacth_size=3"],
+            "unknown field config.bacth_size",
+        ),
         pytest.param(["--config={new}.py", "--workdir={new}"], "{new}.py", marks=pytest.mark.slow),
         (
             ["--config=configs/table1.py:lite9", "--workdir={new}"],
-            "error: unknown classifier 'lite9'; choose",
+            "error: unknown argument 'lite9'; choose",
         ),
-        pytest.param(["--workdir={new}"], "config", marks=pytest.mark.slow),
+        pytest.param(["--workdir={new}"], "say which configuration", marks=pytest.mark.slow),
         pytest.param(
             ["--config={config}", "--workdir={new}", "extra"],
             "unexpected argument 'extra'",

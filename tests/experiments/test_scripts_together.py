@@ -1,13 +1,68 @@
-"""All scripts in one process: absl's flags are global, so two scripts cannot define the same name."""
+"""Every command has its script, and the scripts do what the commands do."""
 
 import importlib
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 import experiments
+from srdef import command, commands
+from srdef.commands import cli
+
+ROOT = Path(__file__).parents[2]
+NAMES = [name.replace("-", "_") for name in command.COMMANDS]
 
 
-def test_all_scripts_can_be_imported_together():
-    names = [module.name for module in pkgutil.walk_packages(experiments.__path__, "experiments.")]
-    assert "experiments.benchmarks.common" in names
-    for name in names:
-        importlib.import_module(name)
+def test_every_command_has_a_module_and_a_script():
+    modules = {module.name for module in pkgutil.iter_modules(commands.__path__) if not module.ispkg}
+    assert set(NAMES) == modules - {"cli", "configuration"}
+    assert set(NAMES) == {module.name for module in pkgutil.iter_modules(experiments.__path__)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_every_option_and_field(name, capsys):
+    module = importlib.import_module(f"srdef.commands.{name}")
+    with pytest.raises(SystemExit) as caught:
+        cli.run(name.replace("_", "-"), module, ["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert module.__doc__.strip().splitlines()[0] in text
+    if module.COMMAND.schema:
+        assert "--config FILE.py" in text
+        assert "  config.seed: everything random is drawn from it" in text
+        assert "quickstart" in text
+    if module.COMMAND.workdir:
+        assert "--workdir FOLDER" in text
+
+
+def test_a_script_is_the_command():
+    """Both print the same line for the same mistake."""
+    found = [
+        subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        for words in (["experiments.convert_weights", "resnet50"], ["srdef", "convert-weights", "resnet50"])
+    ]
+    assert (
+        found[0].stderr
+        == found[1].stderr
+        == ("error: usage: convert-weights NETWORK FILE [--output=FILE.safetensors]\n")
+    )
+    assert [process.returncode for process in found] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "usage: srdef COMMAND"),
+        (["--help"], "usage: srdef COMMAND"),
+        (["--version"], "srdef 0.1.0"),
+        (["evalute"], "error: unknown command 'evalute'; did you mean evaluate? choose from: evaluate, "),
+    ],
+)
+def test_without_a_command(words, message, capsys):
+    code = command.main(words)
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).startswith(message)
+    assert code == (0 if words and words[0].startswith("--") else 2)

@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from experiments import evaluate_sr, train_all
 from srdef import models
+from srdef.commands import cli, evaluate_sr, train_all
 from srdef.errors import InputError
 from srdef.models.edsr import EDSR
 from srdef.models.registry import REGISTRY
@@ -29,21 +28,12 @@ def folder(tmp_path, rng):
     return folder
 
 
-@pytest.fixture
-def set_flags():
-    saver = flags.FLAGS
-    if not saver.is_parsed():
-        saver(["test"])
-    before = {}
-
-    def change(**values):
-        for name, value in values.items():
-            before.setdefault(name, saver[name].value)
-            saver[name].value = value
-
-    yield change
-    for name, value in before.items():
-        saver[name].value = value
+def train_options(**values):
+    """The options of `train-all`, with some of them changed."""
+    options = cli.parse("train-all", "", train_all.COMMAND, ["--workdir=unused"])
+    assert set(values) <= set(vars(options))
+    vars(options).update(values)
+    return options
 
 
 def by_scikit_image(pairs, border):
@@ -64,11 +54,13 @@ def by_scikit_image(pairs, border):
     return np.mean(rows, axis=0)
 
 
-def test_evaluate_sr(folder, tmp_path, set_flags):
+def test_evaluate_sr(folder, tmp_path):
     """A checkpoint beside bicubic; the files hold the same numbers, which are scikit-image's."""
     loading.save_safetensors(models.create("edsr_small_x2", seed=2), tmp_path / "mine.safetensors")
-    set_flags(folder=[str(folder)], table=[str(tmp_path / "t.md"), str(tmp_path / "t.json")])
-    evaluate_sr.main(["edsr_small_x2", f"edsr_small_x2={tmp_path / 'mine.safetensors'}"])
+    networks = ["edsr_small_x2", f"edsr_small_x2={tmp_path / 'mine.safetensors'}"]
+    files = [f"--table={tmp_path / name}" for name in ("t.md", "t.json")]
+    words = [*networks, f"--folder={folder}", *files]
+    evaluate_sr.run(cli.parse("evaluate-sr", "", evaluate_sr.COMMAND, words))
     rows = json.loads((tmp_path / "t.json").read_text())
     methods = ["bicubic x2", "edsr_small_x2", "edsr_small_x2 (mine.safetensors)"]
     assert [row["method"] for row in rows] == methods
@@ -108,22 +100,21 @@ def found_of(row):
 
 
 @pytest.mark.parametrize(
-    ("names", "changes", "message"),
+    ("names", "tables", "message"),
     [
-        ([], {}, "usage: evaluate_sr"),
-        (["edsr_small_x2"], {"table": ["t.csv"]}, r"unknown kind; choose from: \.md, \.json"),
-        (["edsr_small_x2"], {"table": ["/nowhere/t.md"]}, "its folder does not exist"),
-        (["squeezenet"], {}, "'squeezenet' is not a super-resolution network"),
-        (["edsr_baseline_x2"], {}, "weights='official' takes those of its authors"),
-        (["edsr_small_x2=none.npz"], {}, r"none\.npz: cannot be read"),
-        (["edsr_small_x2", "edsr_small_x2"], {}, "edsr_small_x2 is named twice"),
-        (["edsr_small_x2=a/w.npz"] * 2, {}, r"edsr_small_x2=a/w\.npz is named twice"),
+        ([], [], "usage: evaluate-sr"),
+        (["edsr_small_x2"], ["t.csv"], r"unknown kind; choose from: \.md, \.json"),
+        (["edsr_small_x2"], ["/nowhere/t.md"], "its folder does not exist"),
+        (["squeezenet"], [], "'squeezenet' is not a super-resolution network"),
+        (["edsr_baseline_x3"], [], "weights='official' takes those of its authors"),
+        (["edsr_small_x2=none.npz"], [], r"none\.npz: cannot be read"),
+        (["edsr_small_x2", "edsr_small_x2"], [], "edsr_small_x2 is named twice"),
+        (["edsr_small_x2=a/w.npz"] * 2, [], r"edsr_small_x2=a/w\.npz is named twice"),
     ],
 )
-def test_evaluate_sr_bad_input(folder, set_flags, names, changes, message):
-    set_flags(folder=[str(folder)], **changes)
+def test_evaluate_sr_bad_input(folder, names, tables, message):
     with pytest.raises(InputError, match=message):
-        evaluate_sr.main(names)
+        evaluate_sr.main(names, [str(folder)], tables)
 
 
 @pytest.fixture
@@ -151,11 +142,10 @@ TINY = [
 
 
 @pytest.mark.slow
-def test_train_all(folder, tmp_path, set_flags, small_networks, monkeypatch):
+def test_train_all(folder, tmp_path, small_networks, monkeypatch):
     """All five, the second one killed in its middle and the command given again; then once more."""
     workdir, output = tmp_path / "work", tmp_path / "weights"
-    set_flags(
-        networks=list(train_all.NETWORKS),
+    options = train_options(
         minutes=["0", "0", "60", "0", "0"],
         train_folder=str(folder),
         validation_folder=str(folder),
@@ -179,14 +169,14 @@ def test_train_all(folder, tmp_path, set_flags, small_networks, monkeypatch):
 
     monkeypatch.setattr(train_all.train_sr.super_resolution, "train", kill)
     with pytest.raises(KeyboardInterrupt):
-        train_all.main(workdir, output)
+        train_all.main(options, workdir, output)
     assert sorted(path.name for path in output.iterdir()) == [
         "edsr_baseline_x2.md",
         "edsr_baseline_x2.safetensors",
     ]
     first = (output / "edsr_baseline_x2.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(train_all.train_sr.super_resolution, "train", train)
-    train_all.main(workdir, output)
+    train_all.main(options, workdir, output)
     names = ["edsr_baseline_x2", "edsr_baseline_x4", "edsr_baseline_x3", "srresnet_x2", "srgan_x2"]
     expected = {f"{name}{suffix}" for name in names for suffix in (".md", ".safetensors")}
     assert {path.name for path in output.iterdir()} == expected
@@ -207,12 +197,12 @@ def test_train_all(folder, tmp_path, set_flags, small_networks, monkeypatch):
     methods = [row["method"] for row in json.loads((workdir / "quality.json").read_text())]
     assert methods == ["bicubic x2", "bicubic x3", "bicubic x4", *names]
     # Nothing is left to do: no image is read for training.
-    set_flags(train_folder=f"/nowhere/{folder.name}")
-    train_all.main(workdir, output)
+    options.train_folder = f"/nowhere/{folder.name}"
+    train_all.main(options, workdir, output)
     # What is finished, but of another configuration, is not passed off as this one.
-    set_flags(set=[*TINY, "seed=1"])
+    options.set = [*TINY, "seed=1"]
     with pytest.raises(InputError, match="baseline_x2 holds a training of another configuration: seed is 0"):
-        train_all.main(workdir, output)
+        train_all.main(options, workdir, output)
 
 
 @pytest.mark.parametrize(
@@ -223,25 +213,23 @@ def test_train_all(folder, tmp_path, set_flags, small_networks, monkeypatch):
         ({"minutes": ["1", "2"]}, "or one for each of 1 networks, not 1,2"),
         ({"minutes": ["-1"]}, "minutes must be one number from 0 up"),
         ({"networks": ["baseline_x3"]}, "baseline_x3 starts from baseline_x2: train that before, or put its"),
-        ({"set": ["batchsize=3"]}, "set batchsize=3: baseline_x2 has no such field"),
-        ({"set": ["batch_size=many"]}, "set batch_size=many: .* of another kind"),
+        ({"set": ["batchsize=3"]}, "unknown field config.batchsize; choose from: recipe, network"),
+        ({"set": ["batch_size=many"]}, "config.batch_size must be a whole number, not 'many'"),
+        ({"set": ["batch_size=0"]}, "config.batch_size must be a whole number of at least 1, not 0"),
         ({"test_folder": ["/nowhere"]}, "folder /nowhere does not exist"),
     ],
 )
-def test_train_all_bad_input(folder, tmp_path, set_flags, changes, message):
-    set_flags(**{"networks": ["baseline_x2"], "train_folder": str(folder), **changes})
+def test_train_all_bad_input(folder, tmp_path, changes, message):
+    options = train_options(**{"networks": ["baseline_x2"], "train_folder": str(folder), **changes})
     with pytest.raises(InputError, match=message):
-        train_all.main(tmp_path / "work", tmp_path / "weights")
+        train_all.main(options, tmp_path / "work", tmp_path / "weights")
     assert not (tmp_path / "work").exists()
 
 
-def test_features_that_must_be_downloaded_are_asked_for_before_all_training(
-    folder, tmp_path, set_flags, monkeypatch
-):
+def test_features_that_must_be_downloaded_are_asked_for_before_all_training(folder, tmp_path, monkeypatch):
     def fail(name, **options):
         raise InputError(f"cannot download {name}")
 
     monkeypatch.setattr(train_all.models, "create", fail)
-    set_flags(train_folder=str(folder))
     with pytest.raises(InputError, match="srgan_x2: cannot download vgg19; --perceptual=squeezenet needs no"):
-        train_all.main(tmp_path / "work", tmp_path / "weights")
+        train_all.main(train_options(train_folder=str(folder)), tmp_path / "work", tmp_path / "weights")

@@ -15,15 +15,12 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from experiments.benchmarks import attacks, common
-from experiments.benchmarks.common import LIBRARIES, ONLY, SIZE, Run
 from srdef import models
+from srdef.commands.benchmarks import attacks, common
+from srdef.commands.benchmarks.common import Run, Settings
 from srdef.errors import InputError
 from srdef.weights import loading
-
-BATCH = flags.DEFINE_integer("batch", 8, "Images in the batch of the networks.")
 
 # srdef's name -> module and class in keras.applications, and timm's name.
 NETWORKS: dict[str, tuple[str, str, str]] = {
@@ -119,7 +116,7 @@ def torch_runs(name: str, images: np.ndarray, cotangent: np.ndarray) -> dict[str
     if name.startswith("efficientnet"):
         twin = attacks.torch_network(images.shape[1])
     else:
-        from experiments.benchmarks.timm_networks import timm
+        from srdef.commands.benchmarks.timm_networks import timm
 
         twin = timm.create_model(NETWORKS[name][2]).eval()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -144,23 +141,24 @@ def torch_runs(name: str, images: np.ndarray, cotangent: np.ndarray) -> dict[str
 HEADER = ["network", "pass", "library", "seconds", "÷ srdef", "first call", "difference"]
 
 
-def run() -> None:
+def run(settings: Settings) -> None:
     """Time all networks and report."""
-    names = common.chosen(list(NETWORKS), ONLY.value, "network")
-    libraries = common.chosen(["srdef", "keras", "torch"], LIBRARIES.value, "library")
-    if BATCH.value < 2 or BATCH.value % 2:
-        raise InputError(f"--batch must be even, for the halves of the loop, not {BATCH.value}")
+    names = common.chosen(list(NETWORKS), settings.only, "network")
+    libraries = common.chosen(["srdef", "keras", "torch"], settings.libraries, "library")
+    if settings.batch < 2 or settings.batch % 2:
+        raise InputError(f"--batch must be even, for the halves of the loop, not {settings.batch}")
     records: list[dict[str, Any]] = []
     for name in names:
-        records += measure(name, libraries)
-    title = f"Classifiers, {BATCH.value} images"
-    common.report(title, HEADER, rows(records), records)
+        records += measure(name, libraries, settings)
+    title = f"Classifiers, {settings.batch} images"
+    common.report(title, HEADER, rows(records), records, settings.write)
 
 
-def measure(name: str, libraries: list[str]) -> list[dict[str, Any]]:
+def measure(name: str, libraries: list[str], settings: Settings) -> list[dict[str, Any]]:
     """One network with all libraries that have it."""
     network = models.create(name, pretrained=name.startswith("efficientnet"))
-    images = np.resize(common.photographs(network.image_size)[0], (BATCH.value, *_side(network)))
+    side = settings.size or network.image_size
+    images = np.resize(common.sample_images(side, settings.copies)[0], (settings.batch, side, side, 3))
     shape = jax.eval_shape(_forward, network, images, images).shape
     cotangent = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     runs: dict[str, dict[str, Run]] = {}
@@ -173,7 +171,7 @@ def measure(name: str, libraries: list[str]) -> list[dict[str, Any]]:
     records = []
     for kind in PASSES:
         turns = {library: run[kind] for library, run in runs.items() if kind in run}
-        timings = common.take_turns(turns, f"{name} {kind}")
+        timings = common.take_turns(turns, settings.repeats, f"{name} {kind}")
         ours = np.asarray(timings["srdef"].result) if "srdef" in timings else None
         same_weights = {"keras"} | ({"torch"} if name.startswith("efficientnet") else set())
         for library, timing in timings.items():
@@ -191,11 +189,6 @@ def measure(name: str, libraries: list[str]) -> list[dict[str, Any]]:
                 record["difference"] = float(difference)
             records.append(record)
     return records
-
-
-def _side(network: Any) -> tuple[int, int, int]:
-    side = SIZE.value or network.image_size
-    return side, side, 3
 
 
 def rows(records: list[dict[str, Any]]) -> list[list[str]]:

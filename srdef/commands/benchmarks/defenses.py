@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments import cli
-from experiments.benchmarks import common, numpy_defenses
-from experiments.benchmarks.common import LIBRARIES, ONLY, SIZE
 from srdef import defenses, models
+from srdef.commands import cli
+from srdef.commands.benchmarks import common, numpy_defenses
+from srdef.commands.benchmarks.common import Settings
 from srdef.defenses import pixel_deflection
 from srdef.images import from_uint8, to_uint8
 
@@ -174,19 +174,19 @@ ROWS: dict[str, Callable[[int], Row]] = {
 HEADER = ["defense", "size", "library", "images", "ms per image", "÷ srdef", "first call (s)", "difference"]
 
 
-def measure(name: str, size: int, libraries: list[str]) -> list[dict[str, Any]]:
+def measure(name: str, size: int, libraries: list[str], settings: Settings) -> list[dict[str, Any]]:
     """Time one row at one size; nothing if it is not meant for that size."""
     row = ROWS[name](size)
-    if size not in row.sizes and not SIZE.value:
+    if size not in row.sizes and not settings.size:
         return []
-    photographs, _ = common.photographs(size)
-    images = photographs[np.arange(row.images * common.COPIES.value) % len(photographs)]
+    samples, _ = common.sample_images(size, settings.copies)
+    images = samples[np.arange(row.images * settings.copies) % len(samples)]
     some = images[: row.others_images]
     turns: dict[str, common.Run] = {"srdef": partial(defenses.apply, row.ours, images, key=KEY)}
     for library, run in row.others.items():
         if library.split(",")[0] in libraries:
             turns[library] = partial(run, some)
-    timings = common.take_turns(turns, f"{name}, {size} px")
+    timings = common.take_turns(turns, settings.repeats, f"{name}, {size} px")
     ours = timings["srdef"].result
     records = []
     for library, timing in timings.items():
@@ -224,11 +224,13 @@ def rows(records: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def run() -> None:
+def run(settings: Settings) -> None:
     """Time all defenses and report."""
-    names = common.chosen(list(ROWS), ONLY.value, "defense")
-    libraries = common.chosen(["scikit-image", "Pillow", "NumPy", "PyTorch"], LIBRARIES.value, "library")
+    names = common.chosen(list(ROWS), settings.only, "defense")
+    libraries = common.chosen(["scikit-image", "Pillow", "NumPy", "PyTorch"], settings.libraries, "library")
     cli.console.print(f"Defenses on {common.device()}")
-    sizes = (SIZE.value,) if SIZE.value else SIZES
-    records = [record for name in names for size in sizes for record in measure(name, size, libraries)]
-    common.report("Defenses", HEADER, rows(records), records)
+    sizes = (settings.size,) if settings.size else SIZES
+    records = [
+        record for name in names for size in sizes for record in measure(name, size, libraries, settings)
+    ]
+    common.report("Defenses", HEADER, rows(records), records, settings.write)

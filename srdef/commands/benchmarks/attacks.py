@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli
-from experiments.benchmarks import common
-from experiments.benchmarks.common import LIBRARIES, ONLY, Run
 from srdef import attacks, models
-from srdef.attacks.gradient_sign import cross_entropy
+from srdef.attacks.losses import cross_entropy
+from srdef.commands import cli
+from srdef.commands.benchmarks import common
+from srdef.commands.benchmarks.common import Run, Settings
 from srdef.victims import Undefended
 from srdef.weights import catalog
 
@@ -36,12 +36,14 @@ ATTACKS: dict[str, Any] = {
     "PGD": lambda: attacks.pgd(EPSILON, steps=10, step_size=EPSILON / 4),
     "DeepFool": lambda: attacks.deepfool(),
     # No early abort: libraries abort differently, and the same number of gradients is what is timed.
-    "C&W": lambda: attacks.carlini_wagner(search_steps=SEARCHES, steps=STEPS, abort_early=False),
+    "C&W": lambda: attacks.carlini_wagner(
+        binary_search_steps=SEARCHES, max_iterations=STEPS, abort_early=False
+    ),
     "APGD": lambda: attacks.apgd(SMALL, steps=FEW),
     "APGD-T": lambda: attacks.apgd_t(SMALL, steps=FEW, targets=TARGETS),
     "FAB-T": lambda: attacks.fab_t(steps=FEW, targets=TARGETS, start_radius=SMALL),
     "Square": lambda: attacks.square(LARGER, queries=QUERIES),
-    "HopSkipJump": lambda: attacks.hop_skip_jump(steps=HOPS, first_queries=FIRST_QUERIES),
+    "HopSkipJump": lambda: attacks.hop_skip_jump(steps=HOPS, init_num_evals=FIRST_QUERIES),
 }
 # Where only a perturbation of at most this L-infinity size is a success.
 BUDGETS = {"APGD": SMALL, "APGD-T": SMALL, "FAB-T": SMALL, "Square": LARGER}
@@ -54,9 +56,9 @@ GRADIENTS = {
 SIDE = 160
 
 
-def photographs(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The sample images that the classifier gets right, on the 8-bit grid, and their labels."""
-    images, labels = common.photographs(SIDE)
+def sample_images(classifier: Any, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """The sample images that are classified correctly, on the 8-bit grid, and their labels."""
+    images, labels = common.sample_images(settings.size or SIDE, settings.copies)
     right = np.asarray(_predict(classifier, images)) == labels
     return images[right], labels[right]
 
@@ -213,12 +215,12 @@ def art_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
 HEADER = ["attack", "library", "seconds", "÷ srdef", "floor ÷ time", "first call", "success", "median L2"]
 
 
-def run() -> None:
+def run(settings: Settings) -> None:
     """Time all attacks and report."""
-    names = common.chosen(list(ATTACKS), ONLY.value, "attack")
-    libraries = common.chosen(["srdef", "foolbox", "torchattacks", "art"], LIBRARIES.value, "library")
+    names = common.chosen(list(ATTACKS), settings.only, "attack")
+    libraries = common.chosen(["srdef", "foolbox", "torchattacks", "art"], settings.libraries, "library")
     classifier = models.create("efficientnet_lite0", pretrained=True)
-    images, labels = photographs(classifier)
+    images, labels = sample_images(classifier, settings)
     cli.console.print(f"{len(images)} images of {images.shape[1]} x {images.shape[2]} on {common.device()}")
     runs: dict[str, dict[str, Run]] = {"srdef": srdef_runs(classifier, images, labels)}
     if "foolbox" in libraries:
@@ -232,7 +234,7 @@ def run() -> None:
     for name in names:
         turns = {library: runs[library][name] for library in libraries if name in runs[library]}
         turns["gradient"] = partial(_value_and_gradient, classifier, images, labels)
-        timings = common.take_turns(turns, name)
+        timings = common.take_turns(turns, settings.repeats, name)
         gradient = timings.pop("gradient").median
         for library, timing in timings.items():
             attacked = timing.result.images if library == "srdef" else timing.result
@@ -254,7 +256,7 @@ def run() -> None:
                 record["floor"] = record["gradients_per_image"] * gradient
             records.append(record)
     title = f"Attacks, {len(images)} images of {images.shape[1]} pixels"
-    common.report(title, HEADER, rows(records), records)
+    common.report(title, HEADER, rows(records), records, settings.write)
 
 
 def rows(records: list[dict[str, Any]]) -> list[list[str]]:

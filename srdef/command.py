@@ -1,0 +1,76 @@
+"""The command `srdef`: `srdef evaluate quickstart` does what `python -m experiments.evaluate` does.
+
+Nothing heavy is imported before Ctrl-C is heard and the cache of compiled programs is set up.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from srdef import __version__, cache, interrupts
+
+COMMANDS = {
+    "evaluate": "attack a classifier, defend it, and print the paper's table",
+    "adaptive": "attack defenses with attackers who know more and more of them",
+    "manifold": "train a detector of adversarial images and ask it about defended ones",
+    "report": "write one HTML page about a finished run",
+    "figures": "draw one of the paper's figures",
+    "defense-gallery": "one adversarial image through every defense, as a picture",
+    "train-sr": "train a super-resolution network",
+    "train-all": "train all super-resolution networks, one after the other",
+    "evaluate-sr": "PSNR and SSIM of super-resolution networks",
+    "select-images": "choose images that a classifier classifies correctly",
+    "convert-weights": "convert a weights file, or put one into the cache by hand",
+    "network-table": "print the tables of networks and their weights",
+    "benchmark": "time srdef beside other libraries",
+}
+
+USAGE = """usage: srdef COMMAND [CONFIGURATION] [--workdir=FOLDER] [--config.FIELD=VALUE ...]
+
+{commands}
+
+`srdef COMMAND --help` says more. `srdef evaluate quickstart` is a good start."""
+
+
+def usage() -> str:
+    """What `srdef --help` prints."""
+    width = max(map(len, COMMANDS))
+    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for bad input, 130 after Ctrl-C.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the command line, the command's name first; default: this process's.
+    """
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("", "-h", "--help", "help"):
+        print(usage())
+        return 0 if name else 2
+    if name == "--version":
+        print(f"srdef {__version__}")
+        return 0
+    command = name.replace("_", "-")
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        print(
+            f"error: unknown command {name[:60]!r}; {hint}choose from: {', '.join(COMMANDS)}", file=sys.stderr
+        )
+        return 2
+    interrupts.install()
+    if "--nocache" not in rest:
+        cache.keep_programs()
+    # As `python -m` does, so that configurations find the modules beside them; at the end, so that these
+    # hide nothing that is installed.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    cli = import_module("srdef.commands.cli")
+    module = import_module(f"srdef.commands.{command.replace('-', '_')}")
+    code: int = cli.run(command, module, rest)
+    return code

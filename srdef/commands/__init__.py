@@ -1,0 +1,1 @@
+"""The commands: each module is one, `srdef NAME` or `python -m experiments.NAME`."""

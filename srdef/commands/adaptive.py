@@ -1,0 +1,68 @@
+"""Attack defenses with attackers who know more and more of them, and check the attacks themselves.
+
+    python -m experiments.adaptive --config=configs/adaptive.py --workdir=workdir/adaptive
+
+Leaves a table for each ε, the curves of accuracy against ε, and the self-checks with a picture of the loss
+around an image for each defense. A run that was stopped
+continues where it was. `--nochecks` leaves the checks out, `--nothreats` all but them.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from srdef.commands import cli
+from srdef.errors import InputError
+from srdef.evaluation import adaptive, adaptive_checks, progress, schema
+from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
+from srdef.reporting import adaptive_files, adaptive_tables, gray_box_files
+from srdef.storage import files, store
+
+
+def attack(experiment: AdaptiveExperiment, workdir: Path, reporter: progress.Reporter) -> None:
+    """Run the threats, write and print their tables and curves."""
+    outcome = adaptive.run(experiment, workdir / "store", reporter)
+    adaptive_files.write(workdir, experiment, outcome)
+    for epsilon in outcome.epsilons:
+        cli.console.print(adaptive_tables.to_rich(outcome, epsilon))
+
+
+def main(
+    config: Any, workdir: Path, overwrite: bool = False, *, threats: bool = True, checks: bool = True
+) -> None:
+    """Resolve the configuration, run what is missing, write and print the results."""
+    if not (checks or threats):
+        raise InputError("--nochecks and --nothreats together leave nothing to do")
+    plain = cli.plain(config)
+    schema.check("adaptive", plain)
+    cli.refuse_another(workdir, plain, overwrite)
+    cli.console.print("Loading data and networks")
+    experiment = resolve(plain)
+    if checks:
+        adaptive_checks.check_norm(experiment)
+    reporter = progress.Reporter(cli.console)
+    with store.exclusive(workdir):
+        files.write_atomically(workdir / "config.json", files.canonical_json(plain) + "\n")
+        files.write_atomically(
+            workdir / "environment.json", files.canonical_json(gray_box_files.environment()) + "\n"
+        )
+        if threats:
+            attack(experiment, workdir, reporter)
+        if checks:
+            found = adaptive_checks.run(experiment, workdir / "store", reporter)
+            cli.console.print(adaptive_files.write_checks(workdir, experiment, found), markup=False)
+    cli.console.print(f"Tables, curves and checks: {workdir}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nochecks", dest="checks", action="store_false", help="do not run the self-checks on every defense"
+    )
+    parser.add_argument("--nothreats", dest="threats", action="store_false", help="run the self-checks only")
+
+
+def run(options: argparse.Namespace) -> None:
+    main(options.config, options.workdir, options.overwrite, threats=options.threats, checks=options.checks)
+
+
+COMMAND = cli.Command(run, schema="adaptive", workdir=True, options=add_options)

@@ -1,0 +1,31 @@
+"""Time srdef beside the libraries people use, on the same weights and images.
+
+    python -m experiments.benchmark attacks|defenses|models
+
+All take turns in one process, so that whatever else the machine does weighs on all of them;
+medians and their ratios are reported, and the first call, with its compilation, apart. The other
+libraries come from requirements-parity.txt.
+"""
+
+import argparse
+
+from srdef.commands import cli
+from srdef.commands.benchmarks import attacks, common, defenses, models
+from srdef.errors import InputError
+
+BENCHMARKS = {"attacks": attacks.run, "defenses": defenses.run, "models": models.run}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", metavar="|".join(BENCHMARKS), help="what to time")
+    common.add_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the benchmark that the first argument names."""
+    if options.what not in BENCHMARKS:
+        raise InputError(f"say what to benchmark: {', '.join(BENCHMARKS)}")
+    BENCHMARKS[options.what](common.Settings.of(options))
+
+
+COMMAND = cli.Command(run, options=add_options, exact=False)

@@ -1,0 +1,161 @@
+"""What all benchmarks share: settings, taking turns, and the tables."""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from srdef import datasets
+from srdef.commands import cli
+from srdef.errors import InputError
+from srdef.images import from_uint8, to_uint8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to time, and how often.
+
+    Attributes
+    ----------
+    size : int or None
+        Side of the images; None: each benchmark has its own.
+    copies : int
+        How often the images are repeated in the batch.
+    repeats : int
+        Timed runs of each row and library.
+    only, libraries : list of str
+        Rows and libraries; empty: all.
+    write : Path or None
+        File for the table, as Markdown; JSON beside it.
+    batch : int
+        Images in the batch of the networks.
+    """
+
+    size: int | None
+    copies: int
+    repeats: int
+    only: list[str]
+    libraries: list[str]
+    write: Path | None
+    batch: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Settings":
+        """From the options of the command line."""
+        for name in ("size", "copies", "repeats"):
+            if getattr(options, name) is not None and getattr(options, name) < 1:
+                raise InputError(f"--{name} must be at least 1, not {getattr(options, name)}")
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `Settings.of` reads."""
+
+    def words(text: str) -> list[str]:
+        return [word.strip() for word in text.split(",")]
+
+    parser.add_argument(
+        "--size", metavar="PIXELS", type=int, help="side of the images; each has its own default"
+    )
+    parser.add_argument(
+        "--copies", metavar="NUMBER", type=int, default=1, help="how often the images are repeated (1)"
+    )
+    parser.add_argument(
+        "--repeats", metavar="NUMBER", type=int, default=3, help="timed runs of each row and library (3)"
+    )
+    parser.add_argument("--only", metavar="ROW,ROW", type=words, default=[], help="rows to time (all)")
+    parser.add_argument(
+        "--libraries", metavar="NAME,NAME", type=words, default=[], help="libraries to time (all)"
+    )
+    parser.add_argument(
+        "--write", metavar="FILE.md", type=Path, help="file for the table, as Markdown; JSON beside it"
+    )
+    parser.add_argument(
+        "--batch", metavar="NUMBER", type=int, default=8, help="images in the batch of the networks (8)"
+    )
+
+
+Run = Callable[[], Any]
+
+
+class Timing(NamedTuple):
+    """How long one library took."""
+
+    first_call: float  # seconds, compilation included
+    seconds: list[float]  # of the later calls
+    result: Any  # of the first call
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+
+def timed(run: Run) -> tuple[float, Any]:
+    """Seconds, and the result, on which it waits."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return time.perf_counter() - start, result
+
+
+def take_turns(runs: dict[str, Run], repeats: int, title: str = "") -> dict[str, Timing]:
+    """Run everything once, then all in turns, so that what else the machine does weighs on all."""
+    first = {}
+    for name, run in runs.items():
+        first[name] = timed(run)
+        cli.console.print(f"{title:20} {name:16} first call {first[name][0]:.2f} s", highlight=False)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            seconds[name].append(timed(run)[0])
+    timings = {name: Timing(first[name][0], seconds[name], first[name][1]) for name in runs}
+    for name, timing in timings.items():
+        cli.console.print(f"{title:20} {name:16} {timing.median:.3f} s", highlight=False)
+    return timings
+
+
+def chosen(names: list[str], wanted: list[str], kind: str) -> list[str]:
+    """`wanted`, or all `names`; InputError for one that is not among them."""
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"unknown {kind} {name!r}; choose from: {', '.join(names)}")
+    return wanted or names
+
+
+def sample_images(size: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sample images on the 8-bit grid, and their labels, `copies` times over."""
+    samples = datasets.load("imagenet_samples", size=size)
+    images = from_uint8(to_uint8(samples.images))
+    return np.concatenate([images] * copies), np.concatenate([samples.labels] * copies)
+
+
+def device() -> str:
+    """What the times were measured on."""
+    kind = jax.devices()[0].device_kind
+    return f"{kind}, {len(os.sched_getaffinity(0))} cores" if kind == "cpu" else kind
+
+
+def report(
+    title: str,
+    header: list[str],
+    rows: list[list[str]],
+    records: list[dict[str, Any]],
+    write: Path | None,
+) -> None:
+    """Print the table; with `write` save it as Markdown, and the records as JSON beside it."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    cli.console.print(table)
+    if write:
+        lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        write.write_text(f"{title}, {device()}\n\n" + "\n".join(lines) + "\n")
+        write.with_suffix(".json").write_text(json.dumps(records, indent=1))

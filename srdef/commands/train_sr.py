@@ -1,0 +1,164 @@
+"""Train a super-resolution network and export its weights with a card.
+
+    python -m experiments.train_sr --config=configs/train_edsr.py:small_x2 \\
+        --config.train_folder=DIV2K_train_HR --config.validation_folder=Set5 --workdir=workdir/small_x2
+
+On a GPU, in as many steps as fit into 20 minutes:
+
+    python -m experiments.train_sr --config=configs/train_edsr.py:baseline_x2,gpu --config.minutes=20.0 \\
+        --config.train_folder=DIV2K_train_HR --config.validation_folder=Set5 --workdir=workdir/baseline_x2
+
+EDSRs for x3 and x4 start from one for x2, and an SRGAN from an SRResNet: --config.initial_weights=FILE.
+`experiments.train_all` trains all of them, one after the other.
+
+Leaves in the workdir: `NETWORK.safetensors` (averaged weights), `NETWORK.md` (their card),
+`metrics.jsonl`, `curve.png`, `config.json` and `checkpoints/`. A run that was stopped continues from its
+last checkpoint, with the same batches as if it had not been; with another configuration it is refused.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from srdef import models
+from srdef.commands import cli
+from srdef.configs import train_edsr
+from srdef.errors import InputError
+from srdef.storage import files, store
+from srdef.training import budget, export, quality, srgan, super_resolution
+from srdef.training.patches import read_folder
+
+# What does not change the weights, or is named by `minutes`' result.
+_NOT_IN_COMMAND = ("recipe", "network", "network_options", "minutes", "data", "licence", "test_folders")
+_PATHS = ("train_folder", "validation_folder", "initial_weights")
+# What may change between a run and its continuation: names, and how often something is looked at or kept.
+_FREE = ("recipe", "data", "licence", "test_folders", "evaluate_every", "checkpoint_every")
+
+
+def command(config: ConfigDict) -> str:
+    """The command that trains the same weights, with every value that is not the recipe's, paths by name."""
+    standard = cli.plain(train_edsr.get_config(config.recipe))
+    words = [f"python -m experiments.train_sr --config=configs/train_edsr.py:{config.recipe}"]
+    for field, given in cli.plain(config).items():
+        values = given if isinstance(given, dict) else {"": given}
+        for part, value in values.items():
+            usual = standard[field][part] if part else standard[field]
+            if value != usual and field not in _NOT_IN_COMMAND:
+                option = f"config.{field}.{part}" if part else f"config.{field}"
+                words.append(f"--{option}={Path(value).name if field in _PATHS else value}")
+    return " ".join([*words, "--workdir=…"])
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """What the weights depend on, as plain data; of folders and files only the names."""
+    fields = {field: value for field, value in cli.plain(config).items() if field not in _FREE}
+    return {field: Path(value).name if field in _PATHS else value for field, value in fields.items()}
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """InputError if `workdir` holds a training of another configuration, or does not say of which."""
+    try:
+        kept = json.loads((workdir / "config.json").read_text())
+    except FileNotFoundError:
+        if (workdir / "metrics.jsonl").exists() or (workdir / "checkpoints").exists():
+            raise InputError(
+                f"{workdir} holds a training without its config.json; choose another folder"
+            ) from None
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{workdir / 'config.json'} cannot be read ({error})") from None
+    wanted = identity(config)
+    kept = kept if isinstance(kept, dict) else {}
+    for field in [*wanted, *kept]:
+        if kept.get(field) != wanted.get(field):
+            raise InputError(
+                f"{workdir} holds a training of another configuration: {field} is {kept.get(field)!r} there "
+                f"and {wanted.get(field)!r} here; choose another folder"
+            )
+
+
+def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
+    """`config` with the steps that fit into its minutes: measured the first time, then read.
+
+    The plan is that of the configuration in `config.json`, which was compared before.
+    """
+    plan = workdir / "plan.json"
+    if not plan.exists():
+        steps = budget.probe_steps(config)
+        train(config, until=steps)
+        records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+        if records[-1]["step"] < steps:  # the time was over before
+            return config
+        files.write_atomically(plan, json.dumps({"steps": budget.fit_steps(config, records)}) + "\n")
+    return budget.with_steps(config, json.loads(plan.read_text())["steps"])
+
+
+def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> tuple[Any, ConfigDict]:
+    """The trained network, and the configuration with the number of steps that was planned."""
+    create = srgan.create_trainer if config.loss == "srgan" else super_resolution.create_trainer
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=cli.console) as progress:
+        task = progress.add_task(config.network, total=config.steps)
+
+        def report(record: dict[str, Any]) -> None:
+            speed, busy = record["images_per_second"], record["busy"]
+            progress.update(
+                task,
+                completed=record["step"],
+                description=f"{config.network}  loss {record['loss']:.4f}  {speed:.0f} images/s, "
+                f"device busy {busy:.0%}",
+            )
+            if "psnr" in record:
+                line = f"step {record['step']:7d}  loss {record['loss']:.5f}  PSNR {record['psnr']:.2f} dB"
+                progress.console.print(line)
+
+        def run(config: ConfigDict, until: int | None = None) -> Any:
+            progress.update(task, total=config.steps)
+            network = super_resolution.initial_network(config)
+            return super_resolution.train(
+                network, config, workdir, report, create, photographs=photographs, until=until
+            )
+
+        if config.minutes:
+            config = _fitted(config, workdir, run)
+        return run(config), config
+
+
+def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None = None) -> None:
+    """Train, then export; `photographs` instead of reading `config.train_folder`.
+
+    Raises
+    ------
+    InputError
+        As `super_resolution.train`, and if the workdir holds a training of another configuration.
+    """
+    with store.exclusive(workdir):
+        check_workdir(config, workdir)
+        files.write_atomically(workdir / "config.json", files.canonical_json(identity(config)) + "\n")
+        trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
+        exported = workdir / f"{config.network}.safetensors"
+        validation = read_folder(config.validation_folder) if config.validation_folder else []
+        stored = export.save_weights(trained, exported, config.storage, validation)
+        export.save_curve(workdir / "metrics.jsonl", workdir / "curve.png", config.network, config.loss)
+        # What is measured is the file.
+        network = models.create(config.network, weights=exported, **config.network_options)
+        measured = {}
+        for folder in config.test_folders or [config.validation_folder]:
+            if folder:
+                measured[Path(folder).name] = quality.beside_bicubic(network, read_folder(folder))
+        records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+        text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
+        files.write_atomically(workdir / f"{config.network}.md", text)
+    cli.console.print(f"Weights, card and curve: {workdir}")
+
+
+def run(options: argparse.Namespace) -> None:
+    main(ConfigDict(options.config), options.workdir)
+
+
+COMMAND = cli.Command(run, schema="training", workdir=True)
