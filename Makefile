@@ -10,7 +10,7 @@ JOBS ?= 2
 QUICK := XLA_FLAGS="$(strip $(XLA_FLAGS) --xla_backend_optimization_level=1)"
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(VENV)/requirements.done
 	$(BIN)/python -m experiments.evaluate --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -26,20 +26,30 @@ lint: $(VENV)/requirements-dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A site that works without a network: open site/index.html.
+docs: $(VENV)/requirements-docs.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "srdef needs Python 3.11 or newer; say which one: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/requirements.done: requirements.txt | $(BIN)/python
+# The checkout itself too, so that `import srdef` and the command `srdef` work from any folder.
+$(VENV)/requirements.done: requirements.txt requirements-library.txt requirements-experiments.txt \
+		requirements-samples.txt pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	@touch $@
-
 
 $(VENV)/requirements-dev.done: requirements-dev.txt requirements-parity.txt $(VENV)/requirements.done
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-parity.txt
+	@touch $@
+
+$(VENV)/requirements-docs.done: requirements-docs.txt $(VENV)/requirements.done
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
