@@ -1,6 +1,7 @@
 """The protocol on a small classifier, in this process."""
 
 import collections
+import io
 import json
 import logging
 import re
@@ -209,7 +210,7 @@ def test_what_went_wrong_in_an_attack_is_stored_and_shown(tmp_path, reporter, mo
     )
     numbers = json.loads((tmp_path / "attacks.json").read_text())
     assert [row.get("nonfinite") for row in numbers] == [1, None, None, None]
-    console = Console(record=True, width=200, quiet=True)
+    console = Console(record=True, width=200, file=io.StringIO())
     console.print(tables.attacks_to_rich(outcome.strengths))
     page = report.build(tmp_path, count=0)
     for text in (console.export_text(), page):
