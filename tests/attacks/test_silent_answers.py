@@ -143,8 +143,11 @@ def test_probabilities_are_averaged_in_log_space():
     np.testing.assert_allclose(averaged(x[0], KEY), expected, rtol=1e-5, atol=1e-3)
 
 
+KINDS = [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow), "x64"]
+
+
 @pytest.mark.parametrize("direct", [False, True], ids=["perturb", "direct"])
-@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16, "x64"], ids=["bfloat16", "float16", "x64"])
+@pytest.mark.parametrize("kind", KINDS, ids=["bfloat16", "float16", "x64"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_networks_of_other_types(name, kind, direct):
     x, y = images()
