@@ -109,7 +109,7 @@ class Attack(ABC):
 
         state = strong_types(self.init(victim, jnp.asarray(image), jnp.asarray(label), key))
         state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))
-        return self.result(state)
+        return within_range(self.result(state), image)[0]
 
     def round(
         self, victim: Victim, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
@@ -191,6 +191,13 @@ class AttackResult:
             if getattr(self, name).any():
                 words.append(f"{name} {int(getattr(self, name).sum())}")
         return f"AttackResult({'; '.join(words)})"
+
+
+def within_range(adversarial: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An adversarial image in [0, 1], and whether it was finite; if not, the image itself."""
+    finite = jnp.isfinite(adversarial).all()
+    # Rounding may leave [0, 1] by an ulp.
+    return jnp.clip(jnp.where(finite, adversarial, image), 0, 1).astype(adversarial.dtype), finite
 
 
 def strong_types(state: Any) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from srdef import interrupts, validation
-from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types
+from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.batching import map_batches
 from srdef.errors import InputError, SrdefWarning
@@ -98,12 +98,9 @@ def _result(attack: Attack, state: Any, images: jax.Array) -> tuple[jax.Array, D
     """The adversarial images, finite and in [0, 1], and what the attack has noted on its way."""
 
     def one(attack: Attack, state: Any, image: jax.Array) -> tuple[jax.Array, Diagnostics]:
-        adversarial = attack.result(state)
+        adversarial, finite = within_range(attack.result(state), image)
         diagnostics = getattr(state, "diagnostics", Diagnostics.create())
-        finite = jnp.isfinite(adversarial).all()
-        # An attack of which nothing is left returns the image; rounding may leave [0, 1] by an ulp.
-        adversarial = jnp.clip(jnp.where(finite, adversarial, image), 0, 1).astype(image.dtype)
-        return adversarial, diagnostics.replace(nonfinite=diagnostics.nonfinite | ~finite)
+        return adversarial.astype(image.dtype), diagnostics.replace(nonfinite=diagnostics.nonfinite | ~finite)
 
     return jax.vmap(one)(attack, state, images)
 

@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,32 @@ def _correct(
         return draw(keys[0]) if draws == 1 else jax.lax.map(draw, keys).mean()
 
     return jax.vmap(one)(images, labels, ids)
+
+
+def _share_of_draws(
+    victim: Victim,
+    images: Any,
+    labels: Any,
+    key: Any,
+    ids: Any,
+    draws: int,
+    batch_size: int | None,
+    mesh: Any,
+) -> np.ndarray:
+    """The share of draws that classify each image as its label; NaN, with a warning, where logits are NaN."""
+    images = check_images(images)
+    check_key(key)
+    labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
+    check_count("draws", draws)
+    ids = check_ids(ids, len(images))
+    program = partial(_correct, draws=draws)
+    share = map_batches(program, (victim, key), (images, labels, ids), batch_size=batch_size, mesh=mesh)
+    is_nan = np.isnan(share)
+    if is_nan.any():
+        first = ", ".join(map(str, ids[is_nan][:5]))
+        text = f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}"
+        warnings.warn(text, SrdefWarning, stacklevel=3)
+    return share
 
 
 def accuracy_over_draws(
@@ -77,19 +104,8 @@ def accuracy_over_draws(
         For images, labels, ids or draws of the wrong kind, shape or range; for a victim that returns
         no logits.
     """
-    images = check_images(images)
-    check_key(key)
-    labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
-    check_count("draws", draws)
-    ids = check_ids(ids, len(images))
-    program = partial(_correct, draws=draws)
-    share = map_batches(program, (victim, key), (images, labels, ids), batch_size=batch_size, mesh=mesh)
-    is_nan = np.isnan(share)
-    if is_nan.any():
-        first = ", ".join(map(str, ids[is_nan][:5]))
-        text = f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}"
-        warnings.warn(text, SrdefWarning, stacklevel=2)
-    return np.where(is_nan, 1, share).astype(share.dtype)
+    share = _share_of_draws(victim, images, labels, key, ids, draws, batch_size, mesh)
+    return np.where(np.isnan(share), 1, share).astype(share.dtype)
 
 
 def transfer(
@@ -128,10 +144,11 @@ def transfer(
     InputError
         As `perturb`, and if the victims differ in their number of classes.
     """
-    if source.num_classes != target.num_classes:
+    images = check_images(images)
+    of_source, of_target = (check_victim(victim, images.shape[1:]) for victim in (source, target))
+    if of_source != of_target:
         raise InputError(
-            f"source and target must have the same classes; "
-            f"they have {source.num_classes} and {target.num_classes}"
+            f"source and target must have the same classes; they have {of_source} and {of_target}"
         )
     if isinstance(labels, str):
         raise InputError("transfer needs the labels; source and target may predict different ones")
@@ -148,7 +165,12 @@ def transfer(
         progress=progress,
     )
     fresh = jax.random.fold_in(key, _TARGET)
-    hit = accuracy_over_draws(
-        target, result.images, labels, key=fresh, ids=ids, batch_size=batch_size, mesh=mesh
+    hit = _share_of_draws(target, result.images, labels, fresh, ids, 1, batch_size, mesh)
+    # NaN is equal to neither: no success.
+    success = hit == 1 if attack.targeted else hit == 0
+    return dataclasses.replace(
+        result,
+        success=success,
+        success_rate=success.astype(np.float32),
+        nonfinite=result.nonfinite | np.isnan(hit),
     )
-    return dataclasses.replace(result, success=hit == 1 if attack.targeted else hit == 0)

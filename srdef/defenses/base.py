@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from srdef.batching import map_batches
+from srdef.errors import InputError
 from srdef.registry import Registry
 from srdef.validation import check_ids, check_images, check_key
 
@@ -169,6 +170,8 @@ def apply(
         images, or the key is not one of `jax.random.key`.
     """
     images = check_images(images)
+    if images.shape[-1] != 3:  # most of them convert colours
+        raise InputError(f"defenses take RGB images of the shape (N, height, width, 3), not {images.shape}")
     check_key(key)
     return map_batches(
         _defend_batch,
