@@ -128,6 +128,15 @@ def test_the_site_has_every_page_once():
     assert sorted(navigation) == sorted(found)
 
 
+@pytest.mark.parametrize(
+    ("registry", "page"), [(attacks.REGISTRY, "attacks"), (datasets.REGISTRY, "datasets")]
+)
+def test_the_reference_has_everything_registered(registry, page):
+    """Of functions that have the name of their module only those that a page names are shown."""
+    text = (ROOT / f"docs/reference/{page}.md").read_text(encoding="utf-8")
+    assert [name for name in registry.names() if not re.search(rf"\b{name}\b", text)] == []
+
+
 def commands(path):
     """The commands of a page, in code that is not Python."""
     text = path.read_text(encoding="utf-8")
