@@ -1,6 +1,7 @@
 """Set-up shared by all tests: where optional data lies, and what was compiled before."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from srdef import cache
 # Most of the tests' time is compilation: what one test, worker, script or checkout has compiled the others
 # load, now and in the next run.
 cache.keep_programs()
+
+# A background process ignores Ctrl-C, and so would all that tests start: some of them send it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
