@@ -10,6 +10,15 @@ from srdef.victims import Victim, expected_loss
 _TINY = 1e-12
 
 
+def soft_lead(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """By how much the other classes together lead the label: log Σ exp of theirs minus its logit.
+
+    Cross-entropy is the softplus of it, so the gradient of both has one direction at every point.
+    """
+    others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
+    return jax.nn.logsumexp(others) - logits[label]
+
+
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Cross-entropy of logits `(classes,)`, with a gradient that survives a saturated softmax.
 
@@ -17,8 +26,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     minus the label's logit). Where the label's probability rounds to 1, the usual form loses the
     label's part of the gradient (p - 1 = 0) and keeps only the others', which points elsewhere.
     """
-    others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
-    return jax.nn.softplus(jax.nn.logsumexp(others) - logits[label])
+    return jax.nn.softplus(soft_lead(logits, label))
 
 
 def log_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -30,8 +38,7 @@ def log_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     m as cross-entropy does and has a gradient of the same direction at every point; it is m itself where the
     network is sure.
     """
-    others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
-    lead = jax.nn.logsumexp(others) - logits[label]
+    lead = soft_lead(logits, label)
     # softplus(m) = exp(m) up to rounding below -16; each branch is finite where the other is taken.
     return jnp.where(lead < -16, lead, jnp.log(jax.nn.softplus(jnp.maximum(lead, -16))))
 
