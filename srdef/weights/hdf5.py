@@ -15,8 +15,9 @@ import numpy as np
 
 from srdef.errors import InputError
 
-# Bytes of one list of names, each with its fixed length, or at most the 4 kB in which HDF5 keeps strings.
-_LONGEST_LIST = 16 << 20
+# Bytes of one list of names, each with its fixed length, or that of the collection HDF5 keeps it in (64 kB as
+# it writes them): room for two thousand layers.
+_LONGEST_LIST = 128 << 20
 _DEEPEST = 16
 
 

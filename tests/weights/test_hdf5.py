@@ -31,6 +31,18 @@ def test_reads_arrays_and_long_lists_of_names(tmp_path):
     np.testing.assert_array_equal(tensors["b/b/bias:0"], [1, 1])
 
 
+def test_reads_the_names_of_a_deep_network(tmp_path):
+    """780 layers, as InceptionResNetV2 has: HDF5 keeps their names together in 32 kB."""
+    names = [f"batch_normalization_{i}" for i in range(780)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            file.create_group(name).attrs["weight_names"] = []
+        file[names[-1]].attrs["weight_names"] = [b"gamma:0"]
+        file[names[-1]]["gamma:0"] = np.ones(2, np.float32)
+    assert list(readers.read(tmp_path / "a.h5")) == [f"{names[-1]}/gamma:0"]
+
+
 def external_link(group):
     group["conv/kernel:0"] = h5py.ExternalLink("other.h5", "/secret")
 
