@@ -73,7 +73,7 @@ def rate(successes: np.ndarray) -> Rate:
     return Rate(count, total, count / total if total else math.nan, *wilson_interval(count, total))
 
 
-def destruction_rate(clean_correct: np.ndarray, correct: np.ndarray) -> Rate:
+def accuracy_after_defense(clean_correct: np.ndarray, correct: np.ndarray) -> Rate:
     """The share of the clean-correct images that are classified correctly after attack and defense.
 
     The paper's "destruction rate" (section 4.2; of adversarial images destroyed, so higher is

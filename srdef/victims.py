@@ -117,6 +117,10 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
     """
     if not callable(victim) or inspect.isfunction(victim):
         raise InputError(f"victim must be a victim like victims.Undefended(classifier), not {victim!r:.80}")
+    if jax.tree_util.all_leaves([victim]):
+        raise InputError(
+            f"{_name(victim)} is no pytree, as a victim has to be: make it a flax.struct.dataclass"
+        )
     for network in (victim, getattr(victim, "classifier", None)):
         if isinstance(network, nnx.Module):
             check_evaluation_mode(network)
@@ -135,6 +139,11 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
     if shape is None or len(shape) != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         found = type(logits).__name__ if shape is None else f"{logits.dtype} {shape}"
         raise InputError(f"{_name(victim)} must return float logits (num_classes,) for an image, not {found}")
+    if logits.dtype not in (jnp.float32, jnp.float64):
+        raise InputError(
+            f"{_name(victim)} returns logits of {logits.dtype}, in which attacks cannot compare them: return "
+            "srdef.victims.as_logits(logits)"
+        )
     if shape[0] < 2:
         raise InputError(f"{_name(victim)} returns {shape[0]} logit for an image; attacks need at least 2")
     declared = getattr(victim, "num_classes", None)

@@ -43,10 +43,10 @@ def test_impossible_counts(successes, total):
         metrics.wilson_interval(successes, total)
 
 
-def test_destruction_rate_counts_only_clean_correct_images():
+def test_accuracy_after_defense_counts_only_clean_correct_images():
     clean_correct = np.array([True, True, True, True, False, False])
     correct = np.array([True, False, True, True, True, False])
-    found = metrics.destruction_rate(clean_correct, correct)
+    found = metrics.accuracy_after_defense(clean_correct, correct)
     assert (found.successes, found.total, found.value) == (3, 4, 0.75)
     assert metrics.rate(correct).value == pytest.approx(4 / 6)
     assert (found.low, found.high) == metrics.wilson_interval(3, 4)
@@ -54,9 +54,9 @@ def test_destruction_rate_counts_only_clean_correct_images():
 
 def test_masks_are_checked():
     with pytest.raises(InputError, match="correct must be a boolean array"):
-        metrics.destruction_rate(np.ones(3, bool), np.ones(3, int))
+        metrics.accuracy_after_defense(np.ones(3, bool), np.ones(3, int))
     with pytest.raises(InputError, match="has 3 images and correct 2"):
-        metrics.destruction_rate(np.ones(3, bool), np.ones(2, bool))
+        metrics.accuracy_after_defense(np.ones(3, bool), np.ones(2, bool))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.projections import Norm
 from srdef.registry import Registry
-from srdef.validation import Scalar
+from srdef.validation import Scalar, check_key
 from srdef.victims import Victim
 
 REGISTRY = Registry("attack")
@@ -97,7 +97,13 @@ class Attack(ABC):
         -------
         array (height, width, 3)
             The adversarial image, in [0, 1].
+
+        Raises
+        ------
+        InputError
+            If `key` is not one typed key.
         """
+        check_key(key)
 
         def unfinished(counted: tuple[Any, jax.Array]) -> jax.Array:
             state, steps = counted

@@ -416,6 +416,11 @@ def round_result(
     ------
     InputError
         As `perturb`.
+
+    Warns
+    -----
+    SrdefWarning
+        If the victim's logits are NaN for some of the rounded images.
     """
     images, ids, attack, classes = _checked(attack, victim, images, ids, key)
     adversarial = validation.check_images(adversarial)
@@ -435,7 +440,7 @@ def round_result(
         rounded = _round(attack, victim, key, images, adversarial, labels, ids)
         return _judge(attack, victim, key, images, rounded, labels, ids, draws=1)
 
-    return map_batches(
+    result = map_batches(
         batch,
         (victim, key),
         (images, adversarial, labels, ids, *leaves),
@@ -443,6 +448,8 @@ def round_result(
         mesh=mesh,
         progress=progress,
     )
+    _warn(result, ids)
+    return result
 
 
 def _checked(

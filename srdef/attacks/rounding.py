@@ -1,4 +1,4 @@
-"""Round attacked images to 8 bits so that what is saved still is what the attack promises.
+"""Round adversarial images to 8 bits so that what is saved still is what the attack promises.
 
 Distances of minimal-norm attacks lie far below one level, and plain rounding gives the clean image
 back; an attack with a budget must not leave it by rounding. Each function works on one image.

@@ -4,7 +4,7 @@
 
 A run that was stopped continues where it was; a finished one only prints its table again. Another
 configuration in the same workdir is refused, unless `--overwrite` says that its table may be replaced; the
-attacked images and predictions of both are kept.
+adversarial images and predictions of both are kept.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 Leaves in the workdir: `manifold.md` and `manifold.json` (the tables), `curves.png`, `metrics.jsonl`,
 `checkpoints/`, `images.json` (which were trained on), `config.json`, `environment.json`, and under `store/`
-attacked images and feature maps. A run that was stopped continues from its last checkpoint, with the same
+adversarial images and feature maps. A run that was stopped continues from its last checkpoint, with the same
 batches as if it had not been.
 """
 

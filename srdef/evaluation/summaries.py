@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srdef.errors import InputError
-from srdef.metrics import Rate, destruction_rate, rate
+from srdef.metrics import Rate, accuracy_after_defense, rate
 
 if TYPE_CHECKING:  # a third of a second of every start
     import pyarrow
@@ -150,7 +150,7 @@ def summarize(
                     f"records of {classifier}, attack {attack}, defense {defense}: {len(found)} records of "
                     f"{len(set(found))} images for {clean.successes} clean-correct images"
                 )
-            cells[defense, attack] = destruction_rate(
+            cells[defense, attack] = accuracy_after_defense(
                 columns["clean_correct"][rows], columns["correct"][rows]
             )
     return Summary(classifier, clean, defenses, attacks, cells)

@@ -241,13 +241,11 @@ def framework_of(model: Any) -> Framework | None:
         return "equinox"
     if names & {"keras.Model", "keras.Sequential", "keras.Functional"}:
         return "keras"
-    if callable(model) and hasattr(model, "num_classes"):
-        return "srdef"
-    return "function" if inspect.isfunction(model) or inspect.ismethod(model) or _is_jitted(model) else None
-
-
-def _is_jitted(model: Any) -> bool:
-    return callable(model) and type(model).__module__.startswith(("jax", "functools"))
+    if not callable(model) or inspect.isclass(model):
+        return None
+    if jax.tree_util.all_leaves([model]):  # no pytree, so a constant of every program, as functions are
+        return "function"
+    return "srdef" if hasattr(model, "num_classes") else None
 
 
 def as_classifier(model: Any) -> Any:
@@ -299,6 +297,7 @@ def wrap(model: Any, parameters: Any = None, **options: Any) -> Any:
     if framework == "keras":
         return from_keras(model, **options)
     if framework == "function" or (parameters is not None and callable(model)):
+        options.setdefault("num_classes", getattr(model, "num_classes", None))
         return from_function(model, parameters, **options)
     raise InputError(
         f"{type(model).__name__} is no model that srdef knows; give a flax.nnx, flax.linen, equinox, Keras "

@@ -31,7 +31,7 @@ def storage_notes(experiment: Experiment) -> list[str]:
     for storage, meaning in words.items():
         labels = [label for label, value in experiment.storage.items() if value == storage]
         if labels:
-            notes.append(f"Attacked images {meaning}: {', '.join(labels)}.")
+            notes.append(f"Adversarial images {meaning}: {', '.join(labels)}.")
     return notes
 
 

@@ -31,7 +31,7 @@ def _interval(cell: Mapping[str, Any]) -> str:
 
 
 def result_table(table: Mapping[str, Any]) -> str:
-    """The destruction rates, with intervals and the paper's numbers."""
+    """The accuracies after attack and defense, with intervals and the paper's numbers."""
     cells = {(cell["defense"], cell["attack"]): cell for cell in table["cells"]}
     lines = ["<table><thead><tr><th></th>"]
     lines += [f"<th scope=col>{escape(attack)}</th>" for attack in table["attacks"]]
@@ -124,7 +124,7 @@ def page(
         f"<p class=lead>{clean['successes']} of {clean['total']} images are classified correctly when clean "
         f"({_percent(clean)} %). They are attacked without knowledge of the defense; then every defense is "
         "applied to the same adversarial images.</p>",
-        "<h2>Destruction rate (%)</h2>",
+        "<h2>Accuracy after attack and defense (%)</h2>",
         f"<div class=scroll>{result_table(table)}</div>",
         f"<p>{escape(metric[0].upper() + metric[1:])}; under it the {escape(table['interval'])}.{beside}</p>",
         written,

@@ -1,7 +1,7 @@
 """The tables of a gray-box run, for the terminal, as Markdown and as JSON.
 
-The paper's table has one row a defense, one column an attack, and the destruction rate in each cell; the
-table of the attacks says how strong each of them was against the undefended classifier.
+The paper's table has one row for each defense, one column for each attack, and the accuracy after both in
+each cell; the table of the attacks says how strong each of them was against the undefended classifier.
 """
 
 import json
@@ -25,7 +25,7 @@ INTERVAL = "95 % Wilson score interval"
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Destruction rates of one classifier.
+    """Accuracies of one classifier after attack and defense.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class ResultTable:
             used += column
         lines = [f"{METRIC[0].upper()}{METRIC[1:]} [{INTERVAL}].", *self.all_notes]
         return Group(
-            Text("Destruction rate (%)", style="bold"),
+            Text("Accuracy after attack and defense (%)", style="bold"),
             Text(self.header),
             *(self._block(block) for block in blocks),
             *(Text(line, style="dim") for line in lines),
@@ -117,7 +117,7 @@ class ResultTable:
     def to_markdown(self) -> str:
         """A GitHub table: percent with one decimal, the interval, and the paper's number if there is one."""
         lines = [
-            f"**Destruction rate (%).** {_escape(self.header)}.",
+            f"**Accuracy after attack and defense (%).** {_escape(self.header)}.",
             "",
             "| | " + " | ".join(_escape(attack) for attack in self.summary.attacks) + " |",
             "|---" + "|---:" * len(self.summary.attacks) + "|",

@@ -1,4 +1,4 @@
-"""Rounding attacked images to 8 bits."""
+"""Rounding adversarial images to 8 bits."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -100,7 +100,7 @@ def test_leaves_records_table_gallery_and_configuration(finished):
     records = pq.read_table(workdir / "records.parquet").to_pylist()
     correct = {row["image_id"] for row in records if row["clean_correct"]}
     assert 3 <= len(correct) <= 5
-    # Clean images all, attacked images those that were right; each with both defenses.
+    # Clean images all, adversarial images those classified correctly; each with both defenses.
     assert len(records) == 2 * 5 + 2 * 2 * len(correct)
     assert all(row["correct"] == (row["prediction"] == row["label"]) for row in records)
     attacked = [row for row in records if row["attack"] == "FGSM-2"]

@@ -88,7 +88,7 @@ def test_the_page_is_whole_and_needs_no_network(page):
 
 def test_every_number_of_the_table_is_there(finished, page):
     table = json.loads((finished / "table.json").read_text())
-    body = page.split("<h2>Destruction rate")[1].split("<h2>")[0]
+    body = page.split("<h2>Accuracy after attack and defense")[1].split("<h2>")[0]
     found = re.findall(r"<b>([0-9.]+)</b><small>(\d+)–(\d+)</small>", body)
     expected = [
         (f"{100 * c['value']:.1f}", f"{100 * c['low']:.0f}", f"{100 * c['high']:.0f}") for c in table["cells"]

@@ -1,4 +1,4 @@
-"""The table of destruction rates, counted by hand and rendered."""
+"""The table of accuracies, counted by hand and rendered."""
 
 import json
 import math
@@ -107,7 +107,8 @@ def test_pairs_that_were_not_run_are_dashes():
 
 def test_markdown(table):
     assert table.to_markdown() == (
-        "**Destruction rate (%).** lite0: 4 of 5 images classified correctly when clean (80.0 %), seed 3.\n"
+        "**Accuracy after attack and defense (%).** "
+        "lite0: 4 of 5 images classified correctly when clean (80.0 %), seed 3.\n"
         "\n"
         "| | clean | mifgsm | fgsm |\n"
         "|---|---:|---:|---:|\n"
