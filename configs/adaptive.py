@@ -54,9 +54,11 @@ def get_config(argument: str = "") -> ConfigDict:
             "gray box": {"knows": "classifier", "attack": {"name": "mifgsm", "steps": 10}},
             "transfer": {"knows": "other classifier", "attack": {"name": "mifgsm", "steps": 10}},
             # Few queries and one ε: here it is a check of the gradients, not the strongest black box.
+            # Each draw of a random defense is a query.
             "Square": {
                 "knows": "scores",
                 "attack": {"name": "square", "queries": 100},
+                "draws": 4,
                 "epsilons": (8 / 255,),
             },
             "BPDA": {"knows": "identity", "attack": {"name": "apgd", "steps": 20}},
@@ -99,7 +101,7 @@ def get_config(argument: str = "") -> ConfigDict:
         }
     )
     if chosen.length == "long":
-        config.threats["Square"].attack.queries = 1000
+        config.threats["Square"].attack.queries, config.threats["Square"].draws = 1000, 10
         del config.threats["Square"].epsilons  # every ε
         config.threats["EOT"].attack.steps, config.threats["EOT"].draws = 40, 16
         for threat in ("BPDA", "exact"):
