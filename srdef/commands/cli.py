@@ -19,7 +19,7 @@ from rich.console import Console
 from srdef import interrupts
 from srdef.commands import configuration
 from srdef.errors import InputError
-from srdef.evaluation import schema
+from srdef.evaluation import plain_data, schema
 
 console = Console()
 plain = configuration.plain
@@ -226,7 +226,7 @@ def differences(kept: Any, wanted: Any, where: str = "config") -> Iterator[str]:
     """Where two configurations differ, in words."""
     if not (isinstance(kept, dict) and isinstance(wanted, dict)):
         if kept != wanted:
-            yield f"{where} is {schema.brief(kept)} there and {schema.brief(wanted)} here"
+            yield f"{where} is {plain_data.brief(kept)} there and {plain_data.brief(wanted)} here"
         return
     for name in [*wanted, *(name for name in kept if name not in wanted)]:
         if name not in kept:

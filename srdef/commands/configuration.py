@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 import srdef.configs
 from srdef import attacks, datasets, defenses, models
 from srdef.errors import InputError
-from srdef.evaluation import schema
+from srdef.evaluation import fields, schema
+from srdef.evaluation.plain_data import brief, check_plain
 
 FOLDER = Path(srdef.configs.__path__[0])
 
@@ -60,7 +61,7 @@ def load(text: str) -> dict[str, Any]:
         if name not in names():
             near = difflib.get_close_matches(name, names(), 1)
             raise InputError(
-                f"unknown configuration {schema.brief(name)}; {f'did you mean {near[0]}? ' if near else ''}"
+                f"unknown configuration {brief(name)}; {f'did you mean {near[0]}? ' if near else ''}"
                 f"choose from: {', '.join(names())}, or give a file that ends in .py"
             )
         file = FOLDER / f"{name}.py"
@@ -141,8 +142,8 @@ def plain(config: Any) -> dict[str, Any]:
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     if not isinstance(values, dict):
-        raise InputError(f"a configuration must be a ConfigDict or a dictionary, not {schema.brief(values)}")
-    schema.check_plain(values)
+        raise InputError(f"a configuration must be a ConfigDict or a dictionary, not {brief(values)}")
+    check_plain(values)
     # `to_dict` sorts the fields.
     text = config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
     found: dict[str, Any] = json.loads(text)
@@ -171,7 +172,7 @@ def apply(config: dict[str, Any], changes: Sequence[str]) -> None:
             place = _inside(place, part, where)
             where += _written(part)
         if not isinstance(place, dict | list) or isinstance(place, list) != isinstance(last, int):
-            raise InputError(f"{where} has no part {last!r}: it is {schema.brief(place)}")
+            raise InputError(f"{where} has no part {last!r}: it is {brief(place)}")
         old = _inside(place, last, where) if isinstance(last, int) else place.get(last)
         new = value(text or "", old, where + _written(last))
         if last == "name" and isinstance(place, dict) and new != old:
@@ -187,7 +188,7 @@ def _inside(place: Any, part: str | int, where: str) -> Any:
     known = map(
         str, place if isinstance(place, dict) else range(len(place)) if isinstance(place, list) else ()
     )
-    raise InputError(f"{where} has no part {schema.brief(part)}; choose from: {', '.join(known) or 'none'}")
+    raise InputError(f"{where} has no part {brief(part)}; choose from: {', '.join(known) or 'none'}")
 
 
 def _written(part: str | int) -> str:
@@ -256,7 +257,7 @@ def value(text: str, old: Any, where: str) -> Any:
         except OverflowError:
             pass
     if type(found) is not type(old):
-        raise InputError(f"{where} must be {wanted[type(old)]}, not {schema.brief(text)}")
+        raise InputError(f"{where} must be {wanted[type(old)]}, not {brief(text)}")
     return found
 
 
@@ -291,6 +292,6 @@ def _rename(entry: dict[str, Any], name: str, path: Sequence[str | int]) -> None
     }
     kind = "dataset" if path[-2:-1] == ["dataset"] else path[0]  # also that of a patch bank
     if kind in registries:
-        known = schema.keeps(*registries[str(kind)], name)
+        known = fields.keeps(*registries[str(kind)], name)
         for option in [option for option in entry if option != "name" and option not in known]:
             del entry[option]
