@@ -5,9 +5,7 @@ In srdef's own layout a tensor's name is its path in the network, joined by dots
 """
 
 import math
-import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import safetensors.numpy
 from flax import nnx
 
 from srdef.errors import InputError
+from srdef.storage.files import replacing
 from srdef.weights import containers
 
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -246,13 +245,6 @@ def save_safetensors(network: nnx.Module, path: str | Path) -> None:
     InputError
         If the file cannot be written.
     """
-    path = Path(path)
     tensors = {name: np.ascontiguousarray(array) for name, array in flatten(network).items()}
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_bytes(safetensors.numpy.save(tensors))
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror})") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
