@@ -396,7 +396,7 @@ class DiverseInputs(Victim):
         size = jax.random.uniform(size_key)
         rows, inside_rows = _place(image.shape[0], resized, size, top_key)
         columns, inside_columns = _place(image.shape[1], resized, size, left_key)
-        inside = inside_rows[:, None] & inside_columns
+        inside = inside_rows[:, None] & inside_columns[None]
         return jnp.where(inside[..., None], image[rows][:, columns], self.fill)
 
 

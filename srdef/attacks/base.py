@@ -1,7 +1,7 @@
 """What all attacks share: the base class, the registry, and what counts as adversarial."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +38,14 @@ class Attack(ABC):
         Whether the label is the class to reach instead of the class to leave.
     norm : "linf", "l2" or "l1"
         The norm of the ball that the perturbation stays in, if the attack has an `epsilon`.
+    uses_gradients : bool
+        False for an attack that only looks at logits or predictions: `perturb` then runs its many short
+        steps in a compiled loop.
     """
 
     steps: int
     targeted: bool = False
+    uses_gradients: ClassVar[bool] = True
     norm: Norm = "linf"
 
     @abstractmethod

@@ -1,15 +1,16 @@
 """`perturb`: run an attack over a batch of images, each on its own.
 
-The loop over the steps of an attack stands on the host: it is as fast as `scan`, `while_loop` or
-an unrolled loop (10 steps on EfficientNet-Lite0, 18 images at 160 pixels, two CPU cores: all within
-the noise of 10 bare gradients), it compiles in the time of one step, and images may leave it.
-Whenever at most a quarter of a batch still needs steps, the finished ones are taken out and the
-others go on in a batch of a quarter of the size. (A quarter and not a half, because each size is a program
-of its own to compile.)
+Whenever at most a quarter of a batch still needs steps, the finished images are taken out and the others go
+on in a batch of a quarter of the size. (A quarter and not a half, because each size is a program of its own
+to compile.) The loop over the steps therefore stands on the host, where it is also heard that somebody
+pressed Ctrl-C. Where the host would be in the way, it hands over as many steps at a time as the device does
+in a tenth of a second; see `_looped`.
 """
 
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -76,11 +77,33 @@ def _init(
     return jax.lax.with_sharding_constraint(states, sharding)
 
 
-@partial(jax.jit, static_argnames="sharding")
-def _step(attack: Attack, victim: Victim, state: Any, *, sharding: Sharding) -> tuple[Any, jax.Array]:
-    """One step of every image that is not finished, and which images are finished then.
+@partial(jax.jit, static_argnames=("looped", "sharding"))
+def _steps(
+    attack: Attack,
+    victim: Victim,
+    state: Any,
+    needed: jax.Array,
+    most: jax.Array,
+    enough: jax.Array,
+    *,
+    looped: bool,
+    sharding: Sharding,
+) -> tuple[Any, jax.Array]:
+    """Take steps with every image that is not finished; also return which images are finished then.
 
-    `state` is the attack's own and the number of steps taken.
+    Parameters
+    ----------
+    state : pytree
+        The attack's own, and the number of steps taken.
+    needed : bool array (N,)
+        False for rows that fill the batch up.
+    most : int array ()
+        How many steps at most.
+    enough : int array ()
+        Come back earlier once no more than so many images need steps. (Not on several devices: they would
+        have to ask each other after every step.)
+    looped : bool
+        Otherwise one step, whatever the other numbers are.
     """
 
     def one(attack: Attack, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
@@ -90,7 +113,29 @@ def _step(attack: Attack, victim: Victim, state: Any, *, sharding: Sharding) -> 
         counted = jax.tree.map(lambda old, new: jnp.where(finished, old, new), counted, stepped)
         return counted, attack.finished(counted[0]) | (counted[1] >= attack.max_steps)
 
-    return jax.lax.with_sharding_constraint(jax.vmap(one)(attack, state), sharding)
+    def go_on(carry: tuple[jax.Array, Any, jax.Array]) -> jax.Array:
+        taken, _, finished = carry
+        if len(sharding.device_set) > 1:
+            return taken < most
+        return (taken < most) & ((needed & ~finished).sum() > enough)
+
+    def step(carry: tuple[jax.Array, Any, jax.Array]) -> tuple[jax.Array, Any, jax.Array]:
+        taken, state, _ = carry
+        state, finished = jax.lax.with_sharding_constraint(jax.vmap(one)(attack, state), sharding)
+        return taken + 1, state, finished
+
+    carry = jnp.int32(0), state, jnp.zeros(needed.shape, bool)
+    _, state, finished = jax.lax.while_loop(go_on, step, carry) if looped else step(carry)
+    return state, finished
+
+
+def _looped(attack: Attack, sharding: Sharding) -> bool:
+    """Whether the device takes several steps before the host looks again.
+
+    Not for gradients on a CPU, where XLA takes twice as long for those of most convolutions within a loop.
+    """
+    on_cpu = next(iter(sharding.device_set)).platform == "cpu"
+    return not on_cpu or not attack.uses_gradients
 
 
 @jax.jit
@@ -190,7 +235,7 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     Parameters
     ----------
     attack, state : pytrees
-        One row per image; `state` with the number of steps, as in `_step`.
+        One row per image; `state` with the number of steps, as in `_steps`.
     finished : bool array (N,)
         Which images need no step.
     sharding : Sharding
@@ -200,24 +245,14 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     -------
     state : pytree
     """
-
-    def step(attack: Attack, state: Any) -> tuple[Any, jax.Array]:
-        interrupts.check()
-        # On one device XLA forgets the sharding; it is said again, or the next step would be
-        # compiled once more.
-        return _step(attack, victim, jax.device_put(state, sharding), sharding=sharding)
-
-    if not attack.stops_early:
-        for _ in range(attack.max_steps):
-            state, _ = step(attack, state)
-        return state
-
     devices = len(sharding.device_set)
+    looped = _looped(attack, sharding)
     # Asking which images are finished waits for the device, so long attacks ask less often.
-    patience = max(attack.max_steps // 1000, 1)
+    patience = 1 if looped else max(attack.max_steps // 1000, 1) if attack.stops_early else attack.max_steps
     everything, batch = state, attack
     size = len(finished)
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
+    pace = _Pace()
     while not (done := np.asarray(finished) | (rows == size)).all():
         left = np.flatnonzero(~done)
         smaller = len(rows) // SHRINK // devices * devices
@@ -227,10 +262,50 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
                 smaller = smaller // SHRINK // devices * devices
             rows = np.append(rows[left], np.full(smaller - len(left), size))
             kept = np.minimum(rows, size - 1)
-            state, batch = jax.device_put(_take((everything, attack), kept, sharding=sharding), sharding)
+            state, batch = _take((everything, attack), kept, sharding=sharding)
+            pace = _Pace()
+        batch, needed = jax.device_put((batch, rows < size), sharding)
+        enough = len(rows) // SHRINK // devices * devices
         for _ in range(patience):
-            state, finished = step(batch, state)
+            interrupts.check()
+            # On one device XLA forgets the sharding; it is said again, or the steps were compiled once more.
+            state = jax.device_put(state, sharding)
+            with pace if looped else nullcontext():
+                state, finished = _steps(
+                    batch,
+                    victim,
+                    state,
+                    needed,
+                    pace.steps,
+                    enough,
+                    looped=looped,
+                    sharding=sharding,
+                )
+                if looped:
+                    jax.block_until_ready(finished)
     return _put(everything, rows, state)
+
+
+class _Pace:
+    """How many steps the device takes until the host looks again: as many as it does in `SECONDS`.
+
+    The first time is that of compilation and says nothing.
+    """
+
+    SECONDS = 0.1
+
+    def __init__(self) -> None:
+        self.steps = 1
+        self._times: list[float] = []
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.perf_counter() - self._started
+        self._times.append(spent / self.steps)
+        if len(self._times) > 1:
+            self.steps = max(1, min(int(self.SECONDS / max(min(self._times[1:]), 1e-6)), 10_000))
 
 
 def smaller_batch(batch_size: int, left: int) -> int:

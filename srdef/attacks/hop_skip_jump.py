@@ -5,6 +5,7 @@ Chen, Jordan and Wainwright 2020, "HopSkipJumpAttack: a query-efficient decision
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ class HopSkipJump(Attack):
     norm : "l2" or "linf"
     """
 
+    uses_gradients: ClassVar[bool] = False
     gamma: Scalar = 1.0
     init_num_evals: int = struct.field(pytree_node=False, default=100)
     max_num_evals: int = struct.field(pytree_node=False, default=10_000)

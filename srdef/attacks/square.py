@@ -5,6 +5,8 @@ adversarial attack via random search" (arXiv:1912.00049), and the authors' code 
 `attack.py`); schedule and start as AutoAttack has them (fra31/auto-attack, `square.py`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,7 @@ class Square(Attack):
         Whether labels are the classes to reach; the loss is then the cross-entropy.
     """
 
+    uses_gradients: ClassVar[bool] = False
     epsilon: Scalar
     p_init: Scalar = 0.8
     queries: int = struct.field(pytree_node=False, default=5000)
@@ -163,7 +166,7 @@ class Square(Attack):
 
         def norm(array: jax.Array) -> jax.Array:
             """Of each channel."""
-            return jnp.sqrt(jnp.sum(array**2, axis=(0, 1)))
+            return jnp.sqrt(jnp.sum(array**2, axis=(0, 1), keepdims=True))
 
         perturbation = state.x - state.image
         unused = jnp.maximum(self.epsilon**2 - jnp.sum(perturbation**2), 0) / channels
@@ -171,7 +174,7 @@ class Square(Attack):
         humps = jnp.where(to, _humps(rows, columns, side, jax.random.bernoulli(shape_key)), 0)
         humps = safe_divide(humps, norm(humps))
         old = jnp.where(to, perturbation, 0)
-        new = humps * jax.random.rademacher(sign_key, (channels,), state.image.dtype)
+        new = humps * jax.random.rademacher(sign_key, (1, 1, channels), state.image.dtype)
         new = new + safe_divide(old, norm(old))
         new = safe_divide(new, norm(new)) * available
         perturbation = jnp.where(to, new, jnp.where(source, 0, perturbation))

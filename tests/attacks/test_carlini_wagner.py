@@ -144,7 +144,7 @@ def test_the_curve_of_a_value():
     """The paper's for what is neither black nor white; through the value itself, and steep there, for all."""
     levels = jnp.arange(256) / 255
     moves = jnp.linspace(-3, 3, 61)[:, None]
-    plain = (jnp.tanh(jnp.arctanh(0.999999 * (2 * levels - 1)) + moves) + 1) / 2
+    plain = (jnp.tanh(jnp.arctanh(0.999999 * (2 * levels - 1))[None] + moves) + 1) / 2
     found = _moved(levels, moves)
     np.testing.assert_allclose(found[:, 2:-2], plain[:, 2:-2], atol=1e-6)
     assert found.min() >= 0

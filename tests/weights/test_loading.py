@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 
 from srdef.errors import InputError
+from srdef.storage import files
 from srdef.weights import loading, readers
 from srdef.weights.loading import Rule
 
@@ -103,7 +104,7 @@ def test_saving_replaces_a_file_only_when_it_is_whole(network, tmp_path, monkeyp
     def fail(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loading.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(InputError, match=r"cannot write .*small\.safetensors \(No space left"):
         loading.save_safetensors(network, path)
     assert path.read_bytes() == b"before"
