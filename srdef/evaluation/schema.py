@@ -199,8 +199,9 @@ def named(
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             _refuse(where, "a dictionary with a `name`", value)
-        builder = registry.builder(_short(value["name"]))
+        builder = registry.builder(value["name"])
         parameters = {name: hint for name, hint in _parameters(builder).items() if name not in given}
+        anything = parameters.pop(_rest(builder), None) is not None
         for option, chosen in value.items():
             if option == "name":
                 continue
@@ -208,7 +209,7 @@ def named(
                 extra[option].check(chosen, f"{where}.{option}")
             elif option in parameters:
                 check_annotated(parameters[option], chosen, f"{where}.{option}")
-            else:
+            elif not anything:
                 known = ", ".join([*parameters, *extra]) or "none"
                 raise InputError(
                     f"{where}: {registry.kind} {value['name']!r} has no option {_short(option)!r}; "
@@ -234,6 +235,12 @@ def _parameters(builder: Any) -> dict[str, Any]:
     except (NameError, TypeError, AttributeError):
         hints = {}
     return {name: hints.get(name, Any) for name in inspect.signature(builder).parameters}
+
+
+def _rest(builder: Any) -> str:
+    """What a builder calls its `**options`, which take any; "" for a builder without."""
+    kinds = inspect.signature(builder).parameters.items()
+    return next((name for name, parameter in kinds if parameter.kind is parameter.VAR_KEYWORD), "")
 
 
 def check_annotated(annotation: Any, value: Any, where: str) -> None:
@@ -339,7 +346,11 @@ def check_plain(value: Any, where: str = "config", depth: int = 0) -> None:
 # --- the fields ---
 
 DATASET = {
-    "size": whole("height and width of the images in pixels", high=16384),
+    "size": Field(
+        "height and width of the images in pixels; default: as they are",
+        lambda value, where: None if value is None else whole("", high=16384).check(value, where),
+        optional=True,
+    ),
     "crop": Field(
         "center: the classifiers' evaluation crop; none: the whole image",
         partial(check_annotated, Literal["center", "none", None]),
