@@ -19,6 +19,7 @@ import srdef.configs
 from srdef import attacks, datasets, defenses, models
 from srdef.errors import InputError
 from srdef.evaluation import schema
+from srdef.registry import look_in
 
 FOLDER = Path(srdef.configs.__path__[0])
 
@@ -122,6 +123,7 @@ def _call(file: Path, argument: str | None) -> Any:
 def _module(file: Path) -> ModuleType:
     if file.resolve().parent == FOLDER.resolve():
         return importlib.import_module(f"srdef.configs.{file.stem}")
+    look_in(file.parent)
     spec = importlib.util.spec_from_file_location(f"srdef_configuration_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
