@@ -49,11 +49,14 @@ class Registry:
         (Running a notebook's cell again registers its builder again.)
         """
 
+        # A module may register what another one defines.
+        caller = sys._getframe(1).f_globals.get("__name__", "__main__")
+
         def decorator(builder: F) -> F:
             self._builders[name] = builder
-            module = getattr(builder, "__module__", None) or "__main__"
-            if module.split(".")[0] not in ("srdef", "__main__"):
-                _registering[module] = None
+            for module in (getattr(builder, "__module__", None) or "__main__", caller):
+                if module.split(".")[0] not in ("srdef", "__main__"):
+                    _registering[module] = None
             return builder
 
         return decorator

@@ -129,7 +129,7 @@ class RobustAccuracy:
 
     def to_markdown(self) -> str:
         """A table of accuracies in percent: a row for each attack, a column for each ε."""
-        header = ["attack", "clean", *(f"ε = {_epsilon(epsilon, self.norm)}" for epsilon in self.epsilons)]
+        header = ["attack", "clean", *(f"ε = {radius(epsilon, self.norm)}" for epsilon in self.epsilons)]
         clean = _cell(self.clean_accuracy)
         lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
         for attack in self.attacks:
@@ -186,7 +186,7 @@ class RobustAccuracy:
 
     def __repr__(self) -> str:
         radii = zip(self.accuracy(), self.epsilons, strict=True)
-        worst = ", ".join(f"{100 * r.value:.1f} % at {_epsilon(epsilon, self.norm)}" for r, epsilon in radii)
+        worst = ", ".join(f"{100 * r.value:.1f} % at {radius(epsilon, self.norm)}" for r, epsilon in radii)
         clean = f"{100 * self.clean_accuracy.value:.1f} %"
         return f"RobustAccuracy({len(self.clean)} images: clean {clean}, worst case {worst})"
 
@@ -204,7 +204,8 @@ def _row(attack: str, epsilon: float, of_all: Rate, of_correct: Rate, seconds: f
     }
 
 
-def _epsilon(epsilon: float, norm: Norm) -> str:
+def radius(epsilon: float, norm: Norm) -> str:
+    """A radius as it is written: in L∞ as `8/255`."""
     return f"{255 * epsilon:g}/255" if norm == "linf" else f"{epsilon:g}"
 
 
@@ -270,8 +271,8 @@ def evaluate_robustness(
     Raises
     ------
     InputError
-        For bad images, labels, names or radii; for "autoattack" on a random defense (give
-        `{"name": "autoattack", "version": "rand"}`).
+        For bad images, labels, names or radii; for an attack in another norm; for "autoattack" on a random
+        defense (give `{"name": "autoattack", "version": "rand"}`).
     """
     check_key(key)
     check_choice("norm", norm, ("linf", "l2", "l1"))
@@ -288,6 +289,8 @@ def evaluate_robustness(
     judge, seen = _victims(models.wrap(model), defense, threat, draws)
     labels = check_labels(labels, len(images), victims.check_victim(judge, images.shape[1:]))
     makers = _makers(attacks, norm)
+    for name, maker in makers.items():
+        _check_norm(name, maker.make(radii[0]), norm)
     case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size)
 
     clean = case.correct(images, np.arange(len(images)), 0)
@@ -366,6 +369,16 @@ def _maker(entry: Any, norm: Norm) -> tuple[str, _Maker]:
     if callable(entry):
         return getattr(entry, "__name__", type(entry).__name__), _Maker(entry, True)
     raise InputError(f"an attack must be a name, a dictionary, an attack or a function of ε, not {entry!r}")
+
+
+def _check_norm(name: str, attack: Any, norm: Norm) -> None:
+    """InputError for an attack in the ball of another norm, none of whose perturbations might ever count."""
+    own = getattr(attack, "norm", norm)
+    if own != norm and not getattr(attack, "minimal_norm", False):
+        raise InputError(
+            f"attack {name!r} keeps its perturbation in a ball of the norm {own}, not {norm}; choose another "
+            "attack, such as pgd or apgd, or a minimal-norm attack"
+        )
 
 
 def _counting(watch: Callable[[int, int], None], count: int, summed: bool) -> Callable[[int], None]:

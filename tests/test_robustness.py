@@ -329,6 +329,8 @@ def test_the_plot_of_another_norm_has_no_levels():
         ({"attacks": "fgms"}, "unknown attack 'fgms'; choose from: .*fgsm"),
         ({"attacks": {"name": "fgsm", "size": 1}}, "attack 'fgsm': .*'size'; its options are"),
         ({"attacks": [3]}, "an attack must be a name, a dictionary, an attack or a function of ε, not 3"),
+        ({"norm": "l2"}, "attack 'fgsm' keeps its perturbation in a ball of the norm linf, not l2; choose"),
+        ({"norm": "l2", "attacks": attacks.autoattack()}, "'AutoAttack' .* of the norm linf, not l2"),
         ({"epsilons": ()}, "epsilons must rise"),
         ({"epsilons": (0.2, 0.1)}, r"epsilons must rise, not \[0.2, 0.1\]"),
         ({"epsilons": (8,)}, r"write 8 / 255"),
