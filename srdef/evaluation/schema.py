@@ -224,7 +224,10 @@ def named(
 
 def keeps(registry: Registry, extra: Mapping[str, Field], name: str) -> set[str]:
     """The fields that an entry may have beside its name once it is called `name`."""
-    return {*_parameters(registry.builder(name)), *extra}
+    known = {*_parameters(registry.builder(name)), *extra}
+    # A model of the user's own has weights of its own.
+    own = registry is models.REGISTRY and ":" in name
+    return known - ({"pretrained", "weights"} - {*_parameters(registry.builder(name))} if own else set())
 
 
 @cache
