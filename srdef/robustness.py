@@ -240,9 +240,10 @@ def evaluate_robustness(
         In [0, 1].
     labels : integer array (N,)
     attacks : sequence
-        Registered names, or "autoattack"; dictionaries `{"name": "pgd", "steps": 40}`; functions from
-        ε to an attack; or attacks. One that does not depend on `epsilons`, as a minimal-norm attack or one
-        with an ε of its own, runs once and counts at every ε that its perturbation does not exceed.
+        Registered names, or `MODULE:FUNCTION` of your own; dictionaries `{"name": "pgd", "steps": 40}`;
+        functions from ε to an attack; or attacks. One that does not depend on `epsilons`, as a minimal-norm
+        attack or one with an ε of its own, runs once and counts at every ε that its perturbation does not
+        exceed.
     epsilons : sequence of float
         Rising radii, in units of the [0, 1] range: `8 / 255`.
     norm : "linf", "l2" or "l1"
