@@ -13,6 +13,7 @@ from srdef import __version__, cache, interrupts
 
 COMMANDS = {
     "evaluate": "attack a classifier, defend it, and print the paper's table",
+    "attack": "accuracy of a model, your own or a registered one, under attacks at several radii",
     "adaptive": "attack defenses with attackers who know more and more of them",
     "manifold": "train a detector of adversarial images and ask it about defended ones",
     "report": "write one HTML page about a finished run",
@@ -31,7 +32,8 @@ USAGE = """usage: srdef COMMAND [CONFIGURATION] [--workdir=FOLDER] [--config.FIE
 
 {commands}
 
-`srdef COMMAND --help` says more. `srdef evaluate quickstart` is a good start."""
+`srdef COMMAND --help` says more. `srdef evaluate quickstart` is a good start, and
+`srdef attack --model=FILE.py:FUNCTION --data=NAME` for a model of your own."""
 
 
 def usage() -> str:

@@ -10,7 +10,9 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from srdef.attacks.transfer import accuracy_over_draws
 from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.metrics import Rate, rate
+from srdef.storage.files import save_figure, write_atomically
 from srdef.validation import (
     check_choice,
     check_count,
@@ -36,10 +39,13 @@ from srdef.victims import Victim
 
 WORST = "worst case"
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+# Of the attacks in a plot, beside the black of the worst case.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
+_MARKERS = "osD^v<>p"
 # Apart from the keys of the attacks.
 _JUDGE = 0x7FFFFFFF
 Threat = Literal["white_box", "gray_box"]
-AttackLike = str | Mapping[str, Any] | Attack | Callable[[float], Attack]
+AttackLike = str | Mapping[str, Any] | Attack | Ensemble | Callable[[float], Attack | Ensemble]
 
 
 @dataclass(frozen=True)
@@ -118,13 +124,12 @@ class RobustAccuracy:
         writer.writeheader()
         writer.writerows(self.rows())
         if path is not None:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text.getvalue())
+            write_atomically(Path(path), text.getvalue())
         return text.getvalue()
 
     def to_markdown(self) -> str:
         """A table of accuracies in percent: a row for each attack, a column for each ε."""
-        header = ["attack", "clean", *(f"ε = {_epsilon(epsilon, self.norm)}" for epsilon in self.epsilons)]
+        header = ["attack", "clean", *(f"ε = {radius(epsilon, self.norm)}" for epsilon in self.epsilons)]
         clean = _cell(self.clean_accuracy)
         lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
         for attack in self.attacks:
@@ -137,34 +142,43 @@ class RobustAccuracy:
     def plot(self, path: Any = None) -> Any:
         """Accuracy against ε, a line for each attack, as a matplotlib figure.
 
+        The band is the 95 % Wilson interval of the worst case.
+
         Parameters
         ----------
         path : path, optional
             Where to save it as well: .png, .pdf or .svg.
         """
         from srdef.reporting import style
-        from srdef.storage.files import save_figure
 
+        x = [0.0, *(255 * np.array(self.epsilons) if self.norm == "linf" else self.epsilons)]
         with style.styled():
             figure = style.new_figure(style.COLUMN, 0.75 * style.COLUMN)
             axes = figure.add_subplot()
-            x = [0.0, *(255 * np.array(self.epsilons) if self.norm == "linf" else self.epsilons)]
             for index, attack in enumerate(self.attacks):
-                values = [self.clean_accuracy.value, *(found.value for found in self.accuracy(attack))]
-                black = attack == WORST
+                rates = [self.clean_accuracy, *self.accuracy(attack)]
+                if attack == self.attacks[-1]:
+                    low, high = [100 * r.low for r in rates], [100 * r.high for r in rates]
+                    axes.fill_between(x, low, high, color=style.GREY, alpha=0.15, linewidth=0)
+                worst = attack == WORST
                 axes.plot(
                     x,
-                    100 * np.array(values),
-                    color="black" if black else style.CYCLE[index % len(style.CYCLE)],
-                    linestyle="--" if black else "-",
-                    marker="" if black else "o",
-                    markersize=3,
+                    [100 * found.value for found in rates],
+                    color="black" if worst else _COLOURS[index % len(_COLOURS)],
+                    linestyle="--" if worst else "-",
+                    marker="" if worst else _MARKERS[index % len(_MARKERS)],
+                    markersize=3.5,
                     label=attack,
+                    clip_on=False,  # at 0 and at 100 %
+                    zorder=3,
                 )
             unit = " (levels of 255)" if self.norm == "linf" else ""
             axes.set_xlabel(f"{_NORMS[self.norm]} radius ε{unit}")
             axes.set_ylabel("accuracy (%)")
             axes.set_ylim(0, 100)
+            axes.set_xlim(0, x[-1])
+            if np.diff(x).min() >= 0.05 * x[-1]:  # else their labels would touch
+                axes.set_xticks(x, [f"{value:g}" for value in x])
             axes.legend()
             if path is not None:
                 save_figure(figure, path, dpi=200)
@@ -172,7 +186,7 @@ class RobustAccuracy:
 
     def __repr__(self) -> str:
         radii = zip(self.accuracy(), self.epsilons, strict=True)
-        worst = ", ".join(f"{100 * r.value:.1f} % at {_epsilon(epsilon, self.norm)}" for r, epsilon in radii)
+        worst = ", ".join(f"{100 * r.value:.1f} % at {radius(epsilon, self.norm)}" for r, epsilon in radii)
         clean = f"{100 * self.clean_accuracy.value:.1f} %"
         return f"RobustAccuracy({len(self.clean)} images: clean {clean}, worst case {worst})"
 
@@ -190,7 +204,8 @@ def _row(attack: str, epsilon: float, of_all: Rate, of_correct: Rate, seconds: f
     }
 
 
-def _epsilon(epsilon: float, norm: Norm) -> str:
+def radius(epsilon: float, norm: Norm) -> str:
+    """A radius as it is written: in L∞ as `8/255`."""
     return f"{255 * epsilon:g}/255" if norm == "linf" else f"{epsilon:g}"
 
 
@@ -213,6 +228,7 @@ def evaluate_robustness(
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
     progress: Callable[[str, float, float], None] | None = None,
+    on_batch: Callable[[str, float, int, int], None] | None = None,
 ) -> RobustAccuracy:
     """Measure the accuracy of a model under attacks, at several radii.
 
@@ -224,9 +240,10 @@ def evaluate_robustness(
         In [0, 1].
     labels : integer array (N,)
     attacks : sequence
-        Registered names, or "autoattack"; dictionaries `{"name": "pgd", "steps": 40}`; functions from
-        ε to an attack; or attacks. An attack that was given no ε to keep to, as a minimal-norm attack, runs
-        once and counts at every ε that its perturbation does not exceed.
+        Registered names, or `MODULE:FUNCTION` of your own; dictionaries `{"name": "pgd", "steps": 40}`;
+        functions from ε to an attack; or attacks. One that does not depend on `epsilons`, as a minimal-norm
+        attack or one with an ε of its own, runs once and counts at every ε that its perturbation does not
+        exceed.
     epsilons : sequence of float
         Rising radii, in units of the [0, 1] range: `8 / 255`.
     norm : "linf", "l2" or "l1"
@@ -244,6 +261,9 @@ def evaluate_robustness(
         As for `attacks.perturb`.
     progress : callable, optional
         Called after each attack and ε with the attack's name, ε and the accuracy.
+    on_batch : callable, optional
+        Called while an attack works with its name, ε, the number of images that it has finished (of
+        AutoAttack: fooled) and the number that it attacks.
 
     Returns
     -------
@@ -252,8 +272,8 @@ def evaluate_robustness(
     Raises
     ------
     InputError
-        For bad images, labels, names or radii; for "autoattack" on a random defense (give
-        `{"name": "autoattack", "version": "rand"}`).
+        For bad images, labels, names or radii; for an attack in another norm; for "autoattack" on a random
+        defense (give `{"name": "autoattack", "version": "rand"}`).
     """
     check_key(key)
     check_choice("norm", norm, ("linf", "l2", "l1"))
@@ -270,18 +290,26 @@ def evaluate_robustness(
     judge, seen = _victims(models.wrap(model), defense, threat, draws)
     labels = check_labels(labels, len(images), victims.check_victim(judge, images.shape[1:]))
     makers = _makers(attacks, norm)
+    for name, maker in makers.items():
+        _check_norm(name, maker.make(radii[0]), norm)
     case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size)
 
     clean = case.correct(images, np.arange(len(images)), 0)
     correct, seconds = {}, {}
-    for number, (name, make) in enumerate(makers.items()):
+    for number, (name, maker) in enumerate(makers.items()):
         rows: list[np.ndarray] = []
         spent: list[float] = []
+        broken_at: np.ndarray | None = None
         for index, epsilon in enumerate(radii):
             started = time.monotonic()
             # A smaller ball lies within a larger one: what is broken stays broken.
             left = rows[-1] if rows else clean
-            rows.append(case.under_attack(make, epsilon, left, 1 + number * len(radii) + index))
+            if broken_at is None or maker.depends:
+                watch = partial(on_batch, name, epsilon) if on_batch else None
+                purpose = 1 + number * len(radii) + index
+                broken_at = case.broken_at(maker.make(epsilon), left, purpose, watch)
+            # Rounding must not separate a perturbation of length ε from ε.
+            rows.append(left & ~(broken_at <= epsilon * (1 + 1e-5) + 1e-6))
             spent.append(time.monotonic() - started)
             if progress is not None:
                 progress(name, epsilon, float(rows[-1].mean()))
@@ -301,22 +329,33 @@ def _victims(classifier: Any, defense: Defense | None, threat: Threat, draws: in
     return judge, victims.ExpectationOverTransformation(judge, draws) if defense.random else judge
 
 
-def _makers(attacks: Sequence[AttackLike] | AttackLike, norm: Norm) -> dict[str, Callable[[float], Any]]:
-    """For each attack its name, and a function from ε to the attack."""
-    if isinstance(attacks, str | Mapping) or callable(attacks):
-        attacks = [attacks]
-    makers: dict[str, Callable[[float], Any]] = {}
-    for entry in attacks:
-        name, make = _maker(entry, norm)
+class _Maker(NamedTuple):
+    """A function from ε to an attack, and whether the attack depends on ε."""
+
+    make: Callable[[float], Any]
+    depends: bool
+
+
+def _is_attack(entry: Any) -> bool:
+    return isinstance(entry, Ensemble) or (hasattr(entry, "init") and hasattr(entry, "step"))
+
+
+def _makers(attacks: Sequence[AttackLike] | AttackLike, norm: Norm) -> dict[str, _Maker]:
+    """For each attack its name and how it is made."""
+    single = isinstance(attacks, str | Mapping) or callable(attacks) or _is_attack(attacks)
+    entries: Any = [attacks] if single else attacks
+    makers: dict[str, _Maker] = {}
+    for entry in entries:
+        name, maker = _maker(entry, norm)
         if name in makers:
             name = f"{name} ({len(makers) + 1})"
-        makers[name] = make
+        makers[name] = maker
     if not makers:
         raise InputError("attacks must name at least one attack")
     return makers
 
 
-def _maker(entry: AttackLike, norm: Norm) -> tuple[str, Callable[[float], Any]]:
+def _maker(entry: Any, norm: Norm) -> tuple[str, _Maker]:
     if isinstance(entry, str | Mapping):
         options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
         name = str(options.pop("name", None))
@@ -324,13 +363,35 @@ def _maker(entry: AttackLike, norm: Norm) -> tuple[str, Callable[[float], Any]]:
         if "norm" in known:
             options.setdefault("norm", norm)
         if "epsilon" in known and "epsilon" not in options:
-            return name, lambda epsilon: create(name, epsilon=epsilon, **options)
-        return name, lambda _: create(name, **options)
-    if hasattr(entry, "init") and hasattr(entry, "step"):
-        return type(entry).__name__, lambda _: entry
+            return name, _Maker(lambda epsilon: create(name, epsilon=epsilon, **options), True)
+        return name, _Maker(lambda _: create(name, **options), False)
+    if _is_attack(entry):
+        return type(entry).__name__, _Maker(lambda _: entry, False)
     if callable(entry):
-        return getattr(entry, "__name__", type(entry).__name__), entry
+        return getattr(entry, "__name__", type(entry).__name__), _Maker(entry, True)
     raise InputError(f"an attack must be a name, a dictionary, an attack or a function of ε, not {entry!r}")
+
+
+def _check_norm(name: str, attack: Any, norm: Norm) -> None:
+    """InputError for an attack in the ball of another norm, none of whose perturbations might ever count."""
+    own = getattr(attack, "norm", norm)
+    if own != norm and not getattr(attack, "minimal_norm", False):
+        raise InputError(
+            f"attack {name!r} keeps its perturbation in a ball of the norm {own}, not {norm}; choose another "
+            "attack, such as pgd or apgd, or a minimal-norm attack"
+        )
+
+
+def _counting(watch: Callable[[int, int], None], count: int, summed: bool) -> Callable[[int], None]:
+    """What `perturb` calls: with the images of a batch, or (`summed`) with all that are finished."""
+    finished = 0
+
+    def progress(images: int) -> None:
+        nonlocal finished
+        finished = images if summed else finished + images
+        watch(finished, count)
+
+    return progress
 
 
 @dataclass(frozen=True)
@@ -361,26 +422,29 @@ class _Case:
         )
         return share > 0.5
 
-    def under_attack(
-        self, make: Callable[[float], Any], epsilon: float, left: np.ndarray, purpose: int
+    def broken_at(
+        self, attack: Any, left: np.ndarray, purpose: int, watch: Callable[[int, int], None] | None
     ) -> np.ndarray:
-        """Whether each image is classified correctly under an attack, of those in `left`."""
+        """How long the perturbation is that breaks each image in `left`; infinite where none does."""
         rows = np.flatnonzero(left)
-        result = np.zeros(len(left), bool)
+        result = np.full(len(left), np.inf)
         if not len(rows):
             return result
-        attack = make(epsilon)
-        key = jax.random.fold_in(self.key, purpose)
         batch_size = smaller_batch(self.batch_size or len(self.images), len(rows))
-        images, labels, ids = self.images[rows], self.labels[rows], self.ids[rows]
+        images = self.images[rows]
         if self.draws > 1 and not isinstance(attack, Ensemble):
             attack = without_early_stop(attack)
         adversarial = perturb(
-            attack, self.seen, images, labels, key=key, ids=ids, batch_size=batch_size
+            attack,
+            self.seen,
+            images,
+            self.labels[rows],
+            key=jax.random.fold_in(self.key, purpose),
+            ids=self.ids[rows],
+            batch_size=batch_size,
+            progress=_counting(watch, len(rows), isinstance(attack, Ensemble)) if watch else None,
         ).images
         flat = (adversarial - images).reshape(len(images), -1).astype(np.float64)
-        size = np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2, "l1": 1}[self.norm], axis=1)
-        # Rounding must not separate a perturbation of length ε from ε.
-        inside = size <= epsilon * (1 + 1e-5) + 1e-6
-        result[rows] = ~inside | self.correct(adversarial, rows, purpose)
+        length = np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2, "l1": 1}[self.norm], axis=1)
+        result[rows] = np.where(self.correct(adversarial, rows, purpose), np.inf, length)
         return result

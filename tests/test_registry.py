@@ -1,6 +1,12 @@
+import hashlib
+import sys
+import warnings
+
 import pytest
 
-from srdef.errors import InputError
+import srdef.registry as registry_module
+from srdef import defenses
+from srdef.errors import InputError, SrdefWarning
 from srdef.registry import Registry
 
 
@@ -44,3 +50,140 @@ def test_registering_again_replaces(registry):
     registry.register("apple")(lambda: "another apple")
     assert registry.create("apple") == "another apple"
     assert registry.names() == ["apple"]
+
+
+MINE = """
+from helpers_of_mine import double
+
+NUMBER = 3
+
+
+def build(size=1):
+    return ("mine", double(size))
+
+
+def nothing():
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with modules of a user's own; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry_module, "_folders", [])
+    monkeypatch.setattr(registry_module, "_imported", {})
+    monkeypatch.setattr(registry_module, "_registering", {})
+    monkeypatch.setattr(registry_module, "_places", {})
+    (tmp_path / "mine_a.py").write_text(MINE)
+    (tmp_path / "helpers_of_mine.py").write_text("def double(x):\n    return 2 * x\n")
+    (tmp_path / "package_of_mine").mkdir()
+    (tmp_path / "package_of_mine" / "inner.py").write_text("from mine_a import build\n")
+    before = set(sys.modules)
+    yield tmp_path
+    forget(tmp_path, before)
+
+
+def forget(folder, before):
+    for name in set(sys.modules) - before:
+        if str(folder.parent) in repr(sys.modules[name]):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["mine_a:build", "mine_a.py:build", "./mine_a.py:build", "package_of_mine.inner:build"]
+)
+def test_functions_of_ones_own(registry, folder, name):
+    assert registry.create(name, size=4) == ("mine", 8)
+    assert registry.names() == ["apple"]
+    with pytest.raises(InputError, match=r"unexpected keyword argument 'taste'; its options are: size"):
+        registry.create(name, taste="sour")
+
+
+def test_a_file_and_its_module_are_one(registry, folder):
+    assert registry.builder("mine_a:build") is registry.builder(f"{folder}/mine_a.py:build")
+
+
+def test_files_whose_names_are_taken_or_no_names(registry, folder):
+    """By JSON of Python, by an installed package, and by nothing that could be imported."""
+    for name in ("json.py", "numpy.py", "my-model 2.py"):
+        (folder / name).write_text(f"def build():\n    return {name!r}\n")
+        assert registry.create(f"{name}:build") == name
+    import json
+
+    assert json.loads("[1]") == [1]
+
+
+def test_the_folder_of_a_configuration(registry, folder, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(InputError, match=r"fruit 'mine_a.py:build': no file .*elsewhere\d+/mine_a.py"):
+        registry.builder("mine_a.py:build")
+    registry_module.look_in(folder)
+    assert registry.create("mine_a.py:build") == registry.create("mine_a:build") == ("mine", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine_b:build", r"fruit 'mine_b:build': no module 'mine_b', neither installed nor in /"),
+        ("package_of_mine.outer:build", "no module 'package_of_mine.outer'"),
+        ("mine_a:biuld", r"fruit 'mine_a:biuld': mine_a has no 'biuld'; it has: build, nothing"),
+        ("mine_a.py:biuld", r"mine_a.py has no 'biuld'; it has: build, nothing"),
+        ("mine_a:NUMBER", "NUMBER is no function or class, but int"),
+        ("mine_a:nothing", "the function returned nothing"),
+        (":build", r"a name with a colon is MODULE:FUNCTION or FILE.py:FUNCTION"),
+        ("mine_a:", r"a name with a colon is MODULE:FUNCTION or FILE.py:FUNCTION"),
+        ("mine_a:f()", r"a name with a colon is MODULE:FUNCTION or FILE.py:FUNCTION"),
+        ("os:system", r"'os' is a module of Python itself; .* its file: os.py:FUNCTION"),
+        ("none/mine.py:build", r"no file .*/none/mine.py"),
+        ("syntax.py:build", r"syntax.py, line 1: "),
+        ("fails:build", r"fails.py, line 2: ZeroDivisionError: division by zero"),
+        ("fails.py:build", r"fails.py, line 2: ZeroDivisionError: division by zero"),
+        ("lacks:build", r"lacks.py, line 1: ModuleNotFoundError: No module named 'pear_tree'"),
+        ("leaves.py:build", r"leaves.py, line 1: SystemExit: 3"),
+    ],
+)
+def test_one_line_for_what_cannot_be_imported(registry, folder, name, message):
+    (folder / "syntax.py").write_text("def build(:\n")
+    (folder / "fails.py").write_text("x = 0\n1 / x\n")
+    (folder / "lacks.py").write_text("import pear_tree\n")
+    (folder / "leaves.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(InputError, match=message) as error:
+        registry.create(name)
+    assert "\n" not in str(error.value)
+
+
+def test_what_was_imported_is_found_again_from_elsewhere(registry, folder, monkeypatch, tmp_path_factory):
+    """By name, by file, and what has registered itself; from the same files, changed or not."""
+    (folder / "registers_mine.py").write_text(
+        "from srdef import defenses\n\n\n@defenses.REGISTRY.register('mine')\ndef build():\n    return 1\n"
+    )
+    before = set(sys.modules)
+    for name in ("mine_a.py:build", "package_of_mine.inner:build", "registers_mine:build"):
+        registry.builder(name)
+    noted = registry_module.imports()
+    assert set(noted) >= {"mine_a.py:build", "package_of_mine.inner:build", "registers_mine"}
+    assert noted["mine_a.py:build"]["sha256"] == hashlib.sha256(MINE.encode()).hexdigest()
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "mine_a.py").write_text("def build(size=1):\n    return 'another'\n")
+    monkeypatch.chdir(elsewhere)
+    for names in (registry_module._imported, registry_module._registering, defenses.REGISTRY._builders):
+        monkeypatch.delitem(names, "mine", raising=False)
+    forget(folder, before)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(folder)])
+    monkeypatch.setattr(registry_module, "_folders", [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        registry_module.restore(noted)
+    assert registry.create("mine_a.py:build") == ("mine", 2)
+    assert registry.create("package_of_mine.inner:build") == ("mine", 2)
+    assert defenses.create("mine") == 1
+
+    (folder / "mine_a.py").write_text(MINE + "\n")
+    with pytest.warns(SrdefWarning, match=r"mine_a.py, which the run imported, has changed since then"):
+        registry_module.restore({"mine_a.py:build": noted["mine_a.py:build"]})
+    (folder / "mine_a.py").unlink()
+    with pytest.warns(SrdefWarning, match=r"mine_a.py, which the run imported, is not there any more"):
+        registry_module.restore({"mine_a.py:build": noted["mine_a.py:build"]})

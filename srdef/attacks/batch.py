@@ -134,8 +134,8 @@ def _looped(attack: Attack, sharding: Sharding) -> bool:
 
     Not for gradients on a CPU, where XLA takes twice as long for those of most convolutions within a loop.
     """
-    on_cpu = next(iter(sharding.device_set)).platform == "cpu"
-    return not on_cpu or not attack.uses_gradients
+    device: Any = next(iter(sharding.device_set))
+    return device.platform != "cpu" or not attack.uses_gradients
 
 
 @jax.jit

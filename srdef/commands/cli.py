@@ -202,7 +202,7 @@ def exact_arithmetic() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
 
 
-def refuse_another(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
+def refuse_another(workdir: Path, config: dict[str, Any], overwrite: bool, option: str = "--workdir") -> None:
     """InputError if `workdir` holds the results of another configuration, unless they may be overwritten."""
     if overwrite:
         return
@@ -213,11 +213,11 @@ def refuse_another(workdir: Path, config: dict[str, Any], overwrite: bool) -> No
         return
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{file} cannot be read ({error}); choose another --workdir, or --overwrite"
+            f"{file} cannot be read ({error}); choose another {option}, or --overwrite"
         ) from None
     for difference in differences(kept, json.loads(json.dumps(config))):
         raise InputError(
-            f"{workdir} holds the results of another configuration: {difference}; choose another --workdir, "
+            f"{workdir} holds the results of another configuration: {difference}; choose another {option}, "
             "or replace them by --overwrite (what was computed is kept and used where it fits)"
         )
 

@@ -20,6 +20,7 @@ from srdef import attacks, datasets, defenses, models
 from srdef.errors import InputError
 from srdef.evaluation import fields, schema
 from srdef.evaluation.plain_data import brief, check_plain
+from srdef.registry import look_in
 
 FOLDER = Path(srdef.configs.__path__[0])
 
@@ -123,6 +124,7 @@ def _call(file: Path, argument: str | None) -> Any:
 def _module(file: Path) -> ModuleType:
     if file.resolve().parent == FOLDER.resolve():
         return importlib.import_module(f"srdef.configs.{file.stem}")
+    look_in(file.parent)
     spec = importlib.util.spec_from_file_location(f"srdef_configuration_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

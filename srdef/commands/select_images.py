@@ -31,7 +31,7 @@ def _predict(classifier: Any, images: jax.Array) -> jax.Array:
 def select(config: dict[str, Any], count: int) -> Selection:
     """The choice of `count` images for `config`'s data set and classifier, with its seed."""
     options = dict(config["dataset"])
-    name, size = options.pop("name"), options.pop("size")
+    name, size = options.pop("name"), options.pop("size", None)
     for part in ("offset", "limit", "selection"):
         if options.pop(part, None):
             raise InputError(f"config.dataset.{part} has no place here: images are drawn from the whole set")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srdef.datasets.reading import Crop, check_crop, to_square
+from srdef.datasets.reading import Crop, check_crop, fit
 from srdef.datasets.selection import Selection
 from srdef.errors import InputError
 from srdef.images import from_uint8
@@ -25,8 +25,9 @@ class Dataset:
 
     Attributes
     ----------
-    images : (N, size, size, 3) float32
-        RGB in [0, 1], each value one of the 256 levels k/255.
+    images : (N, height, width, channels) float32
+        In [0, 1]; RGB, if the data set does not say otherwise. Each value is one of the 256 levels k/255,
+        but for arrays of floats.
     labels : (N,) int32
         Class indices, counted from 0; -1 where the classifier's own clean prediction is to be the
         label (`labels="predicted"` of the data set `folder`).
@@ -79,9 +80,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Example:
-    """One image as it lies in its file (RGB, any size), its label and its name."""
+    """One image as it lies in its file, its label and its name.
 
-    image: Image.Image
+    The image is an RGB image of Pillow, or an array `(height, width, channels)` of uint8, or of float32 in
+    [0, 1].
+    """
+
+    image: Image.Image | np.ndarray
     label: int
     name: str
 
@@ -113,49 +118,78 @@ def list_names() -> list[str]:
     return REGISTRY.names()
 
 
-def open_source(name: str, size: int, crop: str | None = None, **options: object) -> Source:
+def open_source(name: str, size: int | None = None, crop: str | None = None, **options: object) -> Source:
     """A data set before its images are read, with the crop that they will be read with.
+
+    A function of the user's own may also return `images, labels`.
 
     Raises
     ------
     InputError
         As `load`.
     """
-    if size < 1:
+    if size is not None and size < 1:
         raise InputError(f"size must be at least 1 pixel, not {size}")
     if crop is not None:
         check_crop(crop)
-    source: Source = REGISTRY.create(name, **options)
-    return source if crop is None else replace(source, crop=check_crop(crop))
+    made = REGISTRY.create(name, **options)
+    if not isinstance(made, Source):
+        from srdef.datasets.arrays import from_pair
+
+        made = from_pair(made, f"data set {name!r}")
+    source: Source = made
+    if crop is not None:
+        source = replace(source, crop=check_crop(crop))
+    if size is None:
+        if crop == "center":
+            raise InputError("crop='center' depends on the size: say size=, in pixels")
+        source = replace(source, crop="none")
+    return source
 
 
 def read_positions(
-    source: Source, positions: Sequence[int], size: int, progress: Callable[[int, int], None] | None = None
+    source: Source,
+    positions: Sequence[int],
+    size: int | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """The images of `source` at `positions`, in that order, as squares of side `size`."""
+    """The images of `source` at `positions`, in that order, as squares of side `size`, or as they are."""
 
     def read(position: int) -> tuple[np.ndarray, int, str]:
         example = source.read(position)
-        return to_square(example.image, size, source.crop), example.label, example.name
+        return fit(example.image, size, source.crop), example.label, example.name
 
     Image.init()  # Pillow loads its plugins here once; doing it in several threads at a time is not safe
-    images = np.empty((len(positions), size, size, 3), np.float32)
+    images: np.ndarray | None = None
     labels = np.empty(len(positions), np.int32)
-    names = []
+    names: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for i, (image, label, image_name) in enumerate(pool.map(read, positions)):
-            images[i] = from_uint8(image)
+            if images is None:
+                images = np.empty((len(positions), *image.shape), np.float32)
+            if image.shape != images.shape[1:]:
+                raise InputError(
+                    f"image {image_name} is {_shape(image)}, and {names[0]} is {_shape(images[0])}: "
+                    "say size=, in pixels"
+                )
+            images[i] = from_uint8(image) if image.dtype == np.uint8 else image
             labels[i] = label
             names.append(image_name)
             if progress is not None:
                 progress(i + 1, len(positions))
+    if images is None:
+        raise InputError("there are no images")
     return Dataset(images, labels, tuple(names), np.array(positions, np.int32), source.class_names)
+
+
+def _shape(image: np.ndarray) -> str:
+    return "x".join(map(str, image.shape))
 
 
 def load(
     name: str,
     *,
-    size: int,
+    size: int | None = None,
     crop: str | None = None,
     offset: int = 0,
     limit: int | None = None,
@@ -168,13 +202,15 @@ def load(
     Parameters
     ----------
     name : str
-        One of `list_names()`.
-    size : int
-        Height and width of the images, in pixels.
+        One of `list_names()`, or `MODULE:FUNCTION` of your own, which returns a `Source` or `images, labels`.
+    size : int, optional
+        Height and width of the images, in pixels. Default: the images as they are, which must all have one
+        size then.
     crop : {"center", "none"}, optional
         "center": the evaluation crop of the classifiers, a centre square of size/(size + 32) of the
         shorter side; "none": the whole image, resized to a square. Default: what the data set's own
-        page says ("none" for `nips2017`, whose images are square and cropped, "center" otherwise).
+        page says ("center" for photographs; "none" for `nips2017`, whose images are square and cropped, and
+        for small images). Images that keep their size are not cropped.
         Both resize with Pillow's bicubic filter to 8-bit levels.
     offset, limit : int
         Leave out the first `offset` images, then take at most `limit` (default: all).

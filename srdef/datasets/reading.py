@@ -1,4 +1,4 @@
-"""From an image file, or an array of a data set, to a square array of 8-bit RGB."""
+"""From an image file, or an array of a data set, to an array of the wanted size."""
 
 import os
 from pathlib import Path
@@ -157,3 +157,33 @@ def to_square(image: Image.Image, size: int, crop: Crop) -> np.ndarray:
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def fit(image: Image.Image | np.ndarray, size: int | None, crop: Crop) -> np.ndarray:
+    """An image as an array `(height, width, channels)`, cropped and resized by `to_square`.
+
+    Parameters
+    ----------
+    image : RGB image, or array (height, width, channels)
+        Of uint8, or of float32 in [0, 1]; the channels of an array are resized one by one, which gives the
+        same.
+    size : int or None
+        None: as it is.
+    crop : {"center", "none"}
+
+    Returns
+    -------
+    array (size, size, channels)
+        uint8 or float32, as given.
+    """
+    if size is None:
+        return np.asarray(image)
+    if isinstance(image, Image.Image):
+        return to_square(image, size, crop)
+    channels = [
+        to_square(Image.fromarray(np.ascontiguousarray(image[..., i])), size, crop)
+        for i in range(image.shape[-1])
+    ]
+    squares = np.stack(channels, axis=-1)
+    # The bicubic filter overshoots; Pillow clips 8 bits itself.
+    return squares if squares.dtype == np.uint8 else np.clip(squares, 0, 1)

@@ -41,7 +41,7 @@ class Selection:
     """
 
     dataset: str
-    size: int
+    size: int | None
     crop: str
     classifier: str
     weights: str
@@ -97,7 +97,7 @@ class Selection:
             raise InputError(f"selection {path}: a position stands there twice")
         return selection
 
-    def check(self, path: str | Path, dataset: str, size: int, crop: str, length: int) -> None:
+    def check(self, path: str | Path, dataset: str, size: int | None, crop: str, length: int) -> None:
         """InputError unless this list, read from `path`, was made of a data set that is read as it is now."""
         for field, wanted in (("dataset", dataset), ("size", size), ("crop", crop)):
             made = getattr(self, field)

@@ -16,6 +16,7 @@ from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
 from srdef.models.protocols import Classifier
 from srdef.storage.fingerprint import digest
+from srdef.victims import Undefended, check_victim
 
 CLEAN = "clean"
 
@@ -163,10 +164,13 @@ def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     options = specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), **options)
     for field, classifier in classifiers.items():
-        if dataset.num_classes != classifier.num_classes:
+        classes: int | None = classifier.num_classes
+        if classes is None:  # known only with the size of the images
+            classes = check_victim(Undefended(classifier), dataset.images.shape[1:])
+        if dataset.num_classes != classes:
             raise InputError(
                 f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
-                f"{config[field]['name']!r} has {classifier.num_classes}"
+                f"{config[field]['name']!r} has {classes}"
             )
     return dataset
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from srdef import models
 from srdef.errors import InputError
 from srdef.evaluation.plain_data import (
     LARGEST,
@@ -15,6 +16,7 @@ from srdef.evaluation.plain_data import (
     is_whole,
     parameters_of,
     refuse,
+    rest_of,
     short,
 )
 from srdef.registry import Registry
@@ -173,8 +175,9 @@ def named(
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             refuse(where, "a dictionary with a `name`", value)
-        builder = registry.builder(short(value["name"]))
+        builder = registry.builder(value["name"])
         parameters = {name: hint for name, hint in parameters_of(builder).items() if name not in given}
+        anything = parameters.pop(rest_of(builder), None) is not None
         for option, chosen in value.items():
             if option == "name":
                 continue
@@ -182,7 +185,7 @@ def named(
                 extra[option].check(chosen, f"{where}.{option}")
             elif option in parameters:
                 check_annotated(parameters[option], chosen, f"{where}.{option}")
-            else:
+            elif not anything:
                 known = ", ".join([*parameters, *extra]) or "none"
                 raise InputError(
                     f"{where}: {registry.kind} {value['name']!r} has no option {short(option)!r}; "
@@ -197,4 +200,7 @@ def named(
 
 def keeps(registry: Registry, extra: Mapping[str, Field], name: str) -> set[str]:
     """The fields that an entry may have beside its name once it is called `name`."""
-    return {*parameters_of(registry.builder(name)), *extra}
+    known = {*parameters_of(registry.builder(name)), *extra}
+    # A model of the user's own has weights of its own.
+    own = registry is models.REGISTRY and ":" in name
+    return known - ({"pretrained", "weights"} - {*parameters_of(registry.builder(name))} if own else set())

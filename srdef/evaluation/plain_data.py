@@ -81,6 +81,12 @@ def parameters_of(builder: Any) -> dict[str, Any]:
     return {name: hints.get(name, Any) for name in inspect.signature(builder).parameters}
 
 
+def rest_of(builder: Any) -> str:
+    """What a builder calls its `**options`, which take any; "" for a builder without."""
+    kinds = inspect.signature(builder).parameters.items()
+    return next((name for name, parameter in kinds if parameter.kind is parameter.VAR_KEYWORD), "")
+
+
 def check_annotated(annotation: Any, value: Any, where: str) -> None:
     """InputError if plain data cannot be of an annotated type; other types are let through."""
     if not _fits(annotation, value):

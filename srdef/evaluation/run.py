@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 import srdef
-from srdef import attacks, batching, defenses, images, victims
+from srdef import attacks, batching, defenses, images, models, victims
 from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
@@ -135,8 +135,13 @@ class Run(Generic[E]):
             "classifier": experiment.config["classifier"],
             "classifier_digest": experiment.classifier_digest,
             "seed": experiment.seed,
-            "code": code_digest(experiment.classifier, batching, images, *code),
+            "code": code_digest(experiment.classifier, batching, images, *code, *self._own_code()),
         }
+
+    def _own_code(self) -> list[Any]:
+        """The function of the user's own that has made the classifier, if it was one."""
+        name = self.experiment.config["classifier"]["name"]
+        return [models.REGISTRY.builder(name)] if ":" in name else []
 
     def _source(self, attack: str) -> str:
         """What identifies the images under `attack`: the digest of the data, or the name of their store."""

@@ -26,7 +26,11 @@ from srdef.evaluation.fields import (
 from srdef.evaluation.plain_data import brief, check_annotated, check_plain
 
 DATASET = {
-    "size": whole("height and width of the images in pixels", high=16384),
+    "size": Field(
+        "height and width of the images in pixels; default: as they are",
+        lambda value, where: None if value is None else whole("", high=16384).check(value, where),
+        optional=True,
+    ),
     "crop": Field(
         "center: the classifiers' evaluation crop; none: the whole image",
         partial(check_annotated, Literal["center", "none", None]),

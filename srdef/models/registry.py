@@ -9,7 +9,8 @@ import jax
 from flax import nnx
 
 from srdef.errors import InputError
-from srdef.registry import Registry
+from srdef.models.frameworks import wrap
+from srdef.registry import Registry, check_options
 from srdef.weights import catalog, download, loading, readers
 
 REGISTRY = Registry("model")
@@ -38,7 +39,8 @@ def create(
     Parameters
     ----------
     name : str
-        One of `list_names()`.
+        One of `list_names()`; or `MODULE:FUNCTION` or `FILE.py:FUNCTION` of your own, which returns any model
+        that `wrap` takes, or a network. It gets `pretrained`, `weights`, `seed` and `rngs` if it takes them.
     pretrained : bool
         Load the weights that `srdef.weights.catalog` has under this name. A super-resolution network takes
         those that srdef trained itself and never its authors', so that the same call does not change its
@@ -66,6 +68,8 @@ def create(
         super-resolution), a download that fails, or a weights file that is missing, damaged, much larger
         than the network, not finite, or does not fit the network tensor by tensor.
     """
+    if ":" in name:
+        return _own(name, {"pretrained": pretrained, "weights": weights, "seed": seed}, options)
     builder = REGISTRY.builder(name)
     valid = [parameter for parameter in inspect.signature(builder).parameters if parameter != "rngs"]
     for option in options:
@@ -97,6 +101,30 @@ def create(
         _check_file(name, Path(str(weights)))
         _load_file(module, Path(str(weights)))
     return module
+
+
+def _own(name: str, common: dict[str, Any], options: dict[str, Any]) -> Any:
+    """What a function of the user's own makes; `common` are the options that every network of srdef has."""
+    builder = REGISTRY.builder(name)
+    try:
+        known = inspect.signature(builder).parameters
+    except ValueError:
+        known = inspect.signature(lambda: None).parameters
+    for option, value in common.items():
+        if option in known or value:  # a seed of 0 is as good as none
+            options[option] = value
+    if "rngs" in known:
+        options["rngs"] = nnx.Rngs(common["seed"])
+        if "seed" not in known:
+            options.pop("seed", None)
+    check_options(f"model {name!r}", builder, options)
+    made = builder(**options)
+    if isinstance(made, nnx.Module) and hasattr(made, "scale"):  # a super-resolution network
+        return made
+    try:
+        return wrap(made)
+    except InputError as error:
+        raise InputError(f"model {name!r}: {error}") from None
 
 
 def convert(name: str, file: str | Path, output: str | Path) -> None:

@@ -1,5 +1,6 @@
 """PyTorch classifiers under JAX: computed by PyTorch, with PyTorch's gradient, inside any JAX program."""
 
+import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -37,6 +38,15 @@ class _Bridge:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Bridge) and self.module is other.module
+
+    def __repr__(self) -> str:
+        """The module with a hash of its weights: results that are kept for one must not serve another."""
+        sha = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            sha.update(name.encode())
+            if hasattr(tensor, "detach"):
+                sha.update(_float32(tensor).tobytes())
+        return f"{self.module!r} {sha.hexdigest()}"
 
     def count_classes(self, shape: tuple[int, ...]) -> int:
         """How many logits the module returns for an image of this shape; called once for each."""

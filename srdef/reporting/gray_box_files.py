@@ -17,6 +17,7 @@ from srdef.evaluation.gray_box import Outcome
 from srdef.evaluation.paper_tables import Reference
 from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.summaries import summarize
+from srdef.registry import imports
 from srdef.reporting import tables
 from srdef.storage.files import canonical_json, write_atomically
 
@@ -55,13 +56,15 @@ def build_table(experiment: Experiment, records: "pa.Table") -> tables.ResultTab
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and arithmetic of this process."""
+    """Versions, devices and arithmetic of this process, and the user's own code that it has imported."""
+    own = imports()
     return {
         "srdef": srdef.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "jaxwt", "numpy")},
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
         "devices": [device.device_kind for device in jax.local_devices()],
+        **({"imports": own} if own else {}),
     }
 
 

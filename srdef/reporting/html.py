@@ -36,10 +36,18 @@ def encode(pixels: np.ndarray) -> str:
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """A table of names and values; lists with commas."""
-    rows = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in rows.items()}
-    cells = (f"<tr><th scope=row>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+    """A table of names and values; lists and dictionaries with commas."""
+    cells = (f"<tr><th scope=row>{escape(k)}</th><td>{escape(_words(v))}</td></tr>" for k, v in rows.items())
     return f"<table class=facts><tbody>{''.join(cells)}</tbody></table>"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    if isinstance(value, dict):
+        inner = {name: f"({_words(v)})" if isinstance(v, dict) else _words(v) for name, v in value.items()}
+        return ", ".join(f"{name} {text}" for name, text in inner.items())
+    return str(value)
 
 
 def document(title: str, sections: Sequence[str], config: Mapping[str, Any]) -> str:

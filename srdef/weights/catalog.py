@@ -61,6 +61,8 @@ class Download:
         SPDX identifier, or what its publisher says.
     origin : str
         Who trained the weights, and on what.
+    kind : str
+        What the file is, in words, for messages.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Download:
     size: int | None
     licence: str
     origin: str
+    kind: str = "weights"
 
     @property
     def file(self) -> str:

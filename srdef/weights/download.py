@@ -1,4 +1,4 @@
-"""Fetch published weights once into a cache folder, verified, and keep what was converted from them.
+"""Fetch published files once into a cache folder, verified, and keep what was converted from them.
 
 The cache is the folder `$SRDEF_CACHE`, or the user's cache folder. It holds a published file under its
 published name, so a file that was fetched by hand can simply be put there, and beside it the same
@@ -62,8 +62,10 @@ def converted_path(entry: Download) -> Path:
     return cache_folder() / f"{entry.name}-{entry.variant}-{entry.digest.split(':')[1][:8]}.safetensors"
 
 
-def verify(path: Path, digest: str) -> None:
+def verify(path: Path, digest: str, kind: str = "weights") -> None:
     """Compare the hash of a file with `ALGORITHM:DIGITS`, all digits or the first ones.
+
+    `kind` says in messages what the file is.
 
     Raises
     ------
@@ -75,12 +77,17 @@ def verify(path: Path, digest: str) -> None:
         found = pooch.file_hash(str(path), alg=algorithm)
         size = path.stat().st_size
     except OSError as error:
-        raise InputError(f"weights file {path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{kind} file {path}: cannot be read ({error.strerror})") from None
     if not found.startswith(expected):
         raise InputError(
-            f"weights file {path}: {size} bytes with the {algorithm.upper()} {found}, expected {expected}: "
+            f"{kind} file {path}: {size} bytes with the {algorithm.upper()} {found}, expected {expected}: "
             "truncated, or not the published file"
         )
+
+
+def _what(entry: Download) -> str:
+    """What is fetched, in words."""
+    return f"{entry.kind} of {entry.name}" if entry.kind == "weights" else f"{entry.kind} {entry.name!r}"
 
 
 def fetch(entry: Download) -> Path:
@@ -100,16 +107,12 @@ def fetch(entry: Download) -> Path:
     path = published_path(entry)
     hint = f"fetch {entry.url} by hand and put it at {path}"
     if path.exists() and not path.is_file():
-        raise InputError(
-            f"weights of {entry.name}: {path} is a folder or a device; move it away, then {hint}"
-        )
+        raise InputError(f"{_what(entry)}: {path} is a folder or a device; move it away, then {hint}")
     if path.is_file():
         try:
-            verify(path, entry.digest)
+            verify(path, entry.digest, entry.kind)
         except InputError as error:
-            raise InputError(
-                f"weights of {entry.name}: {error}; delete it and try again, or {hint}"
-            ) from None
+            raise InputError(f"{_what(entry)}: {error}; delete it and try again, or {hint}") from None
         return path
     make_cache_folder()
     # One process fetches; the others of a cluster job wait, and find the file.
@@ -118,17 +121,17 @@ def fetch(entry: Download) -> Path:
             unfinished = path.with_name(f".{path.name}.part")
             try:
                 _transfer(entry, unfinished)
-                _accept(unfinished, path, entry.digest)
+                _accept(unfinished, path, entry)
             except InputError as error:
-                raise InputError(f"weights of {entry.name}: {error}; or {hint}") from None
+                raise InputError(f"{_what(entry)}: {error}; or {hint}") from None
     return path
 
 
-def _accept(unfinished: Path, path: Path, digest: str) -> None:
+def _accept(unfinished: Path, path: Path, entry: Download) -> None:
     """Give a whole download its name; one with a wrong hash is of no use and goes."""
     try:
         try:
-            verify(unfinished, digest)
+            verify(unfinished, entry.digest, entry.kind)
         except InputError:
             unfinished.unlink(missing_ok=True)
             raise

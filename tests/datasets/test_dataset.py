@@ -116,4 +116,27 @@ def test_bad_requests(name, options, message):
 
 
 def test_list():
-    assert set(datasets.list_names()) == {"imagenet_samples", "folder", "nips2017", "tfds"}
+    assert set(datasets.list_names()) == {
+        "arrays",
+        "cifar10",
+        "cifar100",
+        "folder",
+        "imagenet_samples",
+        "mnist",
+        "nips2017",
+        "tfds",
+    }
+
+
+def test_images_keep_their_size_if_none_is_given(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (2, 6, 9, 3), dtype=np.uint8)
+    for name, image in zip("ab", levels, strict=True):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text("file,label\na.png,1\nb.png,0\n")
+    dataset = datasets.load("folder", path=tmp_path)
+    np.testing.assert_array_equal(dataset.images, levels / np.float32(255))
+    Image.new("RGB", (5, 5)).save(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"image b.png is 5x5x3, and a.png is 6x9x3: say size=, in pixels"):
+        datasets.load("folder", path=tmp_path)
+    with pytest.raises(InputError, match="crop='center' depends on the size"):
+        datasets.load("folder", path=tmp_path, crop="center")

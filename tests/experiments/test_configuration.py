@@ -61,6 +61,17 @@ def test_another_data_set():
     assert "bank" in found["defenses"]["quilting"]
 
 
+def test_a_model_of_ones_own_is_not_asked_for_trained_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model_of_this_test.py").write_text("def build(width=3):\n    pass\n")
+    found = changed(
+        "config.classifier.name=model_of_this_test.py:build",
+        "config.classifier.width=4",
+        "config.classifier.seed=1",
+    )
+    assert found["classifier"] == {"name": "model_of_this_test.py:build", "width": 4, "seed": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

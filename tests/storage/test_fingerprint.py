@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from srdef import attacks
-from srdef.storage.fingerprint import code_digest
+from srdef import attacks, models
+from srdef.storage.fingerprint import code_digest, digest
 
 ATTACK = """
 from my_package import helpers
@@ -69,3 +69,15 @@ def test_sees_objects_inside_others(write):
 def test_attacks_have_digests_of_their_own():
     assert code_digest(attacks.fgsm(0.1)) == code_digest(attacks.fgsm(0.2))
     assert code_digest(attacks.fgsm(0.1)) != code_digest(attacks.deepfool())
+
+
+def test_the_digest_of_a_pytorch_model_is_that_of_its_weights():
+    """They are no leaves of the classifier, and results for other weights must not be used again."""
+    import torch
+
+    def classifier(seed):
+        torch.manual_seed(seed)
+        return models.from_torch(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval())
+
+    assert digest(classifier(0)) == digest(classifier(0))
+    assert digest(classifier(0)) != digest(classifier(1))

@@ -1,0 +1,279 @@
+"""Measure how robust a model is: its accuracy under attacks, at several radii.
+
+    srdef attack --model=mine.py:build --data=cifar10 --attacks=autoattack --epsilons=2/255,8/255
+    srdef attack --model=efficientnet_lite0 --data=imagenet_samples --attacks=apgd,square --epsilons=1/255
+
+Does what `srdef.evaluate_robustness` does, and prints its table; with `--output` it also leaves the table as
+CSV and Markdown, and a plot of accuracy against ε. Accuracy counts all images.
+
+The model, each attack, the defense and the data are names, with options behind a colon:
+`pgd:steps=40,restarts=2`. A name is a registered one, or FILE.py:FUNCTION or MODULE:FUNCTION of your own:
+`mine.py:build:width=3`. Registered models come with their trained weights, where there are some. The data may
+also be a folder of images, or an .npz file.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from srdef import attacks, batching, datasets, models
+from srdef.commands import cli, configuration
+from srdef.datasets import Dataset
+from srdef.defenses import Defense
+from srdef.errors import InputError
+from srdef.evaluation.experiment import make_defense
+from srdef.reporting import gray_box_files
+from srdef.robustness import RobustAccuracy, evaluate_robustness, radius
+from srdef.storage import files
+from srdef.weights import catalog
+
+# Data sets whose images have many sizes: they are read at the size of the model, if it has one.
+_MANY_SIZES = ("folder", "imagenet_samples", "nips2017", "tfds")
+
+
+def specification(text: str, option: str) -> dict[str, Any]:
+    """`{"name": NAME, **options}` of `NAME:OPTION=VALUE,OPTION=VALUE`; the name may have a colon of its own.
+
+    Raises
+    ------
+    InputError
+        For options that are not written NAME=VALUE.
+    """
+    parts = text.split(":")
+    # `FILE.py:FUNCTION` and `MODULE:FUNCTION`: the part behind the colon is a name, and no option.
+    own = len(parts) > 1 and parts[1] != "" and "=" not in parts[1]
+    name, written = ":".join(parts[: 1 + own]), ":".join(parts[1 + own :])
+    if not name or (len(parts) > 1 + own and not written):
+        raise InputError(f"--{option}={text[:60]}: write NAME, or NAME:OPTION=VALUE,...")
+    entry: dict[str, Any] = {"name": name}
+    # A comma may be part of a value: what follows it is an option only if it looks like one.
+    for pair in re.split(r",(?=\w+=)", written) if written else ():
+        field, equals, value = pair.partition("=")
+        if not equals or not field.isidentifier():
+            raise InputError(f"--{option}: {pair[:60]!r} is no OPTION=VALUE")
+        entry[field] = configuration.value(value, None, f"--{option}: {field}")
+    return entry
+
+
+def specifications(text: str, option: str) -> list[dict[str, Any]]:
+    """The entries of a list with commas; `pgd:steps=40,restarts=2,apgd` are two."""
+    entries: list[str] = []
+    for part in text.split(","):
+        if entries and ":" in entries[-1] and re.match(r"\w+=", part):
+            entries[-1] += f",{part}"
+        else:
+            entries.append(part)
+    return [specification(entry, option) for entry in entries]
+
+
+def radii(text: str) -> list[float]:
+    """The numbers of `2/255,8/255`."""
+    found = [configuration.value(part, None, "--epsilons") for part in text.split(",")]
+    for part, value in zip(text.split(","), found, strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"--epsilons: {part[:60]!r} is no number; write 2/255,8/255 or 0.5")
+    return [float(value) for value in found]
+
+
+def data_specification(text: str) -> dict[str, Any]:
+    """As `specification`; a folder and an .npz or .npy file stand for the data sets that read them."""
+    path = Path(text).expanduser()
+    if (path.is_file() or "=" not in text) and path.suffix in (".npz", ".npy"):
+        return {"name": "arrays", "path": text}
+    if text not in datasets.list_names() and path.is_dir():
+        return {"name": "folder", "path": text}
+    return specification(text, "data")
+
+
+def make_model(entry: dict[str, Any]) -> Any:
+    """The model; a registered one with its trained weights, if nothing else is said."""
+    options = dict(entry)
+    name = options.pop("name")
+    if name in models.list_names() and not {"pretrained", "weights"} & set(options):
+        options["pretrained"] = name in catalog.CATALOG or bool(catalog.variants(name))
+    model = models.create(name, **options)
+    if not hasattr(model, "num_classes"):
+        raise InputError(f"model {name!r} is not a classifier")
+    return model
+
+
+def load(entry: dict[str, Any], limit: int | None, model: Any) -> Dataset:
+    """The images, at the size of the model where they have many sizes."""
+    options = dict(entry)
+    name = options.pop("name")
+    if limit is not None:
+        options["limit"] = limit
+    size = getattr(model, "image_size", None)
+    if name in _MANY_SIZES and size:
+        options.setdefault("size", size)
+    with cli.console.status("reading images") as status:
+        return datasets.load(
+            name, **options, progress=lambda done, total: status.update(f"reading images: {done} of {total}")
+        )
+
+
+@jax.jit
+def _predict(model: Any, images: jax.Array) -> jax.Array:
+    return model(images).argmax(axis=-1)
+
+
+def label(model: Any, dataset: Dataset, batch_size: int) -> np.ndarray:
+    """The labels; where there are none, what the model predicts for the clean image."""
+    unknown = dataset.labels < 0
+    if not unknown.any():
+        return dataset.labels
+    cli.console.print(f"{unknown.sum()} images without a label: the model's own prediction is their label")
+    predicted = batching.map_batches(_predict, (model,), (dataset.images,), batch_size=batch_size)
+    return np.where(unknown, predicted, dataset.labels).astype(np.int32)
+
+
+def to_rich(result: RobustAccuracy) -> Table:
+    """The table of accuracies: over all images, and under each in brackets its interval."""
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in result.to_markdown().splitlines()
+        if line.startswith("|")
+    ]
+    table = Table(header[0])
+    for name in header[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def measure(
+    model: Any, dataset: Dataset, labels: np.ndarray, config: dict[str, Any], defense: Defense | None
+) -> RobustAccuracy:
+    """Run the attacks, and say how far they are."""
+    started = time.monotonic()
+    with cli.console.status("clean images") as status:
+
+        def on_batch(name: str, epsilon: float, finished: int, count: int) -> None:
+            status.update(f"{name}, ε = {radius(epsilon, config['norm'])}: {finished} of {count} images")
+
+        def progress(name: str, epsilon: float, accuracy: float) -> None:
+            spent = time.monotonic() - started
+            at = f"{name}, ε = {radius(epsilon, config['norm'])}"
+            cli.console.print(f"{at}: accuracy {accuracy:.1%} ({spent:.0f} s)", highlight=False)
+
+        return evaluate_robustness(
+            model,
+            dataset.images,
+            labels,
+            config["attacks"],
+            config["epsilons"],
+            config["norm"],
+            key=jax.random.key(config["seed"]),
+            defense=defense,
+            threat=config["threat"],
+            draws=config["draws"],
+            ids=dataset.ids,
+            batch_size=min(config["batch_size"], len(dataset)),
+            progress=progress,
+            on_batch=on_batch,
+        )
+
+
+def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
+    """Table, plot, and what they were made with."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder} ({error.strerror})") from None
+    files.write_atomically(folder / "config.json", files.canonical_json(config) + "\n")
+    environment = files.canonical_json(gray_box_files.environment()) + "\n"
+    files.write_atomically(folder / "environment.json", environment)
+    result.to_csv(folder / "robustness.csv")
+    files.write_atomically(folder / "robustness.md", result.to_markdown())
+    result.plot(folder / "robustness.png")
+    cli.console.print(f"Table, plot and settings: {folder}", highlight=False, soft_wrap=True)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="the model: registered, or FILE.py:FUNCTION")
+    parser.add_argument(
+        "--data", metavar="NAME", help="the images: a data set, FILE.py:FUNCTION, a folder, or an .npz file"
+    )
+    parser.add_argument(
+        "--attacks", metavar="NAMES", default="apgd", help="with commas between them (default: apgd)"
+    )
+    parser.add_argument(
+        "--epsilons", metavar="NUMBERS", default="8/255", help="rising radii of [0, 1] (default: 8/255)"
+    )
+    parser.add_argument("--norm", choices=("linf", "l2", "l1"), default="linf", help="default: linf")
+    parser.add_argument(
+        "--defense", metavar="NAMES", help="stands before the model; several with + between them"
+    )
+    parser.add_argument(
+        "--threat",
+        choices=("white_box", "gray_box"),
+        default="white_box",
+        help="whether the attacker knows the defense (default: white_box)",
+    )
+    parser.add_argument(
+        "--draws", metavar="NUMBER", type=int, default=20, help="of a random defense, in each step (20)"
+    )
+    parser.add_argument("--limit", metavar="NUMBER", type=int, help="take the first images (default: all)")
+    parser.add_argument(
+        "--batch_size", metavar="NUMBER", type=int, default=100, help="images at a time (100)"
+    )
+    parser.add_argument("--seed", metavar="NUMBER", type=int, default=0, help="of all that is random (0)")
+    parser.add_argument("--output", metavar="FOLDER", help="leave CSV, Markdown and a plot here")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the results of other settings in this folder"
+    )
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says, as plain data; InputError for what it must not say."""
+    for name in ("model", "data"):
+        if not getattr(options, name):
+            raise InputError(f"say which {name}: --{name}=NAME, or --{name}=FILE.py:FUNCTION of your own")
+    for name, least in (("limit", 1), ("batch_size", 1), ("draws", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} must be at least {least}, not {value}")
+    steps = [specification(part, "defense") for part in (options.defense or "").split("+") if part]
+    return {
+        "model": specification(options.model, "model"),
+        "data": data_specification(options.data),
+        "attacks": specifications(options.attacks, "attacks"),
+        "epsilons": radii(options.epsilons),
+        "norm": options.norm,
+        "defense": steps,
+        "threat": options.threat,
+        "draws": options.draws,
+        "limit": options.limit,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+    }
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make everything, attack, print and write."""
+    config = settings(options)
+    folder = Path(options.output).expanduser() if options.output else None
+    if folder is not None:
+        cli.refuse_another(folder, config, options.overwrite, option="--output")
+    for entry in config["attacks"]:  # before anything large is loaded
+        attacks.REGISTRY.builder(entry["name"])
+    model = make_model(config["model"])
+    defense = make_defense(config["defense"], model) if config["defense"] else None
+    dataset = load(config["data"], config["limit"], model)
+    labels = label(model, dataset, min(options.batch_size, len(dataset)))
+    cli.console.print(f"{len(dataset)} images of {'x'.join(map(str, dataset.images.shape[1:]))}")
+    result = measure(model, dataset, labels, config, defense)
+    cli.console.print(to_rich(result))
+    cli.console.print(result.to_markdown().splitlines()[-1], highlight=False)
+    if folder is not None:
+        write(folder, config, result)
+
+
+COMMAND = cli.Command(run, options=add_options)

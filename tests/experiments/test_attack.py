@@ -1,0 +1,263 @@
+"""`srdef attack`: own models, data and attacks by file, the table, what it leaves, and mistakes."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import srdef.registry as registry_module
+from srdef import datasets
+from srdef.commands import attack, cli
+from srdef.errors import InputError
+
+MINE = """
+import flax.struct
+import jax.numpy as jnp
+from srdef import attacks
+
+
+def build(steepness=20.0):
+    def model(images):
+        score = steepness * (images.mean((1, 2, 3)) - 0.5)
+        return jnp.stack([-score, score], axis=-1)
+
+    return model
+
+
+def stripes(count=6):
+    import numpy as np
+
+    levels = np.array([-20, -6, -3, 3, 6, 20])[:count]
+    images = np.broadcast_to((0.5 + levels / 255)[:, None, None, None], (count, 4, 4, 3))
+    return images, levels > 0
+
+
+def labelled(count=6):
+    images, labels = stripes(count)
+    return images, labels.astype(int)
+
+
+def gentle(epsilon=8 / 255):
+    return attacks.fgsm(epsilon / 2)
+
+
+@flax.struct.dataclass
+class Brighten:
+    levels: float = 0.0
+    random = False
+    differentiable = True
+
+    def __call__(self, image, key):
+        return image + self.levels / 255
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with `mine.py`, which is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry_module, "_folders", [])
+    monkeypatch.setattr(registry_module, "_imported", {})
+    (tmp_path / "mine.py").write_text(MINE)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in repr(sys.modules[name]):
+            del sys.modules[name]
+
+
+def run(*words):
+    return cli.run("attack", attack, ["--model=mine.py:build", "--data=mine.py:labelled", *words])
+
+
+def accuracies(file):
+    with file.open() as lines:
+        return {
+            (row["attack"], round(255 * float(row["epsilon"]), 3)): float(row["accuracy"])
+            for row in csv.DictReader(lines)
+        }
+
+
+def test_prints_and_leaves_what_evaluate_robustness_gives(folder, capsys):
+    words = ("--attacks=fgsm,mine.py:gentle", "--epsilons=2/255,4/255,8/255", "--output=out")
+    assert run(*words) == 0
+    printed = capsys.readouterr().out
+    assert "6 images of 4x4x3" in printed
+    assert "fgsm, ε = 4/255: accuracy 66.7%" in printed
+    assert "worst case" in printed
+    assert sorted(file.name for file in (folder / "out").iterdir()) == [
+        "config.json",
+        "environment.json",
+        "robustness.csv",
+        "robustness.md",
+        "robustness.png",
+    ]
+    # Margins of 3, 6 and 20 levels on either side; the gentle attack moves half as far as it may.
+    assert accuracies(folder / "out" / "robustness.csv") == pytest.approx(
+        {
+            ("clean", 0): 1,
+            **{("fgsm", 2): 1, ("fgsm", 4): 2 / 3, ("fgsm", 8): 1 / 3},
+            **{("mine.py:gentle", 2): 1, ("mine.py:gentle", 4): 1, ("mine.py:gentle", 8): 2 / 3},
+            **{("worst case", 2): 1, ("worst case", 4): 2 / 3, ("worst case", 8): 1 / 3},
+        }
+    )
+    imports = json.loads((folder / "out" / "environment.json").read_text())["imports"]
+    assert set(imports) == {"mine.py:build", "mine.py:labelled", "mine.py:gentle"}
+    assert {entry["file"] for entry in imports.values()} == {str(folder / "mine.py")}
+
+    # Other settings do not replace it unasked.
+    assert run("--attacks=fgsm", "--epsilons=2/255", "--output=out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: out holds the results of another configuration: config.attacks is [")
+    assert "choose another --output" in error
+    assert run("--attacks=fgsm", "--epsilons=2/255", "--output=out", "--overwrite") == 0
+    assert set(accuracies(folder / "out" / "robustness.csv")) == {("clean", 0), ("fgsm", 2)}
+
+
+def test_options_defense_norm_and_limit(folder):
+    """One of the first two images lies 6 levels below the edge, which the defense makes 1."""
+    words = (
+        "--data=mine.py:labelled:count=5",
+        "--model=mine:build:steepness=15",
+        "--limit=2",
+        f"--epsilons={2 / 255 * np.sqrt(48)}",
+        "--norm=l2",
+        "--defense=mine.py:Brighten:levels=5+identity",
+        "--output=out",
+    )
+    assert run(*words, "--attacks=apgd:steps=5,loss=ce") == 0
+    assert sorted(accuracies(folder / "out" / "robustness.csv").values()) == [0.5, 1]
+    config = json.loads((folder / "out" / "config.json").read_text())
+    assert config["attacks"] == [{"name": "apgd", "steps": 5, "loss": "ce"}]
+    assert config["defense"] == [{"name": "mine.py:Brighten", "levels": 5}, {"name": "identity"}]
+    assert config["limit"] == 2
+
+
+def test_arrays_and_folders_as_data(folder, capsys):
+    from PIL import Image
+
+    levels = np.array([100, 126, 129, 150], np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (4, 4, 4, 3))
+    np.savez("data.npz", images=images, labels=[0, 0, 1, 1])
+    (folder / "pictures").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(f"pictures/{index}.png")
+    (folder / "pictures" / "labels.csv").write_text("file,label\n0.png,0\n1.png,0\n2.png,1\n3.png,1\n")
+    for data in ("data.npz", "pictures", "folder:path=pictures,num_classes=2", "arrays:path=data.npz"):
+        words = ("--attacks=fgsm", "--epsilons=3/255", f"--data={data}", "--output=out", "--overwrite")
+        assert run(*words) == 0
+        assert accuracies(folder / "out" / "robustness.csv") == {("clean", 0): 1, ("fgsm", 3): 0.5}
+    # Without labels, those that the model gives, which it says.
+    assert run("--attacks=fgsm", "--epsilons=3/255", "--data=folder:path=pictures,labels=predicted") == 0
+    assert "4 images without a label: the model's own prediction is their label" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        ("apgd", {"name": "apgd"}),
+        ("pgd:steps=40,restarts=2", {"name": "pgd", "steps": 40, "restarts": 2}),
+        ("mine.py:build", {"name": "mine.py:build"}),
+        ("a.b:build:width=3,bounds=(0, 255)", {"name": "a.b:build", "width": 3, "bounds": (0, 255)}),
+        ("jpeg:quality=none", {"name": "jpeg", "quality": None}),
+        ("fgsm:epsilon=2/255", {"name": "fgsm", "epsilon": 2 / 255}),
+        ("folder:path=a:b/c,labels=x.csv", {"name": "folder", "path": "a:b/c", "labels": "x.csv"}),
+    ],
+)
+def test_names_with_options(text, entry):
+    assert attack.specification(text, "model") == entry
+
+
+def test_lists_of_names_with_options():
+    found = attack.specifications("pgd:steps=40,restarts=2,mine.py:build,apgd:steps=3", "attacks")
+    assert found == [
+        {"name": "pgd", "steps": 40, "restarts": 2},
+        {"name": "mine.py:build"},
+        {"name": "apgd", "steps": 3},
+    ]
+
+
+def test_registered_models_have_their_weights_and_size(monkeypatch):
+    """Without building them: what is asked of `models.create` and `datasets.load`."""
+    asked = []
+
+    class Made:
+        num_classes, image_size = 1000, 224
+
+    monkeypatch.setattr(
+        attack.models, "create", lambda name, **options: asked.append((name, options)) or Made
+    )
+    monkeypatch.setattr(datasets, "load", lambda name, **options: asked.append((name, options)))
+    attack.make_model({"name": "efficientnet_lite0"})
+    attack.make_model({"name": "efficientnet_lite0", "pretrained": False})
+    attack.make_model({"name": "mine.py:build", "width": 3})
+    assert asked == [
+        ("efficientnet_lite0", {"pretrained": True}),
+        ("efficientnet_lite0", {"pretrained": False}),
+        ("mine.py:build", {"width": 3}),
+    ]
+    asked.clear()
+    attack.load({"name": "imagenet_samples"}, 3, Made)
+    attack.load({"name": "imagenet_samples", "size": 64}, None, Made)
+    attack.load({"name": "cifar10"}, None, Made)
+    assert [options.get("size") for _, options in asked] == [224, 64, None]
+    assert asked[0][1]["limit"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model="], "say which model: --model=NAME, or --model=FILE.py:FUNCTION of your own"),
+        (["--data="], "say which data: --data=NAME"),
+        (
+            ["--model=mine.py:biuld"],
+            "model 'mine.py:biuld': mine.py has no 'biuld'; it has: build, ",
+        ),
+        (["--model=yours.py:build"], "model 'yours.py:build': no file "),
+        (
+            ["--model=mine.py:build:depth=3"],
+            "'mine.py:build': got an unexpected keyword argument 'depth'",
+        ),
+        (["--model=mine.py:build:pretrained=true"], "its options are: steepness"),
+        (["--model=mine.py:Brighten"], "model 'mine.py:Brighten': "),
+        (["--model=efficientnet"], "unknown model 'efficientnet'; choose from: "),
+        (["--model=edsr_small_x2"], "model 'edsr_small_x2' is not a classifier"),
+        (["--data=cifar11"], "unknown data set 'cifar11'; choose from: "),
+        (["--data=none.npz"], "none.npz: cannot be read (No such file or directory)"),
+        (["--data=mine.py:stripes"], "data set 'mine.py:stripes': labels must be integers, not bool"),
+        (["--data=mine.py:gentle"], "the function must return a Source or images, labels"),
+        (["--attacks=fgsm,fgms"], "unknown attack 'fgms'; choose from: "),
+        (["--attacks=fgsm:"], "--attacks=fgsm:: write NAME, or NAME:OPTION=VALUE,..."),
+        (["--attacks=fgsm:size=3"], "attack 'fgsm': got an unexpected keyword argument 'size'"),
+        (["--attacks=pgd:steps=3,restarts"], "unknown attack 'restarts'"),
+        (["--epsilons=8/0"], "--epsilons: '8/0' is no number"),
+        (["--epsilons=8/255,2/255"], "epsilons must rise"),
+        (["--epsilons=8"], "epsilon is in units of the [0, 1] range (write 8 / 255), but is 8.0"),
+        (["--norm=linfinity"], "argument --norm: invalid choice: 'linfinity'"),
+        (["--defense=wavelets"], "unknown defense 'wavelets'; choose from: identity"),
+        (["--limit=0"], "--limit must be at least 1, not 0"),
+        (["--batch_size=x"], "argument --batch_size: invalid int value: 'x'"),
+        (["--epsilon=8/255"], "unknown option --epsilon; did you mean --epsilons?"),
+        (["cifar10"], "unexpected argument 'cifar10'"),
+        (["--config.seed=3"], "attack takes no configuration"),
+        (["--output=mine.py/out", "--attacks=fgsm"], "cannot make the folder mine.py/out"),
+    ],
+)
+def test_one_line_for_mistakes(folder, words, message, capsys):
+    assert run("--limit=2", *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_model_in_training_mode_is_refused(folder):
+    with (folder / "mine.py").open("a") as file:
+        file.write(
+            "\n\ndef training():\n    import torch\n\n    return torch.nn.Sequential(torch.nn.Flatten())\n"
+        )
+    with pytest.raises(InputError, match=r"model 'mine.py:training': .*is in training mode; call .eval"):
+        attack.make_model({"name": "mine.py:training"})
