@@ -1,11 +1,11 @@
-"""`perturb`: run an attack over a batch of images, each on its own.
+"""Run an attack over a batch of images, each on its own: `perturb`.
 
-Whenever at most a quarter of a batch still needs steps, the finished images are taken out and the others go
-on in a batch of a quarter of the size. (A quarter and not a half, because each size is a program of its own
-to compile.) The loop over the steps therefore stands on the host, where it is also heard that somebody
-pressed Ctrl-C. Where the host would be in the way, it hands over as many steps at a time as the device does
-in a tenth of a second; see `_looped`.
+Finished images leave the batch: whenever at most a quarter of it still needs steps, the others go on in a
+batch of a quarter of the size.
 """
+
+# A quarter and not a half, because each size is a program of its own to compile. The host runs the loop over
+# the steps: it has to see which images are finished, and it hears Ctrl-C.
 
 import time
 import warnings
