@@ -10,7 +10,7 @@ JOBS ?= 2
 QUICK := XLA_FLAGS="$(strip $(XLA_FLAGS) --xla_backend_optimization_level=1)"
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow test-faults lint docs clean
 
 demo: $(VENV)/requirements.done
 	$(BIN)/python -m experiments.evaluate --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -20,6 +20,11 @@ test: $(VENV)/requirements-dev.done
 
 test-slow: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not full and not gpu" $(PYTEST_OPTIONS)
+
+# The long version of what the other tests do briefly: damaged weights files, runs killed and interrupted.
+test-faults: $(VENV)/requirements-dev.done
+	SRDEF_FAULTS=20000 SRDEF_FAULT_SEEDS=6 $(BIN)/python -m pytest -s tests/faults \
+		tests/experiments/test_evaluate.py -k "faults or anywhere" $(PYTEST_OPTIONS)
 
 lint: $(VENV)/requirements-dev.done
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ from srdef.commands import evaluate as script
 from srdef.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+# Each kills or interrupts a run at six places of its own; `make test-faults` takes more.
+SEEDS = range(int(os.environ.get("SRDEF_FAULT_SEEDS", "1")))
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -160,8 +162,9 @@ def test_a_changed_configuration_recomputes_what_depends_on_it(finished, config,
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_with_the_same_bytes(finished, config, environment, tmp_path):
-    generator = random.Random(0)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_anywhere_it_ends_with_the_same_bytes(finished, config, environment, tmp_path, seed):
+    generator = random.Random(seed)
     kills = 0
     while kills < 6:
         process = subprocess.Popen(
@@ -186,11 +189,12 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(finished, config, environme
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
 def test_interrupted_anywhere_it_says_so_and_ends_with_the_same_bytes(
-    finished, config, environment, tmp_path
+    finished, config, environment, tmp_path, seed
 ):
     """Ctrl-C is heard every time; nothing is lost or half written."""
-    generator = random.Random(0)
+    generator = random.Random(seed)
     stops = 0
     while stops < 6:
         process = subprocess.Popen(

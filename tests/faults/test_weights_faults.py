@@ -1,6 +1,6 @@
 """Weights files that are damaged or made to do damage: they load, or are refused in one line.
 
-SRDEF_FAULTS=20000 pytest tests/faults -m slow    # that many damaged files instead of a few hundred
+`make test-faults` damages 20,000 files instead of a few hundred.
 """
 
 import io
