@@ -12,9 +12,10 @@ from srdef.storage.files import write_atomically
 
 
 def write(workdir: Path, experiment: AdaptiveExperiment, outcome: Outcome) -> None:
-    """Write `adaptive.md`, `adaptive.json`, and `curves.png` and `.pdf`."""
+    """Write `adaptive.md`, `adaptive.json`, `adaptive.csv`, and `curves.png` and `.pdf`."""
     write_atomically(workdir / "adaptive.md", adaptive_tables.to_markdown(outcome))
     write_atomically(workdir / "adaptive.json", adaptive_tables.to_json(outcome))
+    write_atomically(workdir / "adaptive.csv", adaptive_tables.to_csv(outcome))
     subtitle = f"{experiment.classifier_name}, {outcome.images} images"
     for ending in ("png", "pdf"):
         adaptive_plots.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)

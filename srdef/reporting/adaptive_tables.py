@@ -1,5 +1,7 @@
 """The tables and the numbers of an adaptive evaluation and of its self-checks."""
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 
@@ -132,6 +134,21 @@ def to_json(outcome: Outcome) -> str:
         "accuracy": accuracies,
     }
     return canonical_json(without_nan(values)) + "\n"
+
+
+def to_csv(outcome: Outcome) -> str:
+    """One row for each accuracy: defense, threat, ε, accuracy, its 95 % Wilson interval, images."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("defense", "threat", "epsilon", "accuracy", "low", "high", "images"))
+    for defense in outcome.defenses:
+        for threat in (CLEAN, *outcome.threats, WORST):
+            found = outcome.accuracy(defense, threat)
+            for epsilon, accuracy in zip(outcome.epsilons, () if found is None else found, strict=False):
+                if not math.isnan(accuracy):
+                    interval = wilson_interval(accuracy * outcome.images, outcome.images)
+                    writer.writerow((defense, threat, epsilon, float(accuracy), *interval, outcome.images))
+    return text.getvalue()
 
 
 def checks_to_rich(checks: Sequence[Check]) -> Group:

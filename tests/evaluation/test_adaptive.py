@@ -1,5 +1,6 @@
 """The adaptive evaluation on a small linear classifier."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -370,6 +371,15 @@ def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
     small = Outcome(4, (0.1, 0.2), ("none",), ("always", "once"), every, every)
     assert adaptive_tables.columns(small, 0.1) == (CLEAN, "always", "once", WORST)
     assert adaptive_tables.columns(small, 0.2) == (CLEAN, "always", WORST)
+    rows = list(csv.DictReader(adaptive_tables.to_csv(small).splitlines()))
+    assert [(row["threat"], row["epsilon"]) for row in rows] == [
+        *((threat, epsilon) for threat in (CLEAN, "always") for epsilon in ("0.1", "0.2")),
+        *(("once", "0.1"), (WORST, "0.1"), (WORST, "0.2")),
+    ]
+    # Wilson's interval of 4 of 4.
+    assert {(row["accuracy"], round(float(row["low"]), 3), row["high"]) for row in rows} == {
+        ("1.0", 0.51, "1.0")
+    }
     assert [len(row) for row in adaptive_tables.rows(small, 0.2)] == [4]
 
 
