@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.projections import Norm
+from srdef.attacks.projections import AnyNorm
 from srdef.registry import Registry
 from srdef.validation import Scalar, check_key
 from srdef.victims import Victim
@@ -36,13 +36,13 @@ class Attack(ABC):
         The largest number of steps for an image.
     targeted : bool
         Whether the label is the class to reach instead of the class to leave.
-    norm : "linf", "l2" or "l1"
+    norm : "linf", "l2", "l1" or "l0"
         The norm of the ball that the perturbation stays in, if the attack has an `epsilon`.
     """
 
     steps: int
     targeted: bool = False
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
 
     @abstractmethod
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> Any:
