@@ -23,7 +23,7 @@ from srdef.victims import Victim, expected
 _LAST_STEP, _LAST_GAMMA = 0.01, 0.001
 # By which share of the distance the first radii grow at least, so that rounding cannot leave the image just
 # before the boundary.
-_OVERSHOOT = 1e-5
+_OVERSHOOT = 1e-4
 
 
 class State(struct.PyTreeNode):
