@@ -191,16 +191,14 @@ def alma(
     *,
     steps: int = 1000,
     norm: Norm = "l2",
-    first_distance: Scalar | None = None,
+    first_distance: Scalar = 1.0,
     reduction: Scalar = 0.01,
     smoothing: Scalar = 0.9,
     targeted: bool = False,
 ) -> ALMA:
-    """ALMA with its authors' α 0.9 and 1000 steps; the first distance is 1 in L2 and 5 in L1."""
+    """ALMA with its authors' α 0.9 and 1000 steps, and a first distance of 1."""
     check_count("steps", steps)
     check_choice("norm", norm, ("l2", "l1"))
-    if first_distance is None:
-        first_distance = 1.0 if norm == "l2" else 5.0
     check_numbers(first_distance=first_distance)
     check_shares(reduction=reduction, smoothing=smoothing)
     return ALMA(first_distance, reduction, smoothing, steps, norm, targeted)
