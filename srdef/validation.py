@@ -113,6 +113,16 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise InputError(f"unknown {name} {value!r}; choose from: {', '.join(choices)}")
 
 
+def one_start_per_image(start: Any, images: np.ndarray) -> np.ndarray:
+    """The image that an attack starts from as a float32 array of the shape of the images."""
+    values = np.asarray(start, np.float32)
+    if values.shape not in (images.shape, images.shape[1:]):
+        raise InputError(
+            f"start must be one image {images.shape[1:]} or one per image {images.shape}, not {values.shape}"
+        )
+    return np.broadcast_to(values, images.shape)
+
+
 def one_row_per_image(leaf: Any, count: int) -> np.ndarray:
     """A number of an attack as a float32 array `(count,)`."""
     values = np.asarray(leaf, np.float32)

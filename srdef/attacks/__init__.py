@@ -1,5 +1,6 @@
 """Attacks: functions of one victim and one image, and `perturb`, which runs them over batches."""
 
+from srdef.attacks.alma import ALMA, alma
 from srdef.attacks.apgd import AutoPGD, apgd, apgd_t
 from srdef.attacks.autoattack import AutoAttack, AutoAttackResult, autoattack, ensemble
 from srdef.attacks.base import (
@@ -13,15 +14,26 @@ from srdef.attacks.base import (
 )
 from srdef.attacks.batch import perturb, round_result
 from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
+from srdef.attacks.corruptions import contrast_reduction, gaussian_blur, salt_and_pepper
+from srdef.attacks.ddn import DDN, ddn
 from srdef.attacks.deepfool import DeepFool, deepfool
+from srdef.attacks.ead import EAD, ead
 from srdef.attacks.fab import FAB, fab, fab_t
+from srdef.attacks.fmn import FMN, fmn
 from srdef.attacks.gradient_sign import GradientSign, di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
+from srdef.attacks.noise import gaussian_noise, uniform_noise
+from srdef.attacks.sigma_zero import SigmaZero, sigma_zero
+from srdef.attacks.sparse_rs import SparseRS, sparse_rs
 from srdef.attacks.square import Square, square
 from srdef.attacks.transfer import accuracy_over_draws, transfer
 
 __all__ = [
+    "ALMA",
+    "DDN",
+    "EAD",
     "FAB",
+    "FMN",
     "REGISTRY",
     "Attack",
     "AttackResult",
@@ -32,19 +44,28 @@ __all__ = [
     "DeepFool",
     "GradientSign",
     "HopSkipJump",
+    "SigmaZero",
+    "SparseRS",
     "Square",
     "accuracy_over_draws",
+    "alma",
     "apgd",
     "apgd_t",
     "autoattack",
     "carlini_wagner",
+    "contrast_reduction",
     "create",
+    "ddn",
     "deepfool",
     "di2fgsm",
+    "ead",
     "ensemble",
     "fab",
     "fab_t",
     "fgsm",
+    "fmn",
+    "gaussian_blur",
+    "gaussian_noise",
     "hop_skip_jump",
     "ifgsm",
     "is_adversarial",
@@ -54,7 +75,11 @@ __all__ = [
     "perturb",
     "pgd",
     "round_result",
+    "salt_and_pepper",
+    "sigma_zero",
+    "sparse_rs",
     "square",
     "transfer",
+    "uniform_noise",
     "without_early_stop",
 ]

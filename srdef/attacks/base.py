@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.projections import Norm
+from srdef.attacks.projections import AnyNorm
 from srdef.registry import Registry
 from srdef.validation import Scalar, check_key
 from srdef.victims import Victim
@@ -36,7 +36,7 @@ class Attack(ABC):
         The largest number of steps for an image.
     targeted : bool
         Whether the label is the class to reach instead of the class to leave.
-    norm : "linf", "l2" or "l1"
+    norm : "linf", "l2", "l1" or "l0"
         The norm of the ball that the perturbation stays in, if the attack has an `epsilon`.
     uses_gradients : bool
         False for an attack that only looks at logits or predictions: `perturb` then runs its many short
@@ -46,7 +46,7 @@ class Attack(ABC):
     steps: int
     targeted: bool = False
     uses_gradients: ClassVar[bool] = True
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
 
     @abstractmethod
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> Any:

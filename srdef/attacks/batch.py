@@ -540,5 +540,11 @@ def _checked(
         height, width, channels = images.shape[1:]
         check_victim(victim, (canvas_side(height), canvas_side(width), channels))
     count = len(images)
-    attack = jax.tree.map(lambda leaf: validation.one_row_per_image(leaf, count), attack)
+
+    def rows(path: Any, leaf: Any) -> np.ndarray:
+        if path and getattr(path[-1], "name", "") == "start":  # an image and no number
+            return validation.one_start_per_image(leaf, images)
+        return validation.one_row_per_image(leaf, count)
+
+    attack = jax.tree_util.tree_map_with_path(rows, attack)
     return images, validation.check_ids(ids, count), attack, classes

@@ -15,15 +15,13 @@ from flax import struct
 from srdef.attacks.base import REGISTRY, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.losses import likeliest_others
-from srdef.attacks.projections import Norm, length, project_hyperplane, safe_divide
+from srdef.attacks.projections import DUAL, Norm, length, project_hyperplane, safe_divide
 from srdef.cpu.gradients import values_and_grads
 from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
 from srdef.victims import Victim
 
 # From which distance restarts begin, where none is given.
 _START_RADIUS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
-
-_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 class State(struct.PyTreeNode):
@@ -129,7 +127,7 @@ class FAB(Attack):
 
         leads, gradients = values_and_grads(lead, x)
         gradients, diagnostics = state.diagnostics.check(gradients, (leads > 0).any())
-        norms = jax.vmap(lambda gradient: length(gradient, _DUAL[self.norm]))(gradients)
+        norms = jax.vmap(lambda gradient: length(gradient, DUAL[self.norm]))(gradients)
         # A class whose lead does not change, or is infinite, is out of reach; without any that is not, x only
         # goes back towards the image.
         within_reach = (norms > 0) & jnp.isfinite(norms) & jnp.isfinite(leads)

@@ -5,15 +5,16 @@ Chen, Jordan and Wainwright 2020, "HopSkipJumpAttack: a query-efficient decision
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from srdef.attacks.base import REGISTRY, Attack, is_adversarial
 from srdef.attacks.projections import Norm, length, project, safe_divide
-from srdef.validation import Scalar, check_choice, check_count, check_numbers
+from srdef.validation import Scalar, check_choice, check_count, check_images, check_numbers
 from srdef.victims import Victim
 
 # How many random images are tried as the start.
@@ -41,16 +42,17 @@ class State(struct.PyTreeNode):
 class HopSkipJump(Attack):
     """Estimate the direction of the boundary from predictions, step along it, come back to it.
 
-    The start is a random image of another class, brought to the boundary by halving the way to the
-    image. In step t, B_t = min(B_0 sqrt(t), B_max) images around x_t, at the distance δ_t, are
-    classified; the mean of their directions, weighted by 1 where adversarial and -1 where not, less
-    the mean weight (equation 16), estimates the gradient. δ_1 is 0.1, later ones γ distance / d, but
-    not so small that float32 rounds them away. The step along the gradient (its sign in L∞) starts
-    at distance / sqrt(t) and is halved until it is adversarial; then the way to the image is halved
-    again, in L∞ by shrinking the ball.
+    The start is `start`, or a random image of another class (targeted: of the target), brought to the
+    boundary by halving the way to the image. In step t, B_t = min(B_0 sqrt(t), B_max) images around x_t, at
+    the distance δ_t, are classified; the mean of their directions, weighted by 1 where adversarial and -1
+    where not, less the mean weight (equation 16), estimates the gradient. δ_1 is 0.1, later ones γ distance /
+    d, but not so small that float32 rounds them away. The step along the gradient (its sign in L∞) starts at
+    distance / sqrt(t) and is halved until it is adversarial; then the way to the image is halved again, in L∞
+    by shrinking the ball.
 
-    An image for which no adversarial start is found stays as it is; so does one that is
-    misclassified already.
+    An image for which no adversarial start is found stays as it is, and so does one whose given start is not
+    adversarial, or that is misclassified already. Random images are rarely of a given class: a targeted
+    attack on a real network needs a `start`, an image that it classifies as the target.
 
     Parameters
     ----------
@@ -64,6 +66,10 @@ class HopSkipJump(Attack):
     steps : int
         Each takes B_t queries and some 25 to 40 more: 40 steps are about 18000.
     norm : "l2" or "linf"
+    targeted : bool
+        Whether labels are the classes to reach.
+    start : array (height, width, 3), optional
+        In [0, 1]; for `perturb` one for all images, or one per image `(N, height, width, 3)`.
     """
 
     uses_gradients: ClassVar[bool] = False
@@ -72,11 +78,15 @@ class HopSkipJump(Attack):
     max_num_evals: int = struct.field(pytree_node=False, default=10_000)
     steps: int = struct.field(pytree_node=False, default=40)
     norm: Norm = struct.field(pytree_node=False, default="l2")
+    targeted: bool = struct.field(pytree_node=False, default=False)
+    start: Any = None
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         clean_key, noise_key, judge_key, near_key = jax.random.split(jax.random.fold_in(key, 0), 4)
 
         def noise(tries: jax.Array) -> jax.Array:
+            if self.start is not None:
+                return jnp.asarray(self.start, image.dtype)
             return jax.random.uniform(jax.random.fold_in(noise_key, tries), image.shape, image.dtype)
 
         def fooled(tries: jax.Array) -> jax.Array:
@@ -86,8 +96,9 @@ class HopSkipJump(Attack):
             tries, _ = carry
             return tries + 1, fooled(tries + 1)
 
+        most = _STARTS if self.start is None else 1
         tries, found = jax.lax.while_loop(
-            lambda carry: ~carry[1] & (carry[0] < _STARTS - 1), again, (jnp.int32(0), fooled(jnp.int32(0)))
+            lambda carry: ~carry[1] & (carry[0] < most - 1), again, (jnp.int32(0), fooled(jnp.int32(0)))
         )
         wrong = is_adversarial(self, victim(image, clean_key), label)
         start = jnp.where(wrong | ~found, image, noise(tries))
@@ -222,6 +233,8 @@ def hop_skip_jump(
     init_num_evals: int = 100,
     max_num_evals: int = 10_000,
     gamma: Scalar = 1.0,
+    targeted: bool = False,
+    start: np.ndarray | jax.Array | None = None,
 ) -> HopSkipJump:
     """HopSkipJump with its authors' 40 steps, 100 queries for the first gradient, γ 1."""
     check_count("steps", steps)
@@ -229,4 +242,7 @@ def hop_skip_jump(
     check_count("max_num_evals", max_num_evals)
     check_choice("norm", norm, ("l2", "linf"))
     check_numbers(gamma=gamma)
-    return HopSkipJump(gamma, init_num_evals, max_num_evals, steps, norm)
+    if start is not None:
+        start = np.asarray(start)
+        start = check_images(start[None])[0] if start.ndim == 3 else check_images(start)
+    return HopSkipJump(gamma, init_num_evals, max_num_evals, steps, norm, targeted, start)

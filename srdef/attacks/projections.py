@@ -14,10 +14,17 @@ import jax.numpy as jnp
 from srdef.validation import Scalar
 
 Norm = Literal["linf", "l2", "l1"]
+# L0 is no norm, and no ball in it is convex: only the attacks made for it know it.
+AnyNorm = Literal["linf", "l2", "l1", "l0"]
+
+# The norm in which a gradient says how far its hyperplane is in the other one.
+DUAL: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
-def length(array: jax.Array, norm: Norm) -> jax.Array:
-    """The norm of all values of an array."""
+def length(array: jax.Array, norm: AnyNorm) -> jax.Array:
+    """The norm of all values of an array; in L0 the number of those that are not zero."""
+    if norm == "l0":
+        return (array != 0).sum().astype(array.dtype)
     if norm == "linf":
         return jnp.abs(array).max()
     if norm == "l2":
@@ -70,6 +77,32 @@ def project_l1(image: jax.Array, difference: jax.Array, radius: Scalar) -> jax.A
 
     amount = _smallest(lambda amount: shrunk(amount).sum() <= radius, size.max())
     return jnp.sign(difference) * shrunk(amount)
+
+
+def shrink_to_l1(difference: jax.Array, radius: Scalar) -> jax.Array:
+    """The nearest values with an L1 norm of at most `radius`, sign(y) max(|y| - λ, 0), in [0, 1] or not."""
+    size = jnp.abs(difference)
+    amount = _smallest(lambda amount: jnp.maximum(size - amount, 0).sum() <= radius, size.max())
+    return jnp.sign(difference) * jnp.maximum(size - amount, 0)
+
+
+def project_l0(difference: jax.Array, count: jax.Array) -> jax.Array:
+    """The `count` values that are largest in size, and zero in the place of the others.
+
+    Of equal ones the first are kept.
+
+    Parameters
+    ----------
+    difference : array (height, width, 3)
+    count : array ()
+        At least 0.
+    """
+    size = jnp.abs(difference)
+    # The largest size that would be too many.
+    threshold = _smallest(lambda t: (size > t).sum() <= count, size.max())
+    above, at = size > threshold, size == threshold
+    number = jnp.cumsum(at.ravel()).reshape(at.shape)
+    return jnp.where(above | (at & (number <= count - above.sum())), difference, 0)
 
 
 def project_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm: Norm) -> jax.Array:

@@ -86,7 +86,11 @@ def within_l1(original: jax.Array, attacked: jax.Array, epsilon: Scalar) -> jax.
 
 
 # How an attack with a budget rounds, by the norm of its ball.
-WITHIN = {"linf": within_linf, "l2": within_l2, "l1": within_l1}
+WITHIN: dict[str, Callable[[jax.Array, jax.Array, Scalar], jax.Array]] = {
+    "linf": within_linf,
+    "l2": within_l2,
+    "l1": within_l1,
+}
 
 
 def smallest_surviving(

@@ -260,6 +260,11 @@ def run(experiment: AdaptiveExperiment, folder: Path | None, reporter: Reporter)
             np.repeat(share[:, None], len(experiment.epsilons), axis=1) for share in clean(correct, defense)
         )
         for threat in experiment.threats:
+            if twin := experiment.twin(threat, defense):
+                chosen[defense, threat] = chosen[defense, twin]
+                judged[defense, threat] = judged[defense, twin]
+                flagged[defense, threat] = flagged[defense, twin]
+                continue
             store = attacked(correct, defense, threat)
             if store is not None:
                 chosen[defense, threat] = store.read("chosen")

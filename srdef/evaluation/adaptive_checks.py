@@ -94,6 +94,7 @@ def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporte
                 victim,
                 attacks.pgd,
                 attacks.square,
+                attacks.uniform_noise,
                 attacks.perturb,
                 attacks.accuracy_over_draws,
                 victims,

@@ -1,10 +1,11 @@
 """The configuration of an adaptive evaluation, and everything that its names stand for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from srdef.attacks.projections import Norm
-from srdef.defenses.base import Defense
+from srdef.defenses.base import Defense, Identity
 from srdef.errors import InputError
 from srdef.evaluation.experiment import (
     Experiment,
@@ -95,6 +96,15 @@ class AdaptiveExperiment(Experiment):
         if threat.knows == "expectation":
             return ExpectationOverTransformation(best, threat.draws) if transformation.random else None
         return None if gradient is None else best
+
+    def twin(self, label: str, defense: str) -> str | None:
+        """An earlier threat whose results are this one's: of no defense, the gradient is the identity's."""
+        threat = self.threats[label]
+        if not isinstance(self.defenses[defense], Identity) or threat.knows not in ("identity", "gradient"):
+            return None
+        alike = [replace(threat, knows="identity"), replace(threat, knows="gradient")]
+        before = takewhile(lambda other: other != label, self.threats)
+        return next((other for other in before if self.threats[other] in alike), None)
 
 
 def resolve(config: dict[str, Any]) -> AdaptiveExperiment:

@@ -70,7 +70,7 @@ class Subject:
     steps : int
         Steps of the iterative attack.
     queries : int
-        Queries of the black-box attack.
+        Queries of the black-box attack; also the draws of noise, of which there are 100 at most.
     draws : int
         Fresh draws with which each adversarial image of a random victim is judged.
     effort : int
@@ -158,6 +158,7 @@ _ATTACKS = {
     "iterative": lambda s: _pgd(s, 1),
     "more effort": lambda s: _pgd(s, s.effort),
     "black box": lambda s: attacks.square(s.epsilon, norm=s.norm, queries=s.queries),
+    "noise": lambda s: attacks.uniform_noise(s.epsilon, norm=s.norm, tries=min(s.queries, 100)),
     # From the image itself: a random start in this ball is noise, which needs no gradient to be misread.
     "unbounded": lambda s: attacks.pgd(s.everything, norm=s.norm, steps=s.steps, random_start=False),
 }
@@ -199,6 +200,12 @@ def white_box_beats_black_box(subject: Subject) -> Check:
         "black box",
         "gradients are masked: a search without them does better; attack through a surrogate (BPDA)",
     )
+
+
+def white_box_beats_noise(subject: Subject) -> Check:
+    """PGD leaves no more accuracy than the best of many draws of uniform noise within ε."""
+    suggests = "the gradient is of no use: even noise of the same size does better; replace it (BPDA)"
+    return _compare(subject, "white box not worse than noise", "iterative", "noise", suggests)
 
 
 def unbounded_reaches_zero(subject: Subject) -> Check:
@@ -271,6 +278,7 @@ def gradient_beats_random_direction(subject: Subject) -> Check:
 CHECKS = (
     iterative_beats_single_step,
     white_box_beats_black_box,
+    white_box_beats_noise,
     unbounded_reaches_zero,
     more_effort_changes_nothing,
     gradients_are_alive,

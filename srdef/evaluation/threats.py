@@ -1,7 +1,7 @@
 """Attackers of an adaptive evaluation: what each of them knows, and the attack that follows from it."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from srdef import attacks
 from srdef.attacks.projections import Norm
@@ -102,7 +102,8 @@ def norm_of(threats: dict[str, Threat], epsilon: float) -> Norm:
     InputError
         If they have several, so that their ε cannot be compared.
     """
-    norms: dict[str, Norm] = {label: threat.make(epsilon).norm for label, threat in threats.items()}
+    # Attacks in L0 have no ε.
+    norms = {label: cast(Norm, threat.make(epsilon).norm) for label, threat in threats.items()}
     if len(set(norms.values())) > 1:
         found = ", ".join(f"{label} {norm}" for label, norm in norms.items())
         raise InputError(f"config.threats must have attacks of one norm, not of several: {found}")

@@ -19,14 +19,25 @@ EPSILON = 0.03
 
 # Budgets that keep the tests short and change no promise.
 SHORT = {
+    "alma": {"steps": 60},
     "apgd": {"steps": 10},
     "apgd_t": {"steps": 10, "targets": 3},
     "carlini_wagner": {"max_iterations": 60},
+    "contrast_reduction": {"steps": 20},
+    "ddn": {"steps": 40},
+    "ead": {"binary_search_steps": 6, "max_iterations": 40},
     "fab": {"steps": 10},
     "fab_t": {"steps": 10, "targets": 3},
+    "fmn": {"steps": 40},
+    "gaussian_blur": {"steps": 20},
+    "gaussian_noise": {"tries": 10},
     "hop_skip_jump": {"steps": 5, "init_num_evals": 30},
     "pgd": {"steps": 10, "restarts": 2},
+    "salt_and_pepper": {"steps": 100},
+    "sigma_zero": {"steps": 60},
+    "sparse_rs": {"pixels": 10, "queries": 300},
     "square": {"queries": 300},
+    "uniform_noise": {"tries": 10},
 }
 
 
@@ -37,7 +48,10 @@ def has(name, option):
 # AutoAttack is made of these, and has tests of its own.
 NAMES = [name for name in attacks.list_names() if name != "autoattack"]
 WITHOUT_EPSILON = [name for name in NAMES if attacks.create(name).minimal_norm]
-WITH_EPSILON = [name for name in NAMES if name not in WITHOUT_EPSILON]
+WITH_EPSILON = [name for name in NAMES if name not in WITHOUT_EPSILON and has(name, "epsilon")]
+# These promise no success: tests/attacks/test_baselines.py has what they do promise.
+BASELINES = ["uniform_noise", "gaussian_noise", "contrast_reduction", "gaussian_blur", "salt_and_pepper"]
+SUCCEEDING = [name for name in NAMES if name not in BASELINES]
 TARGETED = [name for name in NAMES if has(name, "targeted")]
 
 
@@ -49,8 +63,9 @@ def make(name, **options):
 
 def generous(name):
     """Options with which every attack succeeds on the linear victims."""
-    options = {"epsilon": 0.2} if name in WITH_EPSILON else {}
-    return options | ({"step_size": 0.02} if has(name, "step_size") else {})
+    if name not in WITH_EPSILON:
+        return {}
+    return {"epsilon": 0.2} | ({"step_size": 0.02} if has(name, "step_size") else {})
 
 
 def run(attack, classifier, images, labels, **options):
@@ -139,7 +154,7 @@ def test_stored_in_8_bits(name):
     else:
         # Rounding alone would undo these attacks; scaled up they survive, and cost little more.
         np.testing.assert_array_equal(stored.success, plain.success)
-        assert stored.success.all()
+        assert stored.success.all() or name in BASELINES
 
 
 @pytest.mark.parametrize("name", WITH_EPSILON)
@@ -195,13 +210,14 @@ def test_minimal_attacks_leave_misclassified_images_alone(name):
     result = run(make(name), classifier, images, wrong)
     np.testing.assert_array_equal(result.images[::2], images[::2])
     assert (result.l2[::2] == 0).all()
-    assert result.success.all()
+    assert result.success[::2].all()
+    assert result.success.all() or name in BASELINES
     # The others are attacked as if these were not there.
     np.testing.assert_allclose(result.images[1::2], on_linear(name).images[1::2], atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SUCCEEDING)
 def test_two_classes_a_thousand_and_the_last_one(name, classes):
     if (name, classes) == ("apgd_t", 2):
         pytest.skip("the targeted DLR loss needs four classes; tests/attacks/test_apgd.py has the error")
@@ -216,7 +232,7 @@ def test_two_classes_a_thousand_and_the_last_one(name, classes):
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
 
 
-@pytest.mark.parametrize("name", TARGETED)
+@pytest.mark.parametrize("name", [name for name in TARGETED if name in SUCCEEDING])
 def test_targeted_reaches_the_target(name):
     classifier, images, labels = linear()
     targets = (labels + 1) % 5
@@ -227,7 +243,7 @@ def test_targeted_reaches_the_target(name):
     assert result.success.all()
 
 
-@pytest.mark.parametrize("name", WITH_EPSILON)
+@pytest.mark.parametrize("name", [name for name in WITH_EPSILON if name in SUCCEEDING])
 def test_doubling_epsilon_does_not_lower_success(name):
     classifier, images, labels = linear()
     rates = [
@@ -239,14 +255,14 @@ def test_doubling_epsilon_does_not_lower_success(name):
 
 
 # Fewest steps of the sequence n, 2n, 4n, 8n; C&W needs some for Adam to start.
-FEWEST_STEPS = {"carlini_wagner": 15}
+FEWEST_STEPS = {"carlini_wagner": 15, "ead": 5}
 
 
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=[] if name in ("ifgsm", "apgd", "deepfool") else pytest.mark.slow)
-        for name in NAMES
+        for name in SUCCEEDING
         if has(name, "steps") or has(name, "max_iterations")
     ],
 )
@@ -254,7 +270,7 @@ def test_doubling_the_steps_does_not_lower_success(name):
     classifier, images, labels = linear()
     # Steps and budget so short that the first rates are low.
     options = {"epsilon": 0.015} if name in WITH_EPSILON else {}
-    options |= {"step_size": 0.002} if has(name, "step_size") else {}
+    options |= {"step_size": 0.002} if name in WITH_EPSILON and has(name, "step_size") else {}
     fewest = FEWEST_STEPS.get(name, 1)
     steps = "steps" if has(name, "steps") else "max_iterations"
     rates = [
@@ -281,7 +297,7 @@ REAL = {"epsilon": 8 / 255}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "fab"])
+@pytest.mark.parametrize("name", [name for name in SUCCEEDING if name != "fab"])
 def test_on_a_real_network(name):
     """All but `fab`, which takes a gradient for each of the 1000 classes; `fab_t` is here."""
     classifier, images, labels = efficientnet()

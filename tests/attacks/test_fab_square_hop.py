@@ -13,6 +13,7 @@ from flax import nnx, struct
 
 from srdef import attacks
 from srdef.attacks.square import State, _humps
+from srdef.errors import InputError
 from srdef.victims import ExpectationOverTransformation, Undefended
 
 KEY = jax.random.key(0)
@@ -298,3 +299,50 @@ def test_hop_skip_jump_comes_near_the_nearest_point_and_sees_nothing_but_the_cla
     assert ratio.max() <= 1.25
     other = attacks.perturb(attack, Scaled(classifier, 100.0), images, labels, key=KEY)
     np.testing.assert_array_equal(other.images, result.images)
+
+
+def test_hop_skip_jump_starts_where_one_says():
+    """One image for all, or one per image; a targeted attack then reaches a class that noise never is."""
+    classifier, images, _ = linear(2)
+    # Noise is classified as 0, whatever it is.
+    weights = np.asarray(classifier.weights[...])
+    classifier = linear_victims.Linear(weights, np.array([20.0, -0.0]) - 0.5 * weights.sum(axis=0))
+    assert (linear_victims.predictions(classifier, images) == 0).all()
+    start = np.where(weights[:, 1] > weights[:, 0], 1, 0).reshape(linear_victims.SHAPE).astype(np.float32)
+    victim, ones = Undefended(classifier), np.ones(len(images), int)
+
+    def run(start, labels=ones, **options):
+        attack = attacks.hop_skip_jump(steps=12, targeted=True, start=start, **options)
+        return attacks.perturb(attack, victim, images, labels, key=KEY)
+
+    blind = run(None)
+    assert not blind.success.any()
+    np.testing.assert_array_equal(blind.images, images)
+    found = run(start)
+    assert found.success.all()
+    assert (found.l2 < 0.5 * np.linalg.norm((start - images).reshape(len(images), -1), axis=1)).all()
+    # The second half starts from the images themselves, which are not of the target.
+    starts = np.where(np.arange(len(images))[:, None, None, None] < 2, start, images)
+    half = run(starts)
+    np.testing.assert_array_equal(half.success, np.arange(len(images)) < 2)
+    np.testing.assert_array_equal(half.images[:2], found.images[:2])
+    np.testing.assert_array_equal(half.images[2:], images[2:])
+    untargeted = attacks.hop_skip_jump(steps=12, start=start)
+    assert attacks.perturb(untargeted, victim, images, 0 * ones, key=KEY).success.all()
+    # As a function of one image.
+    alone = attacks.hop_skip_jump(steps=2, targeted=True, start=start)(victim, images[0], 1, KEY)
+    assert linear_victims.predictions(classifier, alone[None])[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.zeros((6, 5, 1), np.float32), r"start must be one image \(6, 5, 3\) or one per image"),
+        (np.zeros((2, 6, 5, 3), np.float32), r"one per image \(4, 6, 5, 3\), not \(2, 6, 5, 3\)"),
+        (np.full((6, 5, 3), 255, np.uint8), "floats in"),
+    ],
+)
+def test_a_start_of_another_shape_or_type_is_refused(start, message):
+    classifier, images, labels = linear(2)
+    with pytest.raises(InputError, match=message):
+        attacks.perturb(attacks.hop_skip_jump(start=start), Undefended(classifier), images, labels, key=KEY)

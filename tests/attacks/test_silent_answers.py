@@ -16,6 +16,17 @@ KEY = jax.random.key(0)
 
 # A few steps of each; DI² needs a network that takes any size, and AutoAttack has its own tests.
 OPTIONS = {
+    "alma": {"steps": 10},
+    "contrast_reduction": {"steps": 4},
+    "ddn": {"steps": 10},
+    "ead": {"binary_search_steps": 6, "max_iterations": 10},
+    "fmn": {"steps": 10},
+    "gaussian_blur": {"steps": 4},
+    "gaussian_noise": {"tries": 4},
+    "salt_and_pepper": {"steps": 4},
+    "sigma_zero": {"steps": 10},
+    "sparse_rs": {"pixels": 3, "queries": 5},
+    "uniform_noise": {"tries": 4},
     "apgd": {"steps": 6},
     "apgd_t": {"steps": 6, "targets": 3},
     "carlini_wagner": {"binary_search_steps": 2, "max_iterations": 10},
@@ -29,7 +40,9 @@ OPTIONS = {
     "pgd": {"steps": 3, "restarts": 2},
     "square": {"queries": 5},
 }
-GRADIENTS = [name for name in OPTIONS if name not in ("hop_skip_jump", "square")]
+BLACK_BOX = ("hop_skip_jump", "sparse_rs", "square")
+BASELINES = ("contrast_reduction", "gaussian_blur", "gaussian_noise", "salt_and_pepper", "uniform_noise")
+GRADIENTS = [name for name in OPTIONS if name not in BLACK_BOX + BASELINES]
 
 
 class Net(nnx.Module):

@@ -144,6 +144,20 @@ def test_a_false_gradient_fails_where_its_norm_tells_nothing():
     assert not checks["unbounded ε reaches 0 %"].passed
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_attack_that_is_weaker_than_noise_is_flagged(norm):
+    """At this ε the best of 100 draws fools images that PGD with a false gradient does not."""
+    options = {"norm": norm, "epsilon": 0.1 if norm == "linf" else 0.8}
+    subjects = (subject(way, **options) for way in ("honest", "false"))
+    honest, wrong = map(self_checks.white_box_beats_noise, subjects)
+    assert honest.passed
+    assert not wrong.passed
+    assert wrong.masking
+    assert "even noise of the same size does better" in wrong.suggests
+    left = re.fullmatch(r"iterative 100.0 %, noise ([\d.]+) %", wrong.measured)
+    assert float(left[1]) < 87.5  # more than one image of eight
+
+
 @struct.dataclass
 class Lottery:
     """The classifier, but in one draw of five another class wins, whatever the image."""
@@ -180,7 +194,7 @@ def test_each_attack_runs_once(monkeypatch):
 
     monkeypatch.setattr(attacks, "perturb", counted)
     self_checks.run_all(subject())
-    assert len(runs) == 5
+    assert len(runs) == 6
 
 
 def test_an_unfinished_attack_is_told_apart_from_masking():

@@ -27,6 +27,7 @@ SEARCHES, STEPS = 3, 20  # of C&W
 SMALL, LARGER = 0.25 / 255, 3 / 255
 FEW, TARGETS, QUERIES = 20, 3, 200
 HOPS, FIRST_QUERIES = 5, 50  # of HopSkipJump
+NEAREST = 20  # steps of DDN and FMN
 
 # Name of the attack -> srdef's attack, and each library's name for it.
 ATTACKS: dict[str, Any] = {
@@ -39,6 +40,9 @@ ATTACKS: dict[str, Any] = {
     "C&W": lambda: attacks.carlini_wagner(
         binary_search_steps=SEARCHES, max_iterations=STEPS, abort_early=False
     ),
+    "DDN": lambda: attacks.ddn(steps=NEAREST),
+    "FMN L2": lambda: attacks.fmn(steps=NEAREST),
+    "FMN L∞": lambda: attacks.fmn(steps=NEAREST, norm="linf"),
     "APGD": lambda: attacks.apgd(SMALL, steps=FEW),
     "APGD-T": lambda: attacks.apgd_t(SMALL, steps=FEW, targets=TARGETS),
     "FAB-T": lambda: attacks.fab_t(steps=FEW, targets=TARGETS, start_radius=SMALL),
@@ -51,6 +55,7 @@ BUDGETS = {"APGD": SMALL, "APGD-T": SMALL, "FAB-T": SMALL, "Square": LARGER}
 GRADIENTS = {
     "DeepFool": 9,
     **dict.fromkeys(("I-FGSM", "MI-FGSM", "DI2-FGSM", "PGD", "C&W", "APGD", "APGD-T"), 1),
+    **dict.fromkeys(("DDN", "FMN L2", "FMN L∞"), 1),
 }
 
 SIDE = 160
@@ -112,6 +117,10 @@ def foolbox_runs(classifier: Any, images: np.ndarray, labels: np.ndarray) -> dic
         "PGD": lambda: run(pgd, EPSILON),
         "DeepFool": lambda: run(deepfool, None),
         "C&W": lambda: run(cw, None),
+        "DDN": lambda: run(zoo.DDNAttack(steps=NEAREST), None),
+        # Its L2 does not project onto the ball; the same number of gradients.
+        "FMN L2": lambda: run(zoo.L2FMNAttack(steps=NEAREST), None),
+        "FMN L∞": lambda: run(zoo.LInfFMNAttack(steps=NEAREST), None),
     }
 
 

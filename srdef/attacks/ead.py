@@ -1,0 +1,233 @@
+"""EAD: elastic-net attacks, the smallest perturbation in L1 or in a mixture of L1 and L2.
+
+Chen, Sharma, Zhang, Yi and Hsieh 2018, "EAD: elastic-net attacks to deep neural networks via adversarial
+examples" (arXiv:1709.04114), algorithm 1; parameters of their code (ysharma1126/EAD_Attack, `en_attack.py`).
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.carlini_wagner import SHORTEST_LOOK
+from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.nearest import Nearest, lead_to_undo
+from srdef.attacks.projections import Norm
+from srdef.cpu.gradients import value_and_grad
+from srdef.validation import Scalar, check_choice, check_count, check_numbers
+from srdef.victims import Victim, expected
+
+Rule = Literal["elastic_net", "l1"]
+
+
+class State(struct.PyTreeNode):
+    """The loop's state of one image."""
+
+    image: jax.Array
+    label: jax.Array
+    key: jax.Array
+    x: jax.Array
+    y: jax.Array  # where the next gradient is taken: x and its momentum
+    constant: jax.Array
+    low: jax.Array
+    high: jax.Array
+    search: jax.Array  # the number of values of c that are done
+    iteration: jax.Array  # with this c
+    least_loss: jax.Array  # within this tenth of the iterations
+    last_loss: jax.Array  # what that was in the tenth before
+    found: jax.Array  # whether this c has given an adversarial image
+    nearest: Nearest
+    diagnostics: Diagnostics
+
+
+@struct.dataclass
+class EAD(Attack):
+    """Shrink the perturbation towards zero while a hinge pushes the image over the boundary (FISTA).
+
+    Minimise c f(x) + ||x - image||_2² + β ||x - image||_1 over x in [0, 1], with f the hinge of Carlini and
+    Wagner, the lead of the label over the best other class plus `confidence`, at least 0 (targeted: of the
+    best other class over the target):
+
+        x_{k+1} = S_β(y_k - α_k ∇(c f + ||· - image||_2²)(y_k)),    α_k = α_0 sqrt(1 - k / iterations)
+        y_{k+1} = x_{k+1} + k / (k + 3) (x_{k+1} - x_k)
+
+    S_β moves each value by β towards that of the image, not beyond it, and into [0, 1]. c starts at
+    `initial_const`, is multiplied by 10 until an adversarial image is found, and then bisected. The result is
+    the nearest adversarial x_k of all, in the sense of `rule`; the image itself if there is none, or if it is
+    misclassified as it is.
+
+    An image leaves a value of c early as it does in `CarliniWagner`, alone, and only once something is found.
+
+    Parameters
+    ----------
+    learning_rate : float
+        α_0.
+    initial_const : float
+        The first c.
+    beta : float
+        β; with 0 the perturbation is small in L2 alone.
+    confidence : float
+        κ, by how much a wrong class must lead.
+    rule : "elastic_net" or "l1"
+        Nearest in ||·||_2² + β ||·||_1, or in L1.
+    binary_search_steps : int
+        Number of values of c.
+    max_iterations : int
+        Most iterations for each of them; each takes a gradient and a prediction.
+    abort_early : bool
+        Whether an image leaves a c that makes no progress.
+    targeted : bool
+        Whether labels are the classes to reach.
+    """
+
+    learning_rate: Scalar = 1e-2
+    initial_const: Scalar = 1e-3
+    beta: Scalar = 1e-2
+    confidence: Scalar = 0.0
+    rule: Rule = struct.field(pytree_node=False, default="elastic_net")
+    binary_search_steps: int = struct.field(pytree_node=False, default=9)
+    max_iterations: int = struct.field(pytree_node=False, default=1000)
+    abort_early: bool = struct.field(pytree_node=False, default=True)
+    targeted: bool = struct.field(pytree_node=False, default=False)
+    norm: Norm = struct.field(pytree_node=False, default="l1")
+
+    @property
+    def max_steps(self) -> int:
+        return self.binary_search_steps * self.max_iterations
+
+    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
+        infinite = jnp.full((), jnp.inf, image.dtype)
+        already = is_adversarial(self, victim(image, jax.random.fold_in(key, 0)), label)
+        return State(
+            image,
+            label,
+            key,
+            x=image,
+            y=image,
+            constant=jnp.asarray(self.initial_const, image.dtype),
+            low=jnp.zeros_like(infinite),
+            high=infinite,
+            search=jnp.where(already, jnp.int32(self.binary_search_steps), 0),
+            iteration=jnp.int32(0),
+            least_loss=infinite,
+            last_loss=infinite,
+            found=jnp.bool_(False),
+            nearest=Nearest.create(image),
+            diagnostics=Diagnostics.create(),
+        )
+
+    def step(self, victim: Victim, state: State) -> State:
+        number = 1 + state.search * self.max_iterations + state.iteration
+        gradient_key, judge_key = jax.random.split(jax.random.fold_in(state.key, number))
+
+        def hinge(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return expected(victim, lambda z: (self._hinge(z, state.label), z), x, gradient_key)
+
+        (value, logits), gradient = value_and_grad(hinge, state.y)
+        gradient, diagnostics = state.diagnostics.check(gradient, self._reached(logits, state.label))
+        change = state.y - state.image
+        loss = state.constant * value + jnp.sum(change**2)
+        rate = self.learning_rate * jnp.sqrt(1 - state.iteration / self.max_iterations)
+        moved = state.y - rate * (state.constant * gradient + 2 * change)
+        x = _shrunk(moved, state.image, self.beta).astype(state.image.dtype)
+
+        reached = self._reached(victim(x, judge_key), state.label)
+        difference = x - state.image
+        distance = jnp.abs(difference).sum()
+        if self.rule == "elastic_net":
+            distance = distance * self.beta + jnp.sum(difference**2)
+        momentum = state.iteration / (state.iteration + 3)
+        state = state.replace(
+            x=x,
+            y=x + momentum * (x - state.x),
+            iteration=state.iteration + 1,
+            found=state.found | reached,
+            nearest=state.nearest.update(x, distance, reached),
+            diagnostics=diagnostics,
+        )
+
+        over = state.iteration >= self.max_iterations
+        if self.abort_early:
+            tenth = max(self.max_iterations // 10, SHORTEST_LOOK)
+            look = state.iteration % tenth == 0
+            least = jnp.fmin(state.least_loss, loss)
+            over |= look & state.nearest.found & (least > 0.9999 * state.last_loss)
+            # The loss of the first tenth starts at its least while the search is still at the image.
+            counted = jnp.where(state.iteration == tenth, loss, least)
+            state = state.replace(
+                least_loss=jnp.where(look, jnp.inf, least),
+                last_loss=jnp.where(look, counted, state.last_loss),
+            )
+        fresh = self._next_constant(state)
+        return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)
+
+    def _hinge(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+        return jnp.maximum(lead_to_undo(logits, label, self.targeted) + self.confidence, 0)
+
+    def _reached(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+        """Whether a wrong class (targeted: the target) leads by the confidence."""
+        far = lead_to_undo(logits, label, self.targeted) <= -self.confidence
+        return is_adversarial(self, logits, label) & far
+
+    def _next_constant(self, state: State) -> State:
+        """The state with which the next value of c starts."""
+        low = jnp.where(state.found, state.low, jnp.maximum(state.low, state.constant))
+        high = jnp.where(state.found, jnp.minimum(state.high, state.constant), state.high)
+        return state.replace(
+            x=state.image,
+            y=state.image,
+            constant=jnp.where(jnp.isfinite(high), (low + high) / 2, 10 * state.constant),
+            low=low,
+            high=high,
+            search=state.search + 1,
+            iteration=jnp.int32(0),
+            least_loss=jnp.full_like(state.least_loss, jnp.inf),
+            last_loss=jnp.full_like(state.last_loss, jnp.inf),
+            found=jnp.bool_(False),
+        )
+
+    def finished(self, state: State) -> jax.Array:
+        return state.search >= self.binary_search_steps
+
+    def result(self, state: State) -> jax.Array:
+        return state.nearest.image
+
+
+def _shrunk(x: jax.Array, image: jax.Array, amount: Scalar) -> jax.Array:
+    """Every value of `x` moved by `amount` towards that of the image, not beyond it, and into [0, 1]."""
+    difference = x - image
+    # Values within `amount` become the image's to the bit.
+    return jnp.where(jnp.abs(difference) > amount, jnp.clip(x - amount * jnp.sign(difference), 0, 1), image)
+
+
+@REGISTRY.register("ead")
+def ead(
+    *,
+    rule: Rule = "elastic_net",
+    beta: Scalar = 1e-2,
+    learning_rate: Scalar = 1e-2,
+    initial_const: Scalar = 1e-3,
+    confidence: Scalar = 0.0,
+    binary_search_steps: int = 9,
+    max_iterations: int = 1000,
+    abort_early: bool = True,
+    targeted: bool = False,
+) -> EAD:
+    """EAD with its authors' β 0.01, 9 values of c from 1e-3, 1000 iterations of 1e-2."""
+    check_choice("rule", rule, get_args(Rule))
+    check_count("binary_search_steps", binary_search_steps)
+    check_count("max_iterations", max_iterations)
+    check_numbers(learning_rate=learning_rate, initial_const=initial_const, beta=beta, confidence=confidence)
+    return EAD(
+        learning_rate,
+        initial_const,
+        beta,
+        confidence,
+        rule,
+        binary_search_steps,
+        max_iterations,
+        abort_early,
+        targeted,
+    )
