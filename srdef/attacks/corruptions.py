@@ -126,8 +126,8 @@ def _blur_matrix(side: int, sigma: jax.Array, largest: int) -> jax.Array:
     """
     copies = -(-(_TRUNCATE * largest + 1) // (2 * side)) + 1
     to = jnp.arange(side)[:, None, None]
-    source = jnp.arange(side)[:, None]
-    period = 2 * side * jnp.arange(-copies, copies + 1)
+    source = jnp.arange(side)[None, :, None]
+    period = 2 * side * jnp.arange(-copies, copies + 1)[None, None]
     # Value s of the row stands at s and at -1 - s, and again after every two sides.
     distances = jnp.stack([period + source - to, period - 1 - source - to])
     reach = jnp.floor(_TRUNCATE * sigma + 0.5)
