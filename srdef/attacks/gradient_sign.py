@@ -13,7 +13,7 @@ from flax import struct
 
 from srdef.attacks.base import REGISTRY, RESTART, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.losses import loss_to_climb, max_other_logit
+from srdef.attacks.losses import Loss, check_loss, loss_to_climb, max_other_logit
 from srdef.attacks.projections import Norm, project, safe_divide
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_numbers, check_shares
@@ -43,11 +43,11 @@ class GradientSign(Attack):
         g_{m+1} = momentum * g_m + ∇L(x_m) / ||∇L(x_m)||_1
         x_{m+1} = clip_ε(x_m + step_size * sign(g_{m+1}))
 
-    with the cross-entropy L and clip_ε the projection onto the ball of radius ε around the image and onto
-    [0, 1]. (The gradient is that of log L: it has the same direction and does not underflow where the
-    network is very sure.) With one step of size ε this is FGSM; with momentum 0 it is I-FGSM, as the sign
-    does not see the scale of the gradient. In L2, sign(g) becomes g / ||g||_2. Targeted attacks descend
-    instead of ascend.
+    with the loss L, cross-entropy unless said otherwise, and clip_ε the projection onto the ball of radius ε
+    around the image and onto [0, 1]. (The gradient of cross-entropy is that of its logarithm: it has the same
+    direction and does not underflow where the network is very sure.) With one step of size ε this is FGSM;
+    with momentum 0 it is I-FGSM, as the sign does not see the scale of the gradient. In L2, sign(g) becomes
+    g / ||g||_2. Targeted attacks descend instead of ascend.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ class GradientSign(Attack):
         Whether the gradients are taken through `victims.DiverseInputs`.
     targeted : bool
         Whether labels are the classes to reach.
+    loss : "cross_entropy", "margin", "dlr", "logit" or callable
+        L: see `losses.Loss`.
     """
 
     epsilon: Scalar
@@ -87,6 +89,7 @@ class GradientSign(Attack):
     stop_early: bool = struct.field(pytree_node=False, default=True)
     diverse_inputs: bool = struct.field(pytree_node=False, default=False)
     targeted: bool = struct.field(pytree_node=False, default=False)
+    loss: Loss = struct.field(pytree_node=False, default="cross_entropy")
 
     @property
     def max_steps(self) -> int:
@@ -109,8 +112,7 @@ class GradientSign(Attack):
             victim = DiverseInputs(victim, self.diversity)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value, logits = loss_to_climb(victim, x, state.label, key)
-            return -value if self.targeted else value, logits
+            return loss_to_climb(victim, x, state.label, key, self.loss, self.targeted)
 
         (_, logits), gradient = value_and_grad(loss, state.x)
         adversarial = is_adversarial(self, logits, state.label)
@@ -153,13 +155,28 @@ class GradientSign(Attack):
 
 
 @REGISTRY.register("fgsm")
-def fgsm(epsilon: Scalar = 10 / 255, *, targeted: bool = False) -> GradientSign:
+def fgsm(
+    epsilon: Scalar = 10 / 255,
+    *,
+    random_start: bool = False,
+    targeted: bool = False,
+    loss: Loss = "cross_entropy",
+) -> GradientSign:
     """FGSM, equation (2): one step of ε along the sign of the gradient.
 
-    The paper uses ε of 2, 5 and 10 levels of 255.
+    The paper uses ε of 2, 5 and 10 levels of 255. With `random_start` the step is one of 1.25 ε from a random
+    point of the ball: algorithm 3 of Wong, Rice and Kolter 2020 (arXiv:2001.03994).
     """
     check_epsilon(epsilon, "linf")
-    return GradientSign(epsilon, step_size=epsilon, steps=1, targeted=targeted)
+    check_loss(loss)
+    return GradientSign(
+        epsilon,
+        step_size=1.25 * epsilon if random_start else epsilon,
+        steps=1,
+        random_start=random_start,
+        targeted=targeted,
+        loss=loss,
+    )
 
 
 @REGISTRY.register("ifgsm")
@@ -169,9 +186,10 @@ def ifgsm(
     step_size: Scalar | None = None,
     steps: int = 10,
     targeted: bool = False,
+    loss: Loss = "cross_entropy",
 ) -> GradientSign:
     """I-FGSM, equation (3); the default step is ε / steps, as in the transfer-attack literature."""
-    return mifgsm(epsilon, step_size=step_size, momentum=0.0, steps=steps, targeted=targeted)
+    return mifgsm(epsilon, step_size=step_size, momentum=0.0, steps=steps, targeted=targeted, loss=loss)
 
 
 @REGISTRY.register("mifgsm")
@@ -182,6 +200,7 @@ def mifgsm(
     momentum: Scalar = 1.0,
     steps: int = 10,
     targeted: bool = False,
+    loss: Loss = "cross_entropy",
 ) -> GradientSign:
     """MI-FGSM, equations (4) and (5); ε 16/255, 10 steps of ε/10 and μ 1 as its authors' code.
 
@@ -191,9 +210,10 @@ def mifgsm(
     check_count("steps", steps)
     check_epsilon(epsilon, "linf")
     check_numbers(momentum=momentum)
+    check_loss(loss)
     step_size = epsilon / steps if step_size is None else step_size
     check_numbers(step_size=step_size)
-    return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted)
+    return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted, loss=loss)
 
 
 @REGISTRY.register("di2fgsm")
@@ -204,13 +224,20 @@ def di2fgsm(
     steps: int = 20,
     diversity: Scalar = 0.5,
     targeted: bool = False,
+    loss: Loss = "cross_entropy",
 ) -> GradientSign:
     """DI²-FGSM, equation (8); ε 16/255, 20 steps of 1/255 and p 0.5 as its authors' code.
 
     (They take int(min(ε + 4, 1.25 ε)) steps, with ε in levels: 20 for ε = 16.)
     """
     return mdi2fgsm(
-        epsilon, step_size=step_size, momentum=0.0, steps=steps, diversity=diversity, targeted=targeted
+        epsilon,
+        step_size=step_size,
+        momentum=0.0,
+        steps=steps,
+        diversity=diversity,
+        targeted=targeted,
+        loss=loss,
     )
 
 
@@ -223,14 +250,23 @@ def mdi2fgsm(
     steps: int = 20,
     diversity: Scalar = 0.5,
     targeted: bool = False,
+    loss: Loss = "cross_entropy",
 ) -> GradientSign:
     """MDI²-FGSM, equation (9): DI²-FGSM with the momentum of MI-FGSM."""
     check_count("steps", steps)
     check_epsilon(epsilon, "linf")
     check_numbers(step_size=step_size, momentum=momentum)
     check_shares(diversity=diversity)
+    check_loss(loss)
     return GradientSign(
-        epsilon, step_size, momentum, diversity, steps=steps, diverse_inputs=True, targeted=targeted
+        epsilon,
+        step_size,
+        momentum,
+        diversity,
+        steps=steps,
+        diverse_inputs=True,
+        targeted=targeted,
+        loss=loss,
     )
 
 
@@ -245,6 +281,7 @@ def pgd(
     restarts: int = 1,
     stop_early: bool = True,
     targeted: bool = False,
+    loss: Loss = "cross_entropy",
 ) -> GradientSign:
     """PGD (Madry et al. 2018): I-FGSM from a random start, in L∞ or L2, with restarts.
 
@@ -255,6 +292,7 @@ def pgd(
     check_count("restarts", restarts)
     check_choice("norm", norm, ("linf", "l2"))
     check_epsilon(epsilon, norm)
+    check_loss(loss)
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
     check_numbers(step_size=step_size)
     return GradientSign(
@@ -266,4 +304,5 @@ def pgd(
         restarts=restarts,
         stop_early=stop_early,
         targeted=targeted,
+        loss=loss,
     )

@@ -203,8 +203,6 @@ def test_minimal_attacks_leave_misclassified_images_alone(name):
 @pytest.mark.parametrize("classes", [2, 1000])
 @pytest.mark.parametrize("name", NAMES)
 def test_two_classes_a_thousand_and_the_last_one(name, classes):
-    if (name, classes) == ("apgd_t", 2):
-        pytest.skip("the targeted DLR loss needs four classes; tests/attacks/test_apgd.py has the error")
     classifier, images, labels = linear(classes)
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
     # With another bias the last class becomes the prediction everywhere.
