@@ -58,7 +58,6 @@ LONG = {
     "models/frameworks.py": "one reading of each other framework's networks",
     "robustness.py": "one function with all that it takes and returns",
     "training/super_resolution.py": "one trainer, whose steps share their state",
-    "victims.py": "all that may stand between an attack and a classifier",
 }
 
 

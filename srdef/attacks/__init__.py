@@ -15,10 +15,12 @@ from srdef.attacks.batch import perturb, round_result
 from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from srdef.attacks.deepfool import DeepFool, deepfool
 from srdef.attacks.fab import FAB, fab, fab_t
-from srdef.attacks.gradient_sign import GradientSign, di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
+from srdef.attacks.fgsm import di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
+from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from srdef.attacks.square import Square, square
 from srdef.attacks.transfer import accuracy_over_draws, transfer
+from srdef.attacks.transfer_family import admix, nifgsm, sinifgsm, ssa, tifgsm, vmifgsm, vnifgsm
 
 __all__ = [
     "FAB",
@@ -34,6 +36,7 @@ __all__ = [
     "HopSkipJump",
     "Square",
     "accuracy_over_draws",
+    "admix",
     "apgd",
     "apgd_t",
     "autoattack",
@@ -51,10 +54,16 @@ __all__ = [
     "list_names",
     "mdi2fgsm",
     "mifgsm",
+    "nifgsm",
     "perturb",
     "pgd",
     "round_result",
+    "sinifgsm",
     "square",
+    "ssa",
+    "tifgsm",
     "transfer",
+    "vmifgsm",
+    "vnifgsm",
     "without_early_stop",
 ]

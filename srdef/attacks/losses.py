@@ -18,10 +18,10 @@ Loss = LossName | Callable[[jax.Array, jax.Array], jax.Array]
 """What a gradient attack climbs: one of these names, or any function of (logits, label) to a scalar.
 
 - "cross_entropy": its logarithm, which has the same direction and does not underflow (`log_cross_entropy`).
-- "margin": the largest other logit minus the label's (Carlini and Wagner 2017, arXiv:1608.04644, equation 6).
+- "margin": the largest other logit minus the label's (Carlini and Wagner 2017, arXiv:1608.04644, their f_6).
 - "dlr": the margin divided by a distance of logits, so that their scale does not matter (Croce and Hein 2020,
   arXiv:2003.01690, equations 6 and 7). It needs three classes, in a targeted attack four.
-- "logit": minus the label's logit (Zhao, Liu and Larson 2021, arXiv:2012.11528, equation 3): for targeted
+- "logit": minus the label's logit (Zhao, Liu and Larson 2021, arXiv:2012.11528): for targeted
   transfer attacks, as its gradient does not vanish while they go on.
 """
 
