@@ -14,6 +14,7 @@ from srdef import __version__, cache, interrupts
 COMMANDS = {
     "evaluate": "attack a classifier, defend it, and print the paper's table",
     "adaptive": "attack defenses with attackers who know more and more of them",
+    "transfer": "attack each of several classifiers and ask all of them",
     "manifold": "train a detector of adversarial images and ask it about defended ones",
     "report": "write one HTML page about a finished run",
     "figures": "draw one of the paper's figures",
