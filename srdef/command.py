@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "attack a classifier, defend it, and print the paper's table",
     "attack": "accuracy of a model, your own or a registered one, under attacks at several radii",
     "adaptive": "attack defenses with attackers who know more and more of them",
+    "transfer": "attack each of several classifiers and ask all of them",
     "manifold": "train a detector of adversarial images and ask it about defended ones",
     "report": "write one HTML page about a finished run",
     "figures": "draw one of the paper's figures",

@@ -90,6 +90,10 @@ class Registry:
             "MODULE:FUNCTION of your own"
         )
 
+    def takes(self, name: str, option: str) -> bool:
+        """Whether the builder `name` has an option."""
+        return option in inspect.signature(self.builder(name)).parameters
+
     def create(self, name: str, **options: Any) -> Any:
         """Build `name` with `options`; InputError names an unknown name or option."""
         builder = self.builder(name)

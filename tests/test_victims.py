@@ -10,12 +10,20 @@ from srdef import defenses, images, models
 from srdef.attacks.losses import cross_entropy
 from srdef.errors import InputError
 from srdef.victims import (
+    Admix,
     Defended,
     DiverseInputs,
+    Ensemble,
     ExpectationOverTransformation,
+    ScaledCopies,
+    SmoothedGradient,
+    SpectrumSimulation,
     Undefended,
     canvas_side,
+    check_victim,
+    draws_per_call,
     expected,
+    expected_loss,
 )
 
 KEY = jax.random.key(0)
@@ -328,3 +336,154 @@ def test_memory_of_the_exact_gradient():
     # Twenty draws one at a time take little more than one.
     random = Defended(classifier, defenses.Sequential([defenses.PixelDeflection(deflections=20), enlarge]))
     assert bytes_for(ExpectationOverTransformation(random, 20, chunk=1)) < 10 * 2**30
+
+
+class Curved(nnx.Module):
+    """Three logits that bend with the image, so that its copies have other gradients."""
+
+    num_classes = 3
+
+    def __init__(self, seed=0):
+        self.weights = nnx.Param(jax.random.normal(jax.random.key(seed), (4 * 5 * 3, 3)))
+
+    def __call__(self, images):
+        return jnp.tanh(images.reshape(len(images), -1) @ self.weights[...] / 3)
+
+
+PICTURE = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 5, 3)), jnp.float32)
+BANK = np.random.default_rng(1).uniform(size=(2, 4, 5, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        ScaledCopies(copies=3),
+        Admix(bank=BANK, copies=2, chunk=None),
+        SpectrumSimulation(copies=4, chunk=2),
+        SmoothedGradient(size=3),
+        ScaledCopies(SmoothedGradient(size=3), copies=2),
+    ],
+    ids=lambda view: type(view).__name__,
+)
+def test_transformed_predicts_as_the_victim_and_has_the_mean_gradient_of_the_copies(view):
+    plain = Undefended(Curved())
+    inner = view.victim.replace(victim=plain) if view.victim else plain
+    victim = view.replace(victim=inner)
+    np.testing.assert_array_equal(victim(PICTURE, KEY), plain(PICTURE, KEY))
+    assert victim.num_classes == check_victim(victim, PICTURE.shape) == 3
+
+    def mean(x):
+        return expected(victim, lambda logits: logits[0], x, KEY)
+
+    def copies(x):
+        return [view.expected_of(i, lambda logits: logits[0], x, KEY) for i in range(view.copies)]
+
+    view = victim
+    np.testing.assert_allclose(mean(PICTURE), np.mean(copies(PICTURE)), rtol=1e-5)
+    ours = jax.grad(lambda x: victim(x, KEY)[0])(PICTURE)
+    by_copy = [jax.grad(lambda x, i=i: copies(x)[i])(PICTURE) for i in range(view.copies)]
+    # Sums in another order.
+    np.testing.assert_allclose(ours, np.mean(by_copy, axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(mean)(PICTURE), ours, rtol=1e-4, atol=1e-6)
+
+
+def test_views_with_masked_classes_have_finite_gradients():
+    victim = ScaledCopies(Undefended(Masked()), copies=2)
+    logits, pull = jax.vjp(lambda x: victim(x, KEY), PICTURE)
+    assert np.isneginf(logits[-1])
+    assert np.isfinite(pull(jnp.ones(4))[0]).all()
+
+
+class Masked(Curved):
+    num_classes = 4
+
+    def __call__(self, images):
+        logits = super().__call__(images)
+        return jnp.concatenate([logits, jnp.full((len(images), 1), -jnp.inf)], axis=1)
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0), np.array([2, 6])])
+def test_an_ensemble_averages_what_it_says(weights):
+    members = (Undefended(Curved(0)), Undefended(Curved(1)))
+    shares = np.array([0.5, 0.5] if weights is None else [0.25, 0.75])
+    each = np.stack([member(PICTURE, KEY) for member in members]).astype(np.float64)
+    logits = Ensemble(members, "logits", weights)
+    np.testing.assert_allclose(logits(PICTURE, KEY), shares @ each, rtol=1e-5, atol=1e-6)
+    softmax = np.exp(each) / np.exp(each).sum(axis=1, keepdims=True)
+    probabilities = Ensemble(members, "probabilities", weights)
+    np.testing.assert_allclose(probabilities(PICTURE, KEY), np.log(shares @ softmax), rtol=1e-5, atol=1e-6)
+    losses = -np.log(softmax[:, 1])
+    loss = Ensemble(members, "loss", weights)
+    np.testing.assert_allclose(
+        expected(loss, lambda z: cross_entropy(z, 1), PICTURE, KEY), shares @ losses, rtol=1e-5
+    )
+    found, mean = expected_loss(loss, lambda z: jnp.log(cross_entropy(z, 1)), PICTURE, KEY)
+    np.testing.assert_allclose(found, np.log(shares @ losses), rtol=1e-5)
+    np.testing.assert_allclose(mean, shares @ each, rtol=1e-5, atol=1e-6)
+
+
+def test_an_ensemble_of_probabilities_does_not_underflow():
+    """All but one probability of each member are zero in float32."""
+    sure = Undefended(Sure())
+    logits = Ensemble((sure, sure), "probabilities")(PICTURE, KEY)
+    np.testing.assert_allclose(logits, jax.nn.log_softmax(sure(PICTURE, KEY)), rtol=1e-5)
+    assert (np.asarray(logits) < -104).any()
+
+
+class Sure(Curved):
+    def __call__(self, images):
+        return 1e4 * super().__call__(images)
+
+
+def test_a_weight_of_zero_leaves_a_victim_out():
+    members = (Undefended(Masked(0)), Undefended(Masked(1)))
+    for average in ("logits", "probabilities", "loss"):
+        alone = Ensemble(members[:1], average)(PICTURE, KEY)
+        np.testing.assert_allclose(Ensemble(members, average, (1, 0))(PICTURE, KEY), alone, rtol=1e-5)
+
+
+def test_an_ensemble_of_any_victims_compiles_and_counts_its_draws():
+    random = ExpectationOverTransformation(Defended(Curved(1), defenses.create("bit_depth")), 3)
+    victim = Ensemble((Undefended(Curved(2)), random, ScaledCopies(Undefended(Curved(3)), copies=2)))
+    assert draws_per_call(victim) == 1 + 3 + 1
+    both = jax.jit(lambda victim, x: victim(x, KEY))
+    np.testing.assert_allclose(both(victim, PICTURE), victim(PICTURE, KEY), rtol=1e-5)
+    both(Ensemble(victim.victims, weights=(1.0, 2.0, 3.0)), PICTURE)
+    both(Ensemble(victim.victims, weights=(3.0, 2.0, 1.0)), PICTURE)
+    assert both._cache_size() == 2  # weights are arguments, not constants
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ensemble(()), "victims must be a tuple of victims"),
+        (lambda: Ensemble((Undefended(Curved()), Undefended(Mean(0.5)))), "must have the same classes"),
+        (lambda: Ensemble((Undefended(Curved()),), "votes"), "unknown average 'votes'; choose from: loss"),
+        (
+            lambda: Ensemble((Undefended(Curved()),), weights=(1, 2)),
+            "weights must be 1 numbers of at least 0",
+        ),
+        (lambda: Ensemble((Undefended(Curved()),), weights=[-1]), "weights must be 1 numbers"),
+        (lambda: Ensemble((Undefended(Curved()),), weights=[0]), "weights must be 1 numbers"),
+    ],
+)
+def test_ensemble_rejects_bad_options(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+class Training(nnx.Module):
+    num_classes = 3
+
+    def __init__(self):
+        self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    def __call__(self, images):
+        return self.norm(images).mean(axis=(1, 2))
+
+
+def test_networks_in_training_mode_are_found_within_wrappers():
+    inside = Undefended(Training())
+    for victim in (ExpectationOverTransformation(inside, 2), Ensemble((Undefended(Curved()), inside))):
+        with pytest.raises(InputError, match="in training mode"):
+            check_victim(victim, PICTURE.shape)

@@ -19,14 +19,16 @@ from srdef.attacks.ddn import DDN, ddn
 from srdef.attacks.deepfool import DeepFool, deepfool
 from srdef.attacks.ead import EAD, ead
 from srdef.attacks.fab import FAB, fab, fab_t
+from srdef.attacks.fgsm import di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
 from srdef.attacks.fmn import FMN, fmn
-from srdef.attacks.gradient_sign import GradientSign, di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
+from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from srdef.attacks.noise import gaussian_noise, uniform_noise
 from srdef.attacks.sigma_zero import SigmaZero, sigma_zero
 from srdef.attacks.sparse_rs import SparseRS, sparse_rs
 from srdef.attacks.square import Square, square
 from srdef.attacks.transfer import accuracy_over_draws, transfer
+from srdef.attacks.transfer_family import admix, nifgsm, sinifgsm, ssa, tifgsm, vmifgsm, vnifgsm
 
 __all__ = [
     "ALMA",
@@ -48,6 +50,7 @@ __all__ = [
     "SparseRS",
     "Square",
     "accuracy_over_draws",
+    "admix",
     "alma",
     "apgd",
     "apgd_t",
@@ -72,14 +75,20 @@ __all__ = [
     "list_names",
     "mdi2fgsm",
     "mifgsm",
+    "nifgsm",
     "perturb",
     "pgd",
     "round_result",
     "salt_and_pepper",
     "sigma_zero",
+    "sinifgsm",
     "sparse_rs",
     "square",
+    "ssa",
+    "tifgsm",
     "transfer",
     "uniform_noise",
+    "vmifgsm",
+    "vnifgsm",
     "without_early_stop",
 ]

@@ -6,7 +6,7 @@ Parameters are those of their code (fra31/auto-attack, `autopgd_base.py`).
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,13 @@ from flax import struct
 
 from srdef.attacks.base import REGISTRY, RESTART, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.losses import (
-    difference_of_logits_ratio,
-    likeliest_others,
-    loss_to_climb,
-    targeted_difference_of_logits_ratio,
-)
+from srdef.attacks.losses import Loss, check_loss, likeliest_others, loss_to_climb, loss_towards
 from srdef.attacks.projections import Norm, length, project, safe_divide
 from srdef.attacks.step_sizes import Halving, Progress, Sparse, StepSizeRule
 from srdef.cpu.gradients import value_and_grad
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
-from srdef.victims import Victim, expected
-
-Loss = Literal["ce", "dlr", "dlr_targeted"]
+from srdef.victims import Victim
 
 
 class Run(struct.PyTreeNode):
@@ -93,19 +86,19 @@ class AutoPGD(Attack):
     restarts : int
         Runs from random starts (for each target).
     norm : "linf", "l2" or "l1"
-    loss : "ce", "dlr" or "dlr_targeted"
-        Cross-entropy; the difference of logits ratio; or that ratio for one target after the other:
-        the most likely classes but the label, most likely first. The label is the class to leave
-        also then.
+    loss : "cross_entropy", "margin", "dlr", "logit" or callable
+        See `losses.Loss`.
     targets : int
-        How many classes "dlr_targeted" tries; fewer if the victim has fewer.
+        How many classes are tried one after the other: the most likely ones but the label, most likely first;
+        fewer if the victim has fewer. The label is the class to leave also then. The loss is that of the
+        target (`losses.loss_towards`). 0: there are no targets, only the label.
     shrinking : bool
         Whether a run spends 30 % of its steps in a ball of radius 3 ε and 30 % in one of 2 ε before
         it comes to ε, as AutoAttack does in L1.
     stop_early : bool
         Switch it off for random victims, where one lucky draw would end the attack.
     targeted : bool
-        Whether labels are the classes to reach; only with "ce".
+        Whether labels are the classes to reach; not together with `targets`.
     """
 
     epsilon: Scalar
@@ -113,21 +106,20 @@ class AutoPGD(Attack):
     steps: int = struct.field(pytree_node=False, default=100)
     restarts: int = struct.field(pytree_node=False, default=1)
     norm: Norm = struct.field(pytree_node=False, default="linf")
-    loss: Loss = struct.field(pytree_node=False, default="ce")
-    targets: int = struct.field(pytree_node=False, default=9)
+    loss: Loss = struct.field(pytree_node=False, default="cross_entropy")
+    targets: int = struct.field(pytree_node=False, default=0)
     shrinking: bool = struct.field(pytree_node=False, default=False)
     stop_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def max_steps(self) -> int:
-        targets = self.targets if self.loss == "dlr_targeted" else 1
-        return targets * self.restarts * sum(steps + 1 for _, steps in self._phases)
+        return max(self.targets, 1) * self.restarts * sum(steps + 1 for _, steps in self._phases)
 
     @property
     def stops_early(self) -> bool:
         # A victim with few classes has fewer targets.
-        return self.stop_early or self.loss == "dlr_targeted"
+        return self.stop_early or self.targets > 0
 
     @property
     def _phases(self) -> tuple[tuple[float, int], ...]:
@@ -139,9 +131,8 @@ class AutoPGD(Attack):
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         logits = victim(image, jax.random.fold_in(key, 0))
-        count = self.targets if self.loss == "dlr_targeted" else 1
-        targets, possible = likeliest_others(logits, label, count)
-        if self.loss != "dlr_targeted":
+        targets, possible = likeliest_others(logits, label, max(self.targets, 1))
+        if not self.targets:
             possible = jnp.int32(1)
         start = self._random_start(image, jax.random.fold_in(key, 1))
         phase = jnp.int32(0)
@@ -198,20 +189,14 @@ class AutoPGD(Attack):
         target = state.targets[jnp.minimum(state.restart // self.restarts, len(state.targets) - 1)]
 
         def loss_at(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            if self.loss == "ce":
-                value, logits = loss_to_climb(victim, x, state.label, key)
-                return -value if self.targeted else value, logits
-            return expected(victim, lambda logits: (self._ratio(logits, state.label, target), logits), x, key)
+            if self.targets:
+                return loss_towards(victim, x, state.label, target, key, self.loss)
+            return loss_to_climb(victim, x, state.label, key, self.loss, self.targeted)
 
         (loss, logits), gradient = value_and_grad(loss_at, state.run.x)
         adversarial = is_adversarial(self, logits, state.label)
         gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
         return jnp.where(jnp.isnan(loss), -jnp.inf, loss), gradient, adversarial, diagnostics
-
-    def _ratio(self, logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
-        if self.loss == "dlr":
-            return difference_of_logits_ratio(logits, label)
-        return targeted_difference_of_logits_ratio(logits, label, target)
 
     def _rule(self, phase: jax.Array) -> StepSizeRule:
         if self.norm != "l1":
@@ -282,22 +267,23 @@ def apgd(
     steps: int = 100,
     restarts: int = 1,
     norm: Norm = "linf",
-    loss: Literal["ce", "dlr"] = "ce",
+    loss: Loss = "cross_entropy",
     rho: Scalar = 0.75,
     shrinking: bool = False,
     stop_early: bool = True,
     targeted: bool = False,
 ) -> AutoPGD:
-    """APGD with cross-entropy or the difference of logits ratio; 100 steps, ρ 0.75, as its authors'."""
+    """APGD with any loss; 100 steps, ρ 0.75, as its authors'.
+
+    Their losses are cross-entropy and the difference of logits ratio ("dlr"). See `losses.Loss`.
+    """
     check_count("steps", steps)
     check_count("restarts", restarts)
     check_choice("norm", norm, get_args(Norm))
-    check_choice("loss", loss, ("ce", "dlr"))
+    check_loss(loss)
     check_epsilon(epsilon, norm)
     check_shares(rho=rho)
     _check_schedule(shrinking, steps, norm)
-    if targeted and loss != "ce":
-        raise InputError('a targeted apgd takes the loss "ce"; apgd_t tries several targets by itself')
     return AutoPGD(
         epsilon,
         rho,
@@ -319,15 +305,20 @@ def apgd_t(
     restarts: int = 1,
     targets: int = 9,
     norm: Norm = "linf",
+    loss: Loss = "dlr",
     rho: Scalar = 0.75,
     shrinking: bool = False,
     stop_early: bool = True,
 ) -> AutoPGD:
-    """APGD-T: APGD with the targeted DLR loss, towards the 9 most likely other classes in turn."""
+    """APGD-T: APGD with the targeted DLR loss, towards the 9 most likely other classes in turn.
+
+    That loss needs four classes: a victim with fewer is attacked with the cross-entropy of each target.
+    """
     check_count("steps", steps)
     check_count("restarts", restarts)
     check_count("targets", targets)
     check_choice("norm", norm, get_args(Norm))
+    check_loss(loss)
     check_epsilon(epsilon, norm)
     check_shares(rho=rho)
     _check_schedule(shrinking, steps, norm)
@@ -337,7 +328,7 @@ def apgd_t(
         steps=steps,
         restarts=restarts,
         norm=norm,
-        loss="dlr_targeted",
+        loss=loss,
         targets=targets,
         shrinking=shrinking,
         stop_early=stop_early,

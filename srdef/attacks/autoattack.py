@@ -17,6 +17,7 @@ from srdef.attacks.apgd import apgd, apgd_t
 from srdef.attacks.base import REGISTRY, Attack, AttackResult, without_early_stop
 from srdef.attacks.batch import Ensemble, Storage, perturb, smaller_batch
 from srdef.attacks.fab import fab, fab_t
+from srdef.attacks.losses import classes_needed
 from srdef.attacks.projections import Norm
 from srdef.attacks.square import square
 from srdef.attacks.transfer import accuracy_over_draws
@@ -181,8 +182,8 @@ class AutoAttack(Ensemble):
         Raises
         ------
         InputError
-            As `perturb`; for the DLR loss on fewer than 3 classes, targeted 4; for a random victim with
-            another version than "rand".
+            As `perturb`; for the DLR loss on fewer than 3 classes; for a random victim with another version
+            than "rand".
         """
         check_key(key)
         images = check_images(images)
@@ -323,7 +324,9 @@ def autoattack(
 def _check_classes(attacks: Mapping[str, Attack], classes: int) -> None:
     """InputError before anything is computed, not after the first attacks."""
     for name, attack in attacks.items():
-        needed = {"dlr": 3, "dlr_targeted": 4}.get(getattr(attack, "loss", ""), 2)
+        # With targets the loss falls back on another one.
+        targets = getattr(attack, "targets", 0)
+        needed = 2 if targets else classes_needed(getattr(attack, "loss", None), attack.targeted)
         if classes < needed:
             raise InputError(
                 f"{name} needs at least {needed} classes, and the victim has {classes}; "

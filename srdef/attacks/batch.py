@@ -536,7 +536,7 @@ def _checked(
     images = validation.check_images(images)
     validation.check_key(key)
     classes = check_victim(victim, images.shape[1:])
-    if getattr(attack, "diverse_inputs", False):  # which enlarges them
+    if getattr(attack, "enlarges", False):  # as DiverseInputs does
         height, width, channels = images.shape[1:]
         check_victim(victim, (canvas_side(height), canvas_side(width), channels))
     count = len(images)

@@ -1,23 +1,33 @@
-"""The gradient-sign family: one attack, whose numbers make it FGSM, I-FGSM, MI-FGSM, DI²-FGSM,
-MDI²-FGSM or PGD.
+"""Steps along the sign of the gradient: one attack, whose numbers make it FGSM, PGD and what came of them.
 
-Equations (2) to (5), (8) and (9) of Mustafa et al., "Image Super-Resolution as a Defense Against
-Adversarial Attacks" (IEEE TIP 2020, arXiv:1901.01677). Its own sources are Goodfellow et al. 2015
-(arXiv:1412.6572), Kurakin et al. 2017 (arXiv:1607.02533), Dong et al. 2018 (arXiv:1710.06081) and
-Xie et al. 2019 (arXiv:1803.06978); PGD is Madry et al. 2018 (arXiv:1706.06083).
+`srdef.attacks.fgsm` has those of the paper and PGD, `srdef.attacks.transfer_family` those made to transfer.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, RESTART, Attack, is_adversarial
+from srdef.attacks.base import RESTART, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.losses import loss_to_climb, max_other_logit
+from srdef.attacks.losses import Loss, loss_to_climb, max_other_logit
 from srdef.attacks.projections import Norm, project, safe_divide
 from srdef.cpu.gradients import value_and_grad
-from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_numbers, check_shares
-from srdef.victims import DiverseInputs, Victim
+from srdef.validation import Scalar
+from srdef.victims import DiverseInputs, Transformed, Victim, through
+
+# The neighbours of an image are drawn with `fold_in(key, NEIGHBOUR)`; small numbers are those of copies.
+NEIGHBOUR = 0xFFFFFFE0
+
+
+class Sums(struct.PyTreeNode):
+    """Gradients of one iteration that takes several, in units of exp(scale), with which none underflows."""
+
+    scale: jax.Array
+    gradient: jax.Array  # the mean over the copies of the image
+    nearby: jax.Array  # the mean over its neighbours
+    variance: jax.Array  # v of the iteration before
 
 
 class State(struct.PyTreeNode):
@@ -26,12 +36,13 @@ class State(struct.PyTreeNode):
     image: jax.Array
     label: jax.Array
     key: jax.Array
-    iteration: jax.Array  # counts steps over all restarts
+    iteration: jax.Array  # counts gradients over all restarts
     x: jax.Array
     g: jax.Array
     best: jax.Array
     best_margin: jax.Array
     diagnostics: Diagnostics
+    sums: Sums | None  # None: each iteration takes one gradient
 
 
 @struct.dataclass
@@ -43,11 +54,17 @@ class GradientSign(Attack):
         g_{m+1} = momentum * g_m + ∇L(x_m) / ||∇L(x_m)||_1
         x_{m+1} = clip_ε(x_m + step_size * sign(g_{m+1}))
 
-    with the cross-entropy L and clip_ε the projection onto the ball of radius ε around the image and onto
-    [0, 1]. (The gradient is that of log L: it has the same direction and does not underflow where the
-    network is very sure.) With one step of size ε this is FGSM; with momentum 0 it is I-FGSM, as the sign
-    does not see the scale of the gradient. In L2, sign(g) becomes g / ||g||_2. Targeted attacks descend
-    instead of ascend.
+    with the loss L, cross-entropy unless said otherwise, and clip_ε the projection onto the ball of radius ε
+    around the image and onto [0, 1]. (The gradient of cross-entropy is that of its logarithm: it has the same
+    direction and does not underflow where the network is very sure.) With one step of size ε this is FGSM;
+    with momentum 0 it is I-FGSM, as the sign does not see the scale of the gradient. In L2, sign(g) becomes
+    g / ||g||_2. Targeted attacks descend instead of ascend.
+
+    What makes it transfer to other victims (see the functions below) takes the gradient elsewhere:
+
+    - `nesterov`: at x_m + step_size * momentum * g_m, with g in units of its mean absolute value.
+    - `views`: as the mean over copies of the image.
+    - `neighbours`: with v_m added, the mean gradient at neighbours of x_{m-1} minus that at x_{m-1}.
 
     Parameters
     ----------
@@ -60,7 +77,8 @@ class GradientSign(Attack):
     diversity : float
         Probability p that a step sees a resized image (used with `diverse_inputs`).
     steps : int
-        Number of gradients (of each restart).
+        Number of iterations (of each restart). Each takes one gradient for each copy of the image and of its
+        neighbours, and each of these gradients is a step of `perturb`.
     norm : "linf" or "l2"
     random_start : bool
         Whether x_0 is drawn uniformly from the ball.
@@ -74,6 +92,17 @@ class GradientSign(Attack):
         Whether the gradients are taken through `victims.DiverseInputs`.
     targeted : bool
         Whether labels are the classes to reach.
+    loss : "cross_entropy", "margin", "dlr", "logit" or callable
+        L: see `losses.Loss`.
+    nesterov : bool
+        Whether the gradient is taken where the momentum leads.
+    neighbours : int
+        N, how many there are; 0: no variance is added.
+    neighbourhood : float
+        β: they are drawn uniformly from the ball of radius β ε.
+    views : tuple of victims.Transformed
+        Without victims: what the gradients are taken through. The first one transforms the image, the next
+        one what that makes of it.
     """
 
     epsilon: Scalar
@@ -87,10 +116,34 @@ class GradientSign(Attack):
     stop_early: bool = struct.field(pytree_node=False, default=True)
     diverse_inputs: bool = struct.field(pytree_node=False, default=False)
     targeted: bool = struct.field(pytree_node=False, default=False)
+    loss: Loss = struct.field(pytree_node=False, default="cross_entropy")
+    nesterov: bool = struct.field(pytree_node=False, default=False)
+    neighbours: int = struct.field(pytree_node=False, default=0)
+    neighbourhood: Scalar = 1.5
+    views: tuple[Transformed, ...] = ()
 
     @property
     def max_steps(self) -> int:
-        return self.steps if self.restarts == 1 else self.restarts * (self.steps + 1)
+        return self.restarts * self._run
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether the victim sees images that are larger than those given, those of `DiverseInputs`."""
+        return self.diverse_inputs or any(isinstance(view, DiverseInputs) for view in self.views)
+
+    @property
+    def _copies(self) -> int:
+        return math.prod(view.copies for view in self.views)
+
+    @property
+    def _gradients(self) -> int:
+        """How many an iteration takes."""
+        return self._copies * (1 + self.neighbours)
+
+    @property
+    def _run(self) -> int:
+        """How many gradients a run takes; one of several takes one more, which judges where it has led."""
+        return self.steps * self._gradients + (self.restarts > 1)
 
     @property
     def stops_early(self) -> bool:
@@ -100,41 +153,95 @@ class GradientSign(Attack):
         start = self._start(image, jax.random.fold_in(key, 0))
         none = jnp.float32(-jnp.inf)
         g = jnp.zeros_like(image)
-        return State(image, label, key, jnp.int32(0), start, g, image, none, Diagnostics.create())
+        diagnostics = Diagnostics.create()
+        return State(image, label, key, jnp.int32(0), start, g, image, none, diagnostics, self._no_sums(g))
 
     def step(self, victim: Victim, state: State) -> State:
-        # Key 0 belongs to the first start.
-        key = jax.random.fold_in(state.key, state.iteration + 1)
-        if self.diverse_inputs:
-            victim = DiverseInputs(victim, self.diversity)
+        place, copy = state.iteration % self._run, state.iteration % self._run % self._copies
+        # A key for each point at which gradients are taken, the same for all copies of it. Key 0 belongs to
+        # the first start.
+        points = self.steps * (1 + self.neighbours) + (self.restarts > 1)
+        point = state.iteration // self._run * points + place // self._copies
+        key = jax.random.fold_in(state.key, point + 1)
+        seen = DiverseInputs(victim, self.diversity) if self.diverse_inputs else victim
+        seen = through(seen, self.views, copy)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value, logits = loss_to_climb(victim, x, state.label, key)
-            return -value if self.targeted else value, logits
+            return loss_to_climb(seen, x, state.label, key, self.loss, self.targeted)
 
-        (_, logits), gradient = value_and_grad(loss, state.x)
+        number = place % self._gradients
+        x = self._where(state, number, jax.random.fold_in(key, NEIGHBOUR))
+        (value, logits), gradient = value_and_grad(loss, x)
         adversarial = is_adversarial(self, logits, state.label)
         gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
-        g = self.momentum * state.g + safe_divide(gradient, jnp.abs(gradient).sum())
-        direction = jnp.sign(g) if self.norm == "linf" else safe_divide(g, jnp.linalg.norm(g.ravel()))
-        x = project(state.image, state.x + self.step_size * direction, self.epsilon, self.norm)
         state = state.replace(iteration=state.iteration + 1, diagnostics=diagnostics)
+        moved = state
+        if state.sums is None:
+            moved = self._move(state, gradient)
+        else:
+            sums = self._add(state.sums, number, value, gradient)
+            state = state.replace(sums=sums)
+            variance = sums.nearby - sums.gradient if self.neighbours else sums.variance
+            moved = self._move(state, sums.gradient + sums.variance)
+            moved = moved.replace(sums=sums.replace(variance=variance))
+            moved = _choose(number == self._gradients - 1, moved, state)
         if self.restarts == 1:
-            return state.replace(x=x, g=g)
+            return moved
 
-        # Each run has one iteration more than steps: its last one judges where the steps have led.
-        judging = state.iteration % (self.steps + 1) == 0
+        judging = place == self._run - 1
+        if self.views or self.nesterov or self.diverse_inputs:
+            logits = victim(state.x, key)
         margin = max_other_logit(logits, state.label) - logits[state.label]
         margin = -margin if self.targeted else margin
         better = judging & (margin > state.best_margin)
         restart = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
-        start = self._start(state.image, restart)
-        return state.replace(
-            x=jnp.where(judging, start, x),
-            g=jnp.where(judging, 0, g),
+        none = jnp.zeros_like(state.g)
+        fresh = moved.replace(x=self._start(state.image, restart), g=none, sums=self._no_sums(none))
+        return _choose(judging, fresh, moved).replace(
             best=jnp.where(better, state.x, state.best),
             best_margin=jnp.where(better, margin, state.best_margin),
         )
+
+    def _no_sums(self, zeros: jax.Array) -> Sums | None:
+        """What there is before the first gradient of a run."""
+        return Sums(jnp.float32(-jnp.inf), zeros, zeros, zeros) if self._gradients > 1 else None
+
+    def _where(self, state: State, number: jax.Array, key: jax.Array) -> jax.Array:
+        """Where the gradient of this number in its iteration is taken."""
+        x = state.x
+        if self.nesterov:
+            # The scale of the authors' code, where g is a sum of gradients over their mean absolute value.
+            x = x + self.step_size * self.momentum * x.size * state.g
+        if self.neighbours:
+            neighbour = state.x + self.neighbourhood * self.epsilon * self._noise(state.x, key)
+            x = jnp.where(number < self._copies, x, neighbour)
+        return x.astype(state.x.dtype)
+
+    def _add(self, sums: Sums, number: jax.Array, value: jax.Array, gradient: jax.Array) -> Sums:
+        """The sums with the next gradient, which was that of a logarithm if the loss is cross-entropy."""
+        weight = jnp.float32(0)
+        if self.loss == "cross_entropy":
+            weight = -value if self.targeted else value
+            weight = jnp.where(jnp.isfinite(weight), weight, 0)
+        first = number == 0
+        old = sums.scale if self.neighbours else jnp.where(first, -jnp.inf, sums.scale)
+        scale = jnp.maximum(old, weight)
+        older = jnp.exp(old - scale)
+        gradient = gradient * (jnp.exp(weight - scale) / self._copies)
+        here = number < self._copies
+        return Sums(
+            scale,
+            jnp.where(first, 0, older * sums.gradient) + jnp.where(here, gradient, 0),
+            jnp.where(first, 0, older * sums.nearby) + jnp.where(here, 0, gradient / max(self.neighbours, 1)),
+            older * sums.variance,
+        )
+
+    def _move(self, state: State, gradient: jax.Array) -> State:
+        """The state after a step along the gradient and the momentum."""
+        g = self.momentum * state.g + safe_divide(gradient, jnp.abs(gradient).sum())
+        direction = jnp.sign(g) if self.norm == "linf" else safe_divide(g, jnp.linalg.norm(g.ravel()))
+        x = project(state.image, state.x + self.step_size * direction, self.epsilon, self.norm)
+        return state.replace(x=x, g=g)
 
     def finished(self, state: State) -> jax.Array:
         return (state.iteration >= self.max_steps) | (self.stop_early & (state.best_margin > 0))
@@ -145,125 +252,19 @@ class GradientSign(Attack):
     def _start(self, image: jax.Array, key: jax.Array) -> jax.Array:
         if not self.random_start:
             return image
+        return project(image, image + self.epsilon * self._noise(image, key), self.epsilon, self.norm)
+
+    def _noise(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """A point of the ball of radius 1, uniformly."""
         if self.norm == "linf":
-            noise = jax.random.uniform(key, image.shape, minval=-1, maxval=1)
-        else:
-            noise = jax.random.ball(key, image.size).reshape(image.shape)
-        return project(image, image + self.epsilon * noise, self.epsilon, self.norm)
+            return jax.random.uniform(key, image.shape, minval=-1, maxval=1)
+        return jax.random.ball(key, image.size).reshape(image.shape)
 
 
-@REGISTRY.register("fgsm")
-def fgsm(epsilon: Scalar = 10 / 255, *, targeted: bool = False) -> GradientSign:
-    """FGSM, equation (2): one step of ε along the sign of the gradient.
-
-    The paper uses ε of 2, 5 and 10 levels of 255.
-    """
-    check_epsilon(epsilon, "linf")
-    return GradientSign(epsilon, step_size=epsilon, steps=1, targeted=targeted)
-
-
-@REGISTRY.register("ifgsm")
-def ifgsm(
-    epsilon: Scalar = 16 / 255,
-    *,
-    step_size: Scalar | None = None,
-    steps: int = 10,
-    targeted: bool = False,
-) -> GradientSign:
-    """I-FGSM, equation (3); the default step is ε / steps, as in the transfer-attack literature."""
-    return mifgsm(epsilon, step_size=step_size, momentum=0.0, steps=steps, targeted=targeted)
-
-
-@REGISTRY.register("mifgsm")
-def mifgsm(
-    epsilon: Scalar = 16 / 255,
-    *,
-    step_size: Scalar | None = None,
-    momentum: Scalar = 1.0,
-    steps: int = 10,
-    targeted: bool = False,
-) -> GradientSign:
-    """MI-FGSM, equations (4) and (5); ε 16/255, 10 steps of ε/10 and μ 1 as its authors' code.
-
-    The *gradient* is accumulated, divided by its L1 norm. (Some libraries accumulate its sign,
-    which is another attack.)
-    """
-    check_count("steps", steps)
-    check_epsilon(epsilon, "linf")
-    check_numbers(momentum=momentum)
-    step_size = epsilon / steps if step_size is None else step_size
-    check_numbers(step_size=step_size)
-    return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted)
-
-
-@REGISTRY.register("di2fgsm")
-def di2fgsm(
-    epsilon: Scalar = 16 / 255,
-    *,
-    step_size: Scalar = 1 / 255,
-    steps: int = 20,
-    diversity: Scalar = 0.5,
-    targeted: bool = False,
-) -> GradientSign:
-    """DI²-FGSM, equation (8); ε 16/255, 20 steps of 1/255 and p 0.5 as its authors' code.
-
-    (They take int(min(ε + 4, 1.25 ε)) steps, with ε in levels: 20 for ε = 16.)
-    """
-    return mdi2fgsm(
-        epsilon, step_size=step_size, momentum=0.0, steps=steps, diversity=diversity, targeted=targeted
-    )
-
-
-@REGISTRY.register("mdi2fgsm")
-def mdi2fgsm(
-    epsilon: Scalar = 16 / 255,
-    *,
-    step_size: Scalar = 1 / 255,
-    momentum: Scalar = 1.0,
-    steps: int = 20,
-    diversity: Scalar = 0.5,
-    targeted: bool = False,
-) -> GradientSign:
-    """MDI²-FGSM, equation (9): DI²-FGSM with the momentum of MI-FGSM."""
-    check_count("steps", steps)
-    check_epsilon(epsilon, "linf")
-    check_numbers(step_size=step_size, momentum=momentum)
-    check_shares(diversity=diversity)
-    return GradientSign(
-        epsilon, step_size, momentum, diversity, steps=steps, diverse_inputs=True, targeted=targeted
-    )
-
-
-@REGISTRY.register("pgd")
-def pgd(
-    epsilon: Scalar = 8 / 255,
-    *,
-    step_size: Scalar | None = None,
-    steps: int = 40,
-    norm: Norm = "linf",
-    random_start: bool = True,
-    restarts: int = 1,
-    stop_early: bool = True,
-    targeted: bool = False,
-) -> GradientSign:
-    """PGD (Madry et al. 2018): I-FGSM from a random start, in L∞ or L2, with restarts.
-
-    The default step is 2.5 ε / steps, as the authors advise: enough to reach the border of the ball
-    from any start and to move along it.
-    """
-    check_count("steps", steps)
-    check_count("restarts", restarts)
-    check_choice("norm", norm, ("linf", "l2"))
-    check_epsilon(epsilon, norm)
-    step_size = 2.5 * epsilon / steps if step_size is None else step_size
-    check_numbers(step_size=step_size)
-    return GradientSign(
-        epsilon,
-        step_size,
-        steps=steps,
-        norm=norm,
-        random_start=random_start,
-        restarts=restarts,
-        stop_early=stop_early,
-        targeted=targeted,
+def _choose(condition: jax.Array, one: State, other: State) -> State:
+    """`one` where the condition holds, `other` otherwise."""
+    return one.replace(
+        x=jnp.where(condition, one.x, other.x),
+        g=jnp.where(condition, one.g, other.g),
+        sums=jax.tree.map(lambda new, old: jnp.where(condition, new, old), one.sums, other.sums),
     )

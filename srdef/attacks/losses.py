@@ -1,10 +1,29 @@
-"""Losses of the logits of one image: what attacks climb, and what is reported."""
+"""Losses of the logits of one image: what attacks climb, and what is reported.
+
+A loss is a function of logits `(classes,)` and a label, and high where the label is not the prediction.
+Attacks climb it; a targeted attack, whose label is the class to reach, descends it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from srdef.errors import InputError
-from srdef.victims import Victim, expected_loss
+from srdef.victims import LogMean, Victim, expected, expected_loss
+
+LossName = Literal["cross_entropy", "margin", "dlr", "logit"]
+Loss = LossName | Callable[[jax.Array, jax.Array], jax.Array]
+"""What a gradient attack climbs: one of these names, or any function of (logits, label) to a scalar.
+
+- "cross_entropy": its logarithm, which has the same direction and does not underflow (`log_cross_entropy`).
+- "margin": the largest other logit minus the label's (Carlini and Wagner 2017, arXiv:1608.04644, their f_6).
+- "dlr": the margin divided by a distance of logits, so that their scale does not matter (Croce and Hein 2020,
+  arXiv:2003.01690, equations 6 and 7). It needs three classes, in a targeted attack four.
+- "logit": minus the label's logit (Zhao, Liu and Larson 2021, arXiv:2012.11528): for targeted
+  transfer attacks, as its gradient does not vanish while they go on.
+"""
 
 # Keeps the quotient of the DLR loss finite where the logits are all equal.
 _TINY = 1e-12
@@ -44,14 +63,96 @@ def log_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def loss_to_climb(
-    victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array
+    victim: Victim,
+    x: jax.Array,
+    label: jax.Array,
+    key: jax.Array,
+    loss: Loss = "cross_entropy",
+    targeted: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """What attacks with cross-entropy climb, and the logits: the logarithm of the cross-entropy.
+    """What a gradient attack climbs at `x`, and the logits there.
 
-    For a victim that averages the losses of its draws it is the logarithm of their mean, so that the
-    gradient has the direction of the mean of the draws' gradients, and no draw of it underflows.
+    For a victim that averages the losses of its draws it is the mean of their losses. For cross-entropy it is
+    the logarithm of their mean, so that the gradient has the direction of the mean of the draws' gradients,
+    and no draw of it underflows.
+
+    Parameters
+    ----------
+    victim : Victim
+    x : array (height, width, channels)
+    label : integer array ()
+    key : jax.random.key
+    loss : "cross_entropy", "margin", "dlr", "logit" or callable
+        See `Loss`.
+    targeted : bool
+        Whether the label is the class to reach: the loss is then descended, so what is climbed is minus the
+        loss. The DLR loss is then that of equation (7), with the most likely other class as the one to leave.
+
+    Raises
+    ------
+    InputError
+        For too few classes for the DLR loss, or a function that returns no scalar.
     """
-    return expected_loss(victim, lambda logits: log_cross_entropy(logits, label), x, key)
+    if loss == "cross_entropy":
+        value, logits = expected_loss(victim, lambda logits: log_cross_entropy(logits, label), x, key)
+        return -value if targeted else value, logits
+
+    def climbed(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if loss == "dlr" and targeted:
+            return _towards(logits, label), logits
+        value = (_FUNCTIONS[loss] if isinstance(loss, str) else loss)(logits, label)
+        return -value if targeted else value, logits
+
+    value, logits = expected(victim, climbed, x, key)
+    if getattr(value, "shape", None) != ():
+        raise InputError(f"loss must return a scalar for the logits of one image, not {value!r:.80}")
+    return value, logits
+
+
+def loss_towards(
+    victim: Victim,
+    x: jax.Array,
+    label: jax.Array,
+    target: jax.Array,
+    key: jax.Array,
+    loss: Loss = "dlr",
+) -> tuple[jax.Array, jax.Array]:
+    """What an attack climbs that leaves `label` for one target of several, and the logits.
+
+    The DLR loss of equation (7) has both in it, and needs four classes. The other losses are those of the
+    target, descended, and so is cross-entropy in the place of "dlr" where the victim has fewer than four.
+
+    Parameters
+    ----------
+    victim, x, label, key, loss
+        As for `loss_to_climb`.
+    target : integer array ()
+    """
+    if loss != "dlr":
+        return loss_to_climb(victim, x, target, key, loss, targeted=True)
+
+    def one(logits: jax.Array) -> tuple[Any, jax.Array]:
+        if len(logits) < classes_needed("dlr", targeted=True):
+            return LogMean(log_cross_entropy(logits, target)), logits
+        return targeted_difference_of_logits_ratio(logits, label, target), logits
+
+    found, logits = expected(victim, one, x, key)
+    return -found.value if isinstance(found, LogMean) else found, logits
+
+
+def classes_needed(loss: Any, targeted: bool = False) -> int:
+    """The fewest classes with which a loss can be taken."""
+    return 2 if loss != "dlr" else 4 if targeted else 3
+
+
+def check_loss(loss: Any) -> None:
+    """InputError unless `loss` is a name of `LossName` or a function."""
+    if isinstance(loss, str) or not callable(loss):
+        if loss not in get_args(LossName):
+            names = ", ".join(get_args(LossName))
+            raise InputError(f"unknown loss {loss!r}; choose from: {names}, or a function of (logits, label)")
+    elif loss.__hash__ is None:
+        raise InputError("loss must be a function or an object with a hash: programs are compiled for each")
 
 
 def without_masked_classes(logits: jax.Array) -> jax.Array:
@@ -95,3 +196,29 @@ def likeliest_others(logits: jax.Array, label: jax.Array, count: int) -> tuple[j
     others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
     values, classes = jax.lax.top_k(others, min(count, logits.shape[0] - 1))
     return classes, (values > -jnp.inf).sum().astype(jnp.int32)
+
+
+def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """By how much the largest other logit leads the label's: above 0 where the label is not predicted."""
+    return max_other_logit(logits, label) - logits[label]
+
+
+def negative_logit(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """The label's logit, negated."""
+    return -logits[label]
+
+
+def _towards(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """The targeted DLR loss that leaves the most likely class but the target.
+
+    Minus the loss of equation (6) would not do: its gradient is zero where the target is the third.
+    """
+    others = jnp.where(jnp.arange(logits.shape[0]) == target, -jnp.inf, logits)
+    return targeted_difference_of_logits_ratio(logits, jnp.argmax(others), target)
+
+
+_FUNCTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "margin": margin,
+    "dlr": difference_of_logits_ratio,
+    "logit": negative_logit,
+}

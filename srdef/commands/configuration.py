@@ -288,6 +288,7 @@ def _rename(entry: dict[str, Any], name: str, path: Sequence[str | int]) -> None
         "dataset": (datasets.REGISTRY, schema.DATASET),
         "classifier": (models.REGISTRY, schema.MODEL),
         "other_classifier": (models.REGISTRY, schema.MODEL),
+        "classifiers": (models.REGISTRY, schema.MODEL),
         "attacks": (attacks.REGISTRY, schema.BESIDE_ATTACK),
         "threats": (attacks.REGISTRY, {}),
         "defenses": (defenses.REGISTRY, schema.BESIDE_DEFENSE),

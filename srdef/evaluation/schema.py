@@ -166,6 +166,20 @@ ADAPTIVE: dict[str, Field] = {
     ),
 }
 
+TRANSFER: dict[str, Field] = {
+    "seed": SEED,
+    "batch_size": BATCH_SIZE,
+    "dataset": _dataset(),
+    "classifiers": labelled("the classifiers by label, each a source and a target", _model("")),
+    "attacks": labelled(
+        "the attacks by label; what takes a bank of images gets those of the data set",
+        named("", attacks.REGISTRY, {"storage": BESIDE_ATTACK["storage"]}, given=("bank",)),
+    ),
+    "columns": items("which of the attacks, in this order; empty: all", word("")),
+    "defenses": labelled("what stands before the targets by label: a defense, or a list", _DEFENSE),
+    "rows": items("which of the defenses, in this order; empty: all", word("")),
+}
+
 MANIFOLD: dict[str, Field] = {
     **SHARED,
     "manifold": section(
@@ -264,6 +278,7 @@ TRAINING: dict[str, Field] = {
 SCHEMAS: dict[str, dict[str, Field]] = {
     "evaluation": EVALUATION,
     "adaptive": ADAPTIVE,
+    "transfer": TRANSFER,
     "manifold": MANIFOLD,
     "figures": FIGURES,
     "training": TRAINING,

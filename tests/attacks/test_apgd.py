@@ -61,17 +61,18 @@ def their_run(monkeypatch, attack, norm, noise):
 
 
 @pytest.mark.parametrize(
-    ("norm", "loss"), [("linf", "ce"), ("linf", "dlr"), ("l2", "ce"), ("linf", "dlr_targeted")]
+    ("norm", "loss", "targets"),
+    [("linf", "cross_entropy", 0), ("linf", "dlr", 0), ("l2", "cross_entropy", 0), ("linf", "dlr", 2)],
 )
-def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, norm, loss):
+def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, norm, loss, targets):
     """100 steps with their checkpoints, halvings and momentum.
 
     The ratios have denominators that a longer search drives to zero, where weights that differ by 1e-7 lead
     elsewhere. At 0.02, where one image is fooled and the other is not, they move the losses by 6e-6.
     """
     classifier, images, labels = smooth()
-    epsilon = 0.02 if loss.startswith("dlr") else {"linf": 0.2, "l2": 1.0}[norm]
-    ours = AutoPGD(epsilon, norm=norm, loss=loss, stop_early=False, targets=2)
+    epsilon = 0.02 if loss == "dlr" else {"linf": 0.2, "l2": 1.0}[norm]
+    ours = AutoPGD(epsilon, norm=norm, loss=loss, stop_early=False, targets=targets)
 
     rng = np.random.default_rng(1)
     draw = rng.uniform(-1, 1, images.shape) if norm == "linf" else rng.normal(size=images.shape)
@@ -84,22 +85,22 @@ def test_the_same_start_leads_to_the_same_points_as_torchattacks(monkeypatch, no
         victim = Undefended(classifier)
         state = ours.init(victim, image, label, KEY)
         # The second target, as torchattacks is told to take it below.
-        restart = jnp.int32(loss == "dlr_targeted")
+        restart = jnp.int32(targets > 0)
         state = state.replace(run=state.run.replace(x=start, previous=start), restart=restart)
         state = jax.lax.fori_loop(0, 101, lambda _, state: ours.step(victim, state), state)
         # The logarithm of the cross-entropy is what is climbed.
-        found_loss = jnp.exp(state.found_loss) if loss == "ce" else state.found_loss
+        found_loss = jnp.exp(state.found_loss) if loss == "cross_entropy" else state.found_loss
         return state.found, found_loss, state.restart - restart
 
     found, our_loss, runs = our_run(images, labels, noise)
     assert (np.asarray(runs) == 1).all()  # the run is over
     model = TorchSmooth(classifier)
     options = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "steps": 100}
-    if loss == "dlr_targeted":
+    if targets:
         theirs = torchattacks.APGDT(model, **options)
         theirs.target_class = 3  # the third most likely class: its second target
     else:
-        theirs = torchattacks.APGD(model, loss=loss, **options)
+        theirs = torchattacks.APGD(model, loss={"cross_entropy": "ce"}.get(loss, loss), **options)
     best, their_loss = their_run(monkeypatch, theirs, norm, noise)
     np.testing.assert_allclose(our_loss, their_loss, rtol=1e-4)
     # Signs of gradients and comparisons of losses amplify the last bits.
@@ -127,15 +128,31 @@ def test_losses_against_the_formulas():
     assert targeted_difference_of_logits_ratio(masked, 2, 0) == pytest.approx(-3 / (5 - (0.5 - 1) / 2))
 
 
-@pytest.mark.parametrize("name", ["apgd", "apgd_t"])
-def test_too_few_classes_for_the_ratio(name):
-    classes = {"apgd": 2, "apgd_t": 3}[name]
-    options = {"apgd": {"loss": "dlr"}, "apgd_t": {}}[name]
-    classifier = linear_victims.linear(classes)
-    attack = attacks.create(name, **options)
-    images, labels = linear_victims.images(1), np.zeros(1, int)
-    with pytest.raises(InputError, match=f"needs at least {classes + 1} classes"):
+@pytest.mark.parametrize(("targeted", "needed"), [(False, 3), (True, 4)])
+def test_too_few_classes_for_the_ratio(targeted, needed):
+    classifier = linear_victims.linear(needed - 1)
+    attack = attacks.apgd(loss="dlr", targeted=targeted)
+    images = linear_victims.images(1)
+    labels = (linear_victims.predictions(classifier, images) + targeted) % (needed - 1)
+    with pytest.raises(InputError, match=f"needs at least {needed} classes"):
         attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_targets_without_the_ratio_where_there_are_too_few_classes(classes):
+    """The cross-entropy of each target is descended, as a targeted attack does."""
+    classifier = linear_victims.linear(classes)
+    images = linear_victims.images(4)
+    labels = linear_victims.predictions(classifier, images)
+    victim = Undefended(classifier)
+    attack = attacks.apgd_t(0.01, steps=10, stop_early=False)
+    result = attacks.perturb(attack, victim, images, labels, key=KEY)
+    assert (result.steps == 11 * (classes - 1)).all()
+    assert attacks.perturb(attack.replace(epsilon=0.2), victim, images, labels, key=KEY).success.all()
+    if classes == 2:
+        towards = attacks.apgd(0.01, steps=10, stop_early=False, targeted=True)
+        same = attacks.perturb(towards, victim, images, 1 - labels, key=KEY)
+        np.testing.assert_array_equal(result.images, same.images)
 
 
 @pytest.mark.parametrize("shrinking", [False, True])
@@ -186,10 +203,8 @@ def test_without_stopping_early_the_point_of_highest_loss_is_returned():
 
 def test_bad_options():
     with pytest.raises(InputError, match="unknown loss"):
-        attacks.apgd(loss="dlr_targeted")
+        attacks.apgd(loss="ce")
     with pytest.raises(InputError, match="unknown norm"):
         attacks.apgd_t(norm="l0")
     with pytest.raises(InputError, match="at least 3 steps"):
         attacks.apgd(steps=2, norm="l1", shrinking=True)
-    with pytest.raises(InputError, match="apgd_t tries"):
-        attacks.apgd(loss="dlr", targeted=True)

@@ -139,8 +139,9 @@ def test_versions_are_those_of_the_reference(norm):
 
 def test_few_classes():
     classifier, images, labels = linear(3)
-    with pytest.raises(InputError, match="apgd-t needs at least 4 classes, and the victim has 3"):
-        run(Undefended(classifier), images, labels, 0.1, key=KEY)
+    ratio = {"apgd-dlr": attacks.apgd(0.1, loss="dlr", targeted=True)}
+    with pytest.raises(InputError, match="apgd-dlr needs at least 4 classes, and the victim has 3"):
+        run(Undefended(classifier), images, labels, 0.1, key=KEY, attacks=ratio)
     result = run(Undefended(classifier), images, labels, 0.1, key=KEY, attacks=quick(0.1))
     assert result.final_accuracy == 0
 

@@ -41,6 +41,7 @@ def sections(config):
         *(("figures", figure) for figure in ["figure1", "spectra,nips2017"]),
         ("quickstart", None),
         ("defense_gallery", None),
+        ("transfer", "few"),
     ],
 )
 def test_a_changed_field_changes_nothing_else(name, argument):

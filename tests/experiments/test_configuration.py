@@ -6,7 +6,17 @@ import math
 
 import pytest
 
-from configs import adaptive, common, defense_gallery, figures, folder, manifold, quickstart, train_edsr
+from configs import (
+    adaptive,
+    common,
+    defense_gallery,
+    figures,
+    folder,
+    manifold,
+    quickstart,
+    train_edsr,
+    transfer,
+)
 from srdef.commands import cli, configuration
 from srdef.errors import InputError
 from srdef.evaluation import schema
@@ -262,6 +272,7 @@ CONFIGS = {
     "evaluation": defense_gallery.get_config(),
     "adaptive": adaptive.get_config(),
     "manifold": manifold.get_config("samples"),
+    "transfer": transfer.get_config(),
     "figures": figures.get_config("figure5"),
     "training": train_edsr.get_config("srgan_x2,gpu"),
 }
