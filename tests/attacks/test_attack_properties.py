@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import linear_victims
 import numpy as np
 import pytest
+from registered import every
 
 from srdef import attacks, datasets, models
 from srdef.attacks import batch
@@ -55,13 +56,11 @@ def has(name, option):
 
 # AutoAttack is made of these, and has tests of its own.
 NAMES = [name for name in attacks.list_names() if name != "autoattack"]
-WITHOUT_EPSILON = [name for name in NAMES if attacks.create(name).minimal_norm]
+WITHOUT_EPSILON = [name for name in NAMES if attacks.create(name, **SHORT.get(name, {})).minimal_norm]
 WITH_EPSILON = [name for name in NAMES if name not in WITHOUT_EPSILON and has(name, "epsilon")]
 # These promise no success: tests/attacks/test_baselines.py has what they do promise.
 BASELINES = ["uniform_noise", "gaussian_noise", "contrast_reduction", "gaussian_blur", "salt_and_pepper"]
 SUCCEEDING = [name for name in NAMES if name not in BASELINES]
-WITHOUT_EPSILON = [name for name in NAMES if attacks.create(name, **SHORT.get(name, {})).minimal_norm]
-WITH_EPSILON = [name for name in NAMES if name not in WITHOUT_EPSILON]
 TARGETED = [name for name in NAMES if has(name, "targeted")]
 
 
@@ -95,7 +94,7 @@ def on_linear(name):
     return run(make(name), *linear())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", every(NAMES))
 def test_range_type_and_budget(name):
     _, images, _ = linear()
     result = on_linear(name)
@@ -114,7 +113,7 @@ def test_range_type_and_budget(name):
     assert result.images.max() <= 1
 
 
-@pytest.mark.parametrize("name", WITH_EPSILON)
+@pytest.mark.parametrize("name", every(WITH_EPSILON))
 def test_one_epsilon_per_image_and_a_sweep_compiles_once(name):
     """Three images, so that no smaller batch is compiled when some of them are done."""
     classifier, images, labels = (part if i == 0 else part[:3] for i, part in enumerate(linear()))
@@ -133,7 +132,7 @@ def test_one_epsilon_per_image_and_a_sweep_compiles_once(name):
 STOPPING = [name for name in NAMES if has(name, "stop_early")]
 
 
-@pytest.mark.parametrize("name", STOPPING)
+@pytest.mark.parametrize("name", every(STOPPING))
 def test_an_attack_that_does_not_stop_early_takes_every_step(name):
     """As random victims need it: the clean image, misread in one draw, does not come back."""
     classifier, images, labels = linear()
@@ -145,7 +144,7 @@ def test_an_attack_that_does_not_stop_early_takes_every_step(name):
     assert attacks.without_early_stop(make(name)) == attack
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", every(NAMES))
 def test_stored_in_8_bits(name):
     classifier, images, labels = linear()
     plain = on_linear(name)
@@ -167,7 +166,7 @@ def test_stored_in_8_bits(name):
         assert stored.success.all() or name in BASELINES
 
 
-@pytest.mark.parametrize("name", WITH_EPSILON)
+@pytest.mark.parametrize("name", every(WITH_EPSILON))
 def test_epsilon_zero_returns_the_image_bit_for_bit(name):
     classifier, images, labels = linear()
     result = run(make(name, epsilon=0.0), classifier, images, labels)
@@ -176,7 +175,7 @@ def test_epsilon_zero_returns_the_image_bit_for_bit(name):
     assert not result.success.any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", every(NAMES))
 def test_alone_in_a_batch_and_in_another_order(name):
     classifier, images, labels = linear()
     whole = on_linear(name)
@@ -189,7 +188,7 @@ def test_alone_in_a_batch_and_in_another_order(name):
     assert alone.success[0] == whole.success[5]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", every(NAMES))
 def test_perturb_is_the_attack_itself(name):
     """The loop on the host gives what the attack gives as a function of one image."""
     classifier, images, labels = linear()
@@ -212,7 +211,7 @@ def test_a_zero_gradient_gives_no_nan(name, targeted):
     np.testing.assert_array_equal(result.success, np.array([0, 1, 1]) != targeted)
 
 
-@pytest.mark.parametrize("name", WITHOUT_EPSILON)
+@pytest.mark.parametrize("name", every(WITHOUT_EPSILON))
 def test_minimal_attacks_leave_misclassified_images_alone(name):
     classifier, images, labels = linear()
     wrong = labels.copy()
@@ -227,7 +226,7 @@ def test_minimal_attacks_leave_misclassified_images_alone(name):
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
-@pytest.mark.parametrize("name", SUCCEEDING)
+@pytest.mark.parametrize("name", every(SUCCEEDING))
 def test_two_classes_a_thousand_and_the_last_one(name, classes):
     classifier, images, labels = linear(classes)
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
@@ -240,7 +239,7 @@ def test_two_classes_a_thousand_and_the_last_one(name, classes):
     assert run(make(name, **generous(name)), classifier, images, labels).success.all()
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETED if name in SUCCEEDING])
+@pytest.mark.parametrize("name", every([name for name in TARGETED if name in SUCCEEDING]))
 def test_targeted_reaches_the_target(name):
     classifier, images, labels = linear()
     targets = (labels + 1) % 5
@@ -251,7 +250,7 @@ def test_targeted_reaches_the_target(name):
     assert result.success.all()
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_EPSILON if name in SUCCEEDING])
+@pytest.mark.parametrize("name", every([name for name in WITH_EPSILON if name in SUCCEEDING]))
 def test_doubling_epsilon_does_not_lower_success(name):
     classifier, images, labels = linear()
     rates = [

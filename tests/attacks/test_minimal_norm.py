@@ -116,6 +116,7 @@ def smooth():
     return classifier, images, linear_victims.predictions(classifier, images)
 
 
+@jax.numpy_rank_promotion("allow")  # foolbox broadcasts
 def by_foolbox(attack, classifier, images, labels, *, all_of_them=True):
     model = foolbox.JAXModel(jax.jit(lambda x: classifier(x)), bounds=(0, 1), data_format="channels_last")
     attacked, _, success = attack(model, jnp.asarray(images), jnp.asarray(labels), epsilons=None)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from registered import every
 
 from srdef import attacks, victims
 from srdef.errors import InputError, SrdefWarning
@@ -81,7 +82,7 @@ def test_every_attack_is_tried():
     assert set(attacks.list_names()) - set(OPTIONS) <= {"di2fgsm", "mdi2fgsm", "autoattack", "own"}
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", every(GRADIENTS))
 def test_a_gradient_that_is_nan_counts_as_zero_and_is_said(name):
     broken = Net(lambda z: z + 0 * jnp.sqrt(jnp.maximum(z - 1e9, 0)))
     with pytest.warns(SrdefWarning, match="4 of 4 images had gradients or logits that are not finite"):
@@ -92,13 +93,13 @@ def test_a_gradient_that_is_nan_counts_as_zero_and_is_said(name):
     assert np.isfinite(result.l2).all()
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", every(OPTIONS))
 def test_logits_that_are_nan_are_refused_and_name_the_image(name):
     with pytest.raises(InputError, match=r"logits of image 0 \(id 0\) are NaN before any attack"):
         run(make(name), Net(lambda z: z * jnp.nan))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", every(OPTIONS))
 def test_masked_classes_never_win_and_are_no_targets(name):
     """Four classes whose logits are -inf change nothing but their number."""
     masked = Net(lambda z: jnp.concatenate([z, jnp.full_like(z, -jnp.inf)], -1), 2 * CLASSES)
@@ -147,7 +148,7 @@ def test_a_sure_network_of_two_classes_is_attacked_alike(name):
 AVERAGING = ("admix", "sinifgsm", "ssa", "vmifgsm", "vnifgsm")
 
 
-@pytest.mark.parametrize("name", [name for name in GRADIENTS if name not in AVERAGING])
+@pytest.mark.parametrize("name", every(name for name in GRADIENTS if name not in AVERAGING))
 def test_a_sure_network_of_more_classes_is_no_more_robust(name):
     """There the scale moves the weights of the other classes: one image of sixteen may be lost by it."""
     plain, *others = attack_sure(make(name), CLASSES)
@@ -195,12 +196,15 @@ def test_probabilities_are_averaged_in_log_space():
     np.testing.assert_allclose(averaged(x[0], KEY), expected, rtol=1e-5, atol=1e-3)
 
 
-KINDS = [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow), "x64"]
+TYPES = [
+    *((jnp.bfloat16, False), ("x64", True)),
+    *(pytest.param(*both, marks=pytest.mark.slow) for both in ((jnp.bfloat16, True), ("x64", False))),
+    *(pytest.param(jnp.float16, direct, marks=pytest.mark.slow) for direct in (False, True)),
+]
 
 
-@pytest.mark.parametrize("direct", [False, True], ids=["perturb", "direct"])
-@pytest.mark.parametrize("kind", KINDS, ids=["bfloat16", "float16", "x64"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("kind", "direct"), TYPES)
+@pytest.mark.parametrize("name", every(OPTIONS))
 def test_networks_of_other_types(name, kind, direct):
     x, y = images()
     with jax.enable_x64(kind == "x64"):
@@ -325,7 +329,7 @@ DRAWS = (
 )
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", every(OPTIONS))
 def test_what_an_attack_draws_is_independent_of_what_the_victim_draws(name, monkeypatch):
     """A start drawn with the key that judges it knows what the victim will do."""
     asked, drawn = set(), set()
