@@ -145,7 +145,7 @@ def test_the_curve_of_a_value():
     levels = jnp.arange(256) / 255
     moves = jnp.linspace(-3, 3, 61)[:, None]
     plain = (jnp.tanh(jnp.arctanh(0.999999 * (2 * levels - 1))[None] + moves) + 1) / 2
-    found = _moved(levels, moves)
+    found = _moved(levels[None], moves)
     np.testing.assert_allclose(found[:, 2:-2], plain[:, 2:-2], atol=1e-6)
     assert found.min() >= 0
     assert found.max() <= 1

@@ -85,10 +85,10 @@ class Masked:
         return jnp.append(self.classifier(image[None])[0], jnp.full(2, -jnp.inf))
 
 
-@pytest.mark.parametrize("name", ["fab", "fab_t", "square", "carlini_wagner"])
+@pytest.mark.parametrize("name", ["fab_t", "square", "carlini_wagner"])
 def test_masked_classes_change_nothing(name):
     classifier, images, labels = linear()
-    options = {"fab": {"steps": 10}, "fab_t": {"steps": 5}, "carlini_wagner": {"max_iterations": 40}}
+    options = {"fab_t": {"steps": 5}, "carlini_wagner": {"max_iterations": 40}}
     attack = attacks.create(name, **options.get(name, {"epsilon": 0.05, "queries": 50}))
     plain = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
     masked = attacks.perturb(attack, Masked(classifier), images, labels, key=KEY)

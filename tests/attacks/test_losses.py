@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import linear_victims
 import numpy as np
 import pytest
+from registered import every
 
 from srdef import attacks
 from srdef.attacks import losses
@@ -100,7 +101,7 @@ def run(name, images, labels, classifier, **options):
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("loss", NAMES)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", every(ATTACKS))
 def test_every_attack_climbs_every_loss(name, loss, targeted):
     classifier = linear_victims.linear(5)
     images = linear_victims.images(6)
@@ -113,7 +114,7 @@ def test_every_attack_climbs_every_loss(name, loss, targeted):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", every(ATTACKS))
 def test_a_function_is_climbed_as_the_loss_of_its_name(name, targeted):
     classifier = linear_victims.linear(5)
     images = linear_victims.images(4)

@@ -128,10 +128,10 @@ def test_options_defense_norm_and_limit(folder):
         "--defense=mine.py:Brighten:levels=5+identity",
         "--output=out",
     )
-    assert run(*words, "--attacks=apgd:steps=5,loss=ce") == 0
+    assert run(*words, "--attacks=apgd:steps=5,loss=cross_entropy") == 0
     assert sorted(accuracies(folder / "out" / "robustness.csv").values()) == [0.5, 1]
     config = json.loads((folder / "out" / "config.json").read_text())
-    assert config["attacks"] == [{"name": "apgd", "steps": 5, "loss": "ce"}]
+    assert config["attacks"] == [{"name": "apgd", "steps": 5, "loss": "cross_entropy"}]
     assert config["defense"] == [{"name": "mine.py:Brighten", "levels": 5}, {"name": "identity"}]
     assert config["limit"] == 2
 
