@@ -3,31 +3,25 @@
 A name is registered, or `package.module:function`, or `file.py:function`, which is imported.
 """
 
-import hashlib
-import importlib
-import importlib.util
+import functools
 import inspect
 import sys
-import traceback
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from srdef.errors import InputError, SrdefWarning
+from srdef import own_code
+from srdef.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The modules that names with a colon have led to, by name.
-_imported: dict[str, ModuleType] = {}
-# The names of the modules, other than srdef's own, that have registered something.
-_registering: dict[str, None] = {}
-# The folders of configurations, in which `file.py:function` is looked for beside the current one.
-_folders: list[Path] = []
-# Which file a name has meant in a run that is looked at again.
-_places: dict[str, Path] = {}
+# What options are called in foolbox, torchattacks, ART and AutoAttack.
+_ELSEWHERE = {
+    **dict.fromkeys(("eps", "epsilons"), "epsilon"),
+    **dict.fromkeys(("alpha", "eps_step", "eps_iter", "abs_stepsize", "stepsize"), "step_size"),
+    **dict.fromkeys(("max_iter", "nb_iter", "n_iter", "num_steps", "iters"), "steps"),
+    **dict.fromkeys(("n_restarts", "num_random_init"), "restarts"),
+    **{"n_queries": "queries", "decay": "momentum", "kappa": "confidence", "lr": "learning_rate"},
+}
 
 
 class Registry:
@@ -46,17 +40,19 @@ class Registry:
     def register(self, name: str) -> Callable[[F], F]:
         """Register a builder (a function or a class) under `name`, in the place of an earlier one.
 
-        (Running a notebook's cell again registers its builder again.)
+        (Running a notebook's cell again registers its builder again.) Calls of a function with an option that
+        it does not have are an InputError with those there are.
         """
 
         # A module may register what another one defines.
         caller = sys._getframe(1).f_globals.get("__name__", "__main__")
 
         def decorator(builder: F) -> F:
+            if inspect.isfunction(builder):
+                builder = _naming_options(f"{self.kind} {name!r}", builder)
             self._builders[name] = builder
             for module in (getattr(builder, "__module__", None) or "__main__", caller):
-                if module.split(".")[0] not in ("srdef", "__main__"):
-                    _registering[module] = None
+                own_code.note(module)
             return builder
 
         return decorator
@@ -83,7 +79,7 @@ class Registry:
         if name in self._builders:
             return self._builders[name]
         if ":" in name:
-            return _own_builder(self.kind, name)
+            return own_code.builder(self.kind, name)
         short = name if len(name) <= 60 else f"{name[:57]}..."
         raise InputError(
             f"unknown {self.kind} {short!r}; choose from: {', '.join(self._builders)}, or give "
@@ -113,177 +109,31 @@ def check_options(where: str, builder: Callable[..., Any], options: Mapping[str,
     try:
         signature.bind(**options)
     except TypeError as error:
-        valid = ", ".join(signature.parameters) or "none"
-        raise InputError(f"{where}: {error}; its options are: {valid}") from None
+        raise InputError(f"{where}: {error}{_hint(signature, options)}") from None
 
 
-def _own_builder(kind: str, name: str) -> Callable[..., Any]:
-    """The function that `MODULE:FUNCTION` or `FILE.py:FUNCTION` names."""
-    place, _, function = name.rpartition(":")
-    if not place or not function.isidentifier():
-        raise InputError(f"{kind} {name!r}: a name with a colon is MODULE:FUNCTION or FILE.py:FUNCTION")
-    where = f"{kind} {name!r}"
-    module = _file_module(where, name, place) if place.endswith(".py") else _named_module(where, place)
-    _imported[name] = module
-    found = getattr(module, function, None)
-    if not callable(found):
-        if found is not None:
-            raise InputError(f"{where}: {function} is no function or class, but {type(found).__name__}")
-        own = [
-            key
-            for key, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", None) == module.__name__ and key[0] != "_"
-        ]
-        raise InputError(f"{where}: {place} has no {function!r}; it has: {', '.join(own) or 'no functions'}")
-    builder: Callable[..., Any] = found
-    return builder
+def _hint(signature: inspect.Signature, options: Mapping[str, Any]) -> str:
+    """The valid options, after what a wrong one is called here."""
+    known = signature.parameters
+    renamed = [
+        f"; {option} is called {_ELSEWHERE[option]} here"
+        for option in options
+        if option not in known and _ELSEWHERE.get(option) in known
+    ]
+    return f"{''.join(renamed)}; its options are: {', '.join(known) or 'none'}"
 
 
-def _named_module(where: str, name: str) -> ModuleType:
-    top = name.split(".")[0]
-    if top in sys.stdlib_module_names:
-        raise InputError(
-            f"{where}: {top!r} is a module of Python itself; give another name to yours, or its file: "
-            f"{name.replace('.', '/')}.py:FUNCTION"
-        )
-    look_in(Path.cwd())
-    importlib.invalidate_caches()  # it may have been written a moment ago
-    with _one_line(where):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name and not name.startswith(f"{error.name}."):
-                raise  # another one, which it imports
-        folders = ", ".join(str(folder) for folder in (Path.cwd(), *_folders))
-    raise InputError(f"{where}: no module {name!r}, neither installed nor in {folders}")
+def _naming_options(where: str, builder: F) -> F:
+    """The function, with an InputError instead of Python's TypeError for options that it does not have."""
+    signature = inspect.signature(builder)
+    anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
+    @functools.wraps(builder)
+    def named(*arguments: Any, **options: Any) -> Any:
+        for option in options:
+            if option not in signature.parameters and not anything:
+                hint = _hint(signature, options)
+                raise InputError(f"{where}: got an unexpected keyword argument {option!r}{hint}")
+        return builder(*arguments, **options)
 
-def _file_module(where: str, name: str, place: str) -> ModuleType:
-    path = Path(place).expanduser()
-    candidates = [_places[name]] if name in _places else [folder / path for folder in (Path.cwd(), *_folders)]
-    for file in candidates:
-        if file.is_file():
-            with _one_line(where):
-                return _load(file)
-    raise InputError(f"{where}: no file {candidates[0]}")
-
-
-@contextmanager
-def _one_line(where: str) -> Any:
-    """InputError with the place in the source in the stead of whatever the code of a user raises."""
-    try:
-        yield
-    except InputError:
-        raise
-    except SyntaxError as error:
-        raise InputError(f"{where}: {error.filename}, line {error.lineno}: {error.msg}") from None
-    except (Exception, SystemExit) as error:
-        # The innermost place in code that is neither srdef's nor the import system's.
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename != __file__ and "importlib" not in frame.filename
-        ]
-        line = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
-        message = " ".join(str(error).split())[:200]
-        raise InputError(f"{where}: {line}{type(error).__name__}: {message}") from None
-
-
-def _load(file: Path) -> ModuleType:
-    """The module in a file, imported under the file's name where that is free."""
-    file = file.resolve()
-    for module in list(sys.modules.values()):
-        if getattr(module, "__file__", None) == str(file):
-            return module
-    importlib.invalidate_caches()
-    name = file.stem
-    if name.isidentifier() and name not in sys.modules:
-        found = importlib.util.find_spec(name)
-        if found is not None and found.origin == str(file):
-            return importlib.import_module(name)
-    else:
-        found = None
-    if not name.isidentifier() or name in sys.modules or found is not None:
-        words = "".join(c if c.isalnum() else "_" for c in name)
-        name = next(n for i in range(len(sys.modules) + 1) if (n := f"own_{words}_{i}") not in sys.modules)
-    look_in(file.parent)
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look for their module there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def look_in(folder: Path) -> None:
-    """Let code of the user be imported from `folder` too, where nothing installed has the same name."""
-    folder = folder.resolve()
-    if folder not in _folders and folder != Path.cwd():
-        _folders.append(folder)
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-def imports() -> dict[str, dict[str, str]]:
-    """The code of the user that names have led to, or that has registered something.
-
-    Returns
-    -------
-    dict
-        For each name with a colon and each module the `file` and its `sha256`.
-    """
-    modules = {**_imported, **{name: sys.modules[name] for name in _registering if name in sys.modules}}
-    found = {}
-    for name, module in modules.items():
-        file = getattr(module, "__file__", None)  # None in a notebook
-        if file and Path(file).is_file():
-            found[name] = {"file": str(Path(file).resolve()), "sha256": _hash(Path(file))}
-    return found
-
-
-def restore(found: Mapping[str, Mapping[str, str]]) -> None:
-    """Import what `imports` has listed, from the same files; a warning names what is missing or changed.
-
-    Raises
-    ------
-    InputError
-        If one of the files cannot be imported.
-    """
-    for name, entry in found.items():
-        file = Path(entry["file"])
-        problem = "" if file.is_file() else "is not there any more"
-        if not problem and _hash(file) != entry["sha256"]:
-            problem = "has changed since then"
-        if problem:
-            warnings.warn(f"{file}, which the run imported, {problem}", SrdefWarning, stacklevel=2)
-        if not file.is_file():
-            continue
-        place = name.rpartition(":")[0] or name
-        with _one_line(name):
-            if place.endswith(".py"):
-                _places[name] = file
-            elif (root := _root(place, file)) is None:
-                _load(file)
-            else:
-                sys.path.insert(0, str(root))
-                try:
-                    importlib.import_module(place)
-                finally:
-                    sys.path.remove(str(root))
-                look_in(root)
-
-
-def _root(module: str, file: Path) -> Path | None:
-    """The folder from which `module` is imported if it is in `file`; None for one of another name."""
-    parts = module.split(".")
-    whole = file.parent if file.name == "__init__.py" else file.with_suffix("")
-    return whole.parents[len(parts) - 1] if whole.parts[-len(parts) :] == tuple(parts) else None
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return cast(F, named)

@@ -19,6 +19,7 @@ ORDER = (
     "interrupts",
     "cache",
     "images",
+    "own_code",
     "registry",
     "validation",
     "batching",
@@ -130,7 +131,7 @@ def test_rooms_are_attributes(name):
 
 
 def test_rooms_are_those_that_there_are():
-    private = {"__main__", "command", "commands", "configs", "cache", "interrupts"}
+    private = {"__main__", "command", "commands", "configs", "cache", "interrupts", "own_code"}
     assert set(srdef.ROOMS) == set(ORDER) - private
     with pytest.raises(AttributeError, match="no attribute 'attack'"):
         _ = srdef.attack

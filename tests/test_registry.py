@@ -4,8 +4,7 @@ import warnings
 
 import pytest
 
-import srdef.registry as registry_module
-from srdef import defenses
+from srdef import attacks, defenses, own_code
 from srdef.errors import InputError, SrdefWarning
 from srdef.registry import Registry
 
@@ -72,10 +71,10 @@ def folder(tmp_path, monkeypatch):
     """The current folder, with modules of a user's own; what is imported from it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry_module, "_folders", [])
-    monkeypatch.setattr(registry_module, "_imported", {})
-    monkeypatch.setattr(registry_module, "_registering", {})
-    monkeypatch.setattr(registry_module, "_places", {})
+    monkeypatch.setattr(own_code, "_folders", [])
+    monkeypatch.setattr(own_code, "_imported", {})
+    monkeypatch.setattr(own_code, "_registering", {})
+    monkeypatch.setattr(own_code, "_places", {})
     (tmp_path / "mine_a.py").write_text(MINE)
     (tmp_path / "helpers_of_mine.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "package_of_mine").mkdir()
@@ -119,7 +118,7 @@ def test_the_folder_of_a_configuration(registry, folder, monkeypatch, tmp_path_f
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(InputError, match=r"fruit 'mine_a.py:build': no file .*elsewhere\d+/mine_a.py"):
         registry.builder("mine_a.py:build")
-    registry_module.look_in(folder)
+    own_code.look_in(folder)
     assert registry.create("mine_a.py:build") == registry.create("mine_a:build") == ("mine", 2)
 
 
@@ -162,28 +161,45 @@ def test_what_was_imported_is_found_again_from_elsewhere(registry, folder, monke
     before = set(sys.modules)
     for name in ("mine_a.py:build", "package_of_mine.inner:build", "registers_mine:build"):
         registry.builder(name)
-    noted = registry_module.imports()
+    noted = own_code.imports()
     assert set(noted) >= {"mine_a.py:build", "package_of_mine.inner:build", "registers_mine"}
     assert noted["mine_a.py:build"]["sha256"] == hashlib.sha256(MINE.encode()).hexdigest()
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "mine_a.py").write_text("def build(size=1):\n    return 'another'\n")
     monkeypatch.chdir(elsewhere)
-    for names in (registry_module._imported, registry_module._registering, defenses.REGISTRY._builders):
+    for names in (own_code._imported, own_code._registering, defenses.REGISTRY._builders):
         monkeypatch.delitem(names, "mine", raising=False)
     forget(folder, before)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(folder)])
-    monkeypatch.setattr(registry_module, "_folders", [])
+    monkeypatch.setattr(own_code, "_folders", [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        registry_module.restore(noted)
+        own_code.restore(noted)
     assert registry.create("mine_a.py:build") == ("mine", 2)
     assert registry.create("package_of_mine.inner:build") == ("mine", 2)
     assert defenses.create("mine") == 1
 
     (folder / "mine_a.py").write_text(MINE + "\n")
     with pytest.warns(SrdefWarning, match=r"mine_a.py, which the run imported, has changed since then"):
-        registry_module.restore({"mine_a.py:build": noted["mine_a.py:build"]})
+        own_code.restore({"mine_a.py:build": noted["mine_a.py:build"]})
     (folder / "mine_a.py").unlink()
     with pytest.warns(SrdefWarning, match=r"mine_a.py, which the run imported, is not there any more"):
-        registry_module.restore({"mine_a.py:build": noted["mine_a.py:build"]})
+        own_code.restore({"mine_a.py:build": noted["mine_a.py:build"]})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: attacks.pgd(eps=8 / 255),
+            "eps is called epsilon here; its options are: epsilon, step_size",
+        ),
+        (lambda: attacks.create("pgd", alpha=1), "alpha is called step_size here; its options are"),
+        (lambda: attacks.square(1 / 255, n_queries=5), "attack 'square': .*n_queries is called queries here"),
+        (lambda: attacks.fgsm(1 / 255, size=3), "'size'; its options are: epsilon"),
+    ],
+)
+def test_options_of_other_libraries_are_answered_with_their_names_here(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from srdef import registry
+from srdef import own_code
 from srdef.commands import cli
 from srdef.reporting import page
 from srdef.storage import files
@@ -53,7 +53,7 @@ def restore_imports(workdir: Path) -> None:
         }
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return  # the page says what is missing or damaged
-    registry.restore(found)
+    own_code.restore(found)
 
 
 COMMAND = cli.Command(run, workdir=True, options=add_options)
