@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import linear_victims
 import numpy as np
 import pytest
-from registered import every
+from registered import DERIVED, every
 
 from srdef import attacks, datasets, models
 from srdef.attacks import batch
@@ -304,7 +304,7 @@ REAL = {"epsilon": 8 / 255}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SUCCEEDING if name != "fab"])
+@pytest.mark.parametrize("name", [name for name in SUCCEEDING if name not in DERIVED])
 def test_on_a_real_network(name):
     """All but `fab`, which takes a gradient for each of the 1000 classes; `fab_t` is here."""
     classifier, images, labels = efficientnet()
