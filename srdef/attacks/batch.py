@@ -283,7 +283,7 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
                 )
                 if looped:
                     jax.block_until_ready(finished)
-    return _put(everything, rows, state)
+    return state if len(rows) == size else _put(everything, rows, state)
 
 
 class _Pace:
