@@ -12,8 +12,30 @@ from srdef.errors import InputError
 from srdef.victims.base import Average, LogMean, Victim, expected, mean_over
 
 
+class _Averaging(Victim):
+    """Logits that are a mean over draws or victims; what of them is averaged, `average` says."""
+
+    average: Average
+
+    def _mean(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+        """The mean of `function(logits)`."""
+        raise NotImplementedError
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        if self.average == "probabilities":
+            # In log space: a probability may lie below the smallest float32.
+            return self._mean(lambda logits: LogMean(jax.nn.log_softmax(logits)), image, key).value
+        return self._mean(lambda logits: logits, image, key)
+
+    def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
+        """The mean of `function`, or `function` of the mean logits."""
+        if self.average == "loss":
+            return self._mean(function, image, key)
+        return function(self(image, key))
+
+
 @struct.dataclass
-class ExpectationOverTransformation(Victim):
+class ExpectationOverTransformation(_Averaging):
     """A random victim as an average over several of its draws (EOT).
 
     Athalye, Engstrom, Ilyas and Kwok 2018 (arXiv:1707.07397). Every call, so every step of an
@@ -65,18 +87,6 @@ class ExpectationOverTransformation(Victim):
     def num_classes(self) -> int:
         return self.victim.num_classes
 
-    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        if self.average == "probabilities":
-            # In log space: a probability may lie below the smallest float32.
-            return self._mean(lambda logits: LogMean(jax.nn.log_softmax(logits)), image, key).value
-        return self._mean(lambda logits: logits, image, key)
-
-    def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
-        """The mean of `function` over the draws, or `function` of the mean logits."""
-        if self.average == "loss":
-            return self._mean(function, image, key)
-        return function(self(image, key))
-
     def _mean(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
         """The mean of `function(logits)` over the draws."""
         keys = jax.random.split(jax.random.key(self.seed) if self.fixed else key, self.draws)
@@ -88,7 +98,7 @@ class ExpectationOverTransformation(Victim):
 
 
 @struct.dataclass
-class Ensemble(Victim):
+class Ensemble(_Averaging):
     """Several victims as one: what an attacker climbs who wants to fool all of them, and others like them.
 
     Liu et al. 2017 (arXiv:1611.02770), section 5, average the probabilities; Dong et al. 2018
@@ -142,17 +152,6 @@ class Ensemble(Victim):
     @property
     def num_classes(self) -> int:
         return self.victims[0].num_classes
-
-    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        if self.average == "probabilities":
-            return self._mean(lambda logits: LogMean(jax.nn.log_softmax(logits)), image, key).value
-        return self._mean(lambda logits: logits, image, key)
-
-    def expected(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
-        """The weighted mean of `function` over the victims, or `function` of the mean logits."""
-        if self.average == "loss":
-            return self._mean(function, image, key)
-        return function(self(image, key))
 
     def _mean(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
         """The weighted mean of `function(logits)` over the victims."""
