@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-import srdef.registry as registry_module
-from srdef import datasets
+from srdef import datasets, own_code
 from srdef.commands import attack, cli
 from srdef.errors import InputError
 
@@ -59,8 +58,8 @@ def folder(tmp_path, monkeypatch):
     """The current folder, with `mine.py`, which is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry_module, "_folders", [])
-    monkeypatch.setattr(registry_module, "_imported", {})
+    monkeypatch.setattr(own_code, "_folders", [])
+    monkeypatch.setattr(own_code, "_imported", {})
     (tmp_path / "mine.py").write_text(MINE)
     before = set(sys.modules)
     yield tmp_path
