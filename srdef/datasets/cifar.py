@@ -1,10 +1,10 @@
-"""CIFAR-10 and CIFAR-100 from their published binary files."""
+"""CIFAR-10 and CIFAR-100 from their published files: the binary version, or the one for Python."""
 
 import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,20 @@ from srdef.datasets.files import existing_folder
 from srdef.datasets.published import CIFAR
 from srdef.errors import InputError
 from srdef.validation import check_choice
-from srdef.weights import download
+from srdef.weights import download, numpy_pickles
 
 Split = Literal["train", "test"]
+
+
+class Version(NamedTuple):
+    """The files of a split as one of the published archives has them."""
+
+    folder: str
+    archive: str
+    files: tuple[str, ...]
+    # The names of the labels in a pickle; the binary version has bytes in their place.
+    labels: tuple[str, ...] = ()
+
 
 PIXELS = 3 * 32 * 32
 # Above that of the largest published member, so that a small archive cannot fill the memory.
@@ -51,8 +62,10 @@ def cifar10(split: Split = "test", path: str | Path | None = None) -> Source:
     split : "test" or "train"
     path : path, optional
         The archive `cifar-10-binary.tar.gz`, or a folder with it, or with its files `test_batch.bin` and
-        `data_batch_1.bin` to `data_batch_5.bin` (or the folder `cifar-10-batches-bin` of them). Default: the
-        archive is downloaded once (170 MB) into srdef's cache folder, and verified.
+        `data_batch_1.bin` to `data_batch_5.bin` (or the folder `cifar-10-batches-bin` of them). The version
+        for Python, which torchvision downloads, is read as well: `cifar-10-python.tar.gz`, or the folder
+        `cifar-10-batches-py`. Default: the binary archive is downloaded once (170 MB) into srdef's cache
+        folder, and verified.
 
     Raises
     ------
@@ -60,8 +73,12 @@ def cifar10(split: Split = "test", path: str | Path | None = None) -> Source:
         If the download fails, a file is missing or damaged, or a label is not one of the classes.
     """
     check_choice("split", split, ("test", "train"))
-    files = ["test_batch.bin"] if split == "test" else [f"data_batch_{i}.bin" for i in range(1, 6)]
-    return _source("cifar10", split, path, "cifar-10-batches-bin", files, 1, 0, CIFAR10)
+    files = ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]
+    versions = (
+        Version("cifar-10-batches-bin", "cifar-10-binary.tar.gz", tuple(f"{file}.bin" for file in files)),
+        Version("cifar-10-batches-py", "cifar-10-python.tar.gz", tuple(files), ("labels",)),
+    )
+    return _source("cifar10", split, path, versions, 1, 0, CIFAR10)
 
 
 @REGISTRY.register("cifar100")
@@ -75,7 +92,8 @@ def cifar100(
     split : "test" or "train"
     path : path, optional
         The archive `cifar-100-binary.tar.gz`, or a folder with it, or with its files `test.bin` and
-        `train.bin` (or the folder `cifar-100-binary` of them). Default: as for `cifar10`.
+        `train.bin` (or the folder `cifar-100-binary` of them); or `cifar-100-python.tar.gz`, or the folder
+        `cifar-100-python`. Default: as for `cifar10`.
     labels : "fine" or "coarse"
         The 100 classes, or the 20 that they are grouped in.
 
@@ -87,29 +105,34 @@ def cifar100(
     check_choice("split", split, ("test", "train"))
     check_choice("labels", labels, ("fine", "coarse"))
     names, column = (CIFAR100_FINE, 1) if labels == "fine" else (CIFAR100_COARSE, 0)
-    return _source("cifar100", split, path, "cifar-100-binary", [f"{split}.bin"], 2, column, names)
+    versions = (
+        Version("cifar-100-binary", "cifar-100-binary.tar.gz", (f"{split}.bin",)),
+        Version("cifar-100-python", "cifar-100-python.tar.gz", (split,), ("coarse_labels", "fine_labels")),
+    )
+    return _source("cifar100", split, path, versions, 2, column, names)
 
 
 def _source(
     name: str,
     split: Split,
     path: str | Path | None,
-    folder: str,
-    files: Sequence[str],
+    versions: Sequence[Version],
     labels: int,
     column: int,
     class_names: tuple[str, ...],
 ) -> Source:
-    """The records of `files` one after the other: so many labels, then 32x32 pixels of each channel."""
+    """The records of the files one after the other: so many labels, then 32x32 pixels of each channel."""
     length = labels + PIXELS
     parts = []
-    for where, data in _read_all(name, path, folder, files):
-        if not data or len(data) % length:
+    version, contents = _read_all(name, path, versions)
+    for where, data in contents:
+        records = _unpickled(where, data, version.labels) if version.labels else np.frombuffer(data, np.uint8)
+        if not records.size or records.size % length:
             raise InputError(
-                f"{where}: {len(data)} bytes are no whole number of records of {length} bytes; "
+                f"{where}: {records.size} bytes are no whole number of records of {length} bytes; "
                 "it is truncated, or another file"
             )
-        records = np.frombuffer(data, np.uint8).reshape(-1, length)
+        records = records.reshape(-1, length)
         bad = np.flatnonzero(records[:, column] >= len(class_names))
         if len(bad):
             raise InputError(
@@ -127,23 +150,51 @@ def _source(
     return Source(len(everything), read, class_names, crop="none")
 
 
+def _unpickled(where: str, data: bytes, names: Sequence[str]) -> np.ndarray:
+    """The pickled dictionary of a file as records of the binary version."""
+    try:
+        content = numpy_pickles.read_plain(data)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except Exception as error:  # of garbage, Python's reader of instructions raises nearly everything
+        raise InputError(f"{where}: damaged ({error!s:.200})") from None
+    try:
+        images = content["data"].values
+        columns = [np.asarray(content[name]) for name in names]
+    except (TypeError, KeyError, AttributeError, ValueError):
+        columns = []
+    if not columns or images.dtype != np.uint8 or images.shape[1:] != (PIXELS,):
+        raise InputError(f"{where}: is no dictionary of {', '.join(names)} and data of (N, {PIXELS}) bytes")
+    for name, column in zip(names, columns, strict=True):
+        if (
+            column.dtype.kind != "i"
+            or column.shape != (len(images),)
+            or not ((column >= 0) & (column < 256)).all()
+        ):
+            raise InputError(f"{where}: {name} are not {len(images)} classes")
+    return np.column_stack([*(column.astype(np.uint8) for column in columns), images])
+
+
 def _read_all(
-    name: str, path: str | Path | None, folder: str, files: Sequence[str]
-) -> list[tuple[str, bytes]]:
-    """What is in `files`, each with the words for it in messages."""
+    name: str, path: str | Path | None, versions: Sequence[Version]
+) -> tuple[Version, list[tuple[str, bytes]]]:
+    """Which version is there, and what is in its files, each with the words for it in messages."""
     if path is None:
-        return _read_archive(download.fetch(CIFAR[name]), files)
+        return versions[0], _read_archive(download.fetch(CIFAR[name]), versions[0].files)
     given = Path(path).expanduser()
     if given.is_file():
-        return _read_archive(given, files)
-    archive = CIFAR[name].file
+        version = next((version for version in versions if given.name == version.archive), versions[0])
+        return version, _read_archive(given, version.files)
     root = existing_folder(given)
-    for place in (root, root / folder):
-        if any((place / file).is_file() for file in files):
-            return [_read_file(place / file) for file in files]
-    if (root / archive).is_file():
-        return _read_archive(root / archive, files)
-    raise InputError(f"data set {name!r}: {root} has neither {files[0]}, nor {folder}, nor {archive}")
+    for version in versions:
+        for place in (root, root / version.folder):
+            if any((place / file).is_file() for file in version.files):
+                return version, [_read_file(place / file) for file in version.files]
+        if (root / version.archive).is_file():
+            return version, _read_archive(root / version.archive, version.files)
+    first, *_ = versions
+    others = ", nor ".join(place for version in versions for place in (version.folder, version.archive))
+    raise InputError(f"data set {name!r}: {root} has neither {first.files[0]}, nor {others}")
 
 
 def _read_file(file: Path) -> tuple[str, bytes]:

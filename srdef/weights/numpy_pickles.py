@@ -18,16 +18,17 @@ class _Dtype(pickles.Stateful):
     """Stands for numpy.dtype."""
 
     def __init__(self, name: Any, *_: Any) -> None:
-        if name not in ("f2", "f4", "f8"):
+        if name not in ("f2", "f4", "f8", "u1"):
             raise InputError(f"it holds arrays of the type {name!s:.80}, and only floating point is read")
         self.dtype = np.dtype(f"<{name}")
 
     def set_state(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] != "<":
+        # Of single bytes there is no order.
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] != ("|" if self.dtype == "u1" else "<"):
             raise InputError("written on a big-endian machine, which is not supported")
 
 
-class _Array(pickles.Stateful):
+class Array(pickles.Stateful):
     """Stands for an array: the bytes that come with it, and their shape."""
 
     def __init__(self, *_: Any) -> None:
@@ -35,6 +36,8 @@ class _Array(pickles.Stateful):
 
     def set_state(self, state: Any) -> None:
         _version, shape, kind, fortran, data = state
+        if isinstance(data, str):  # as Python 2 wrote bytes
+            data = data.encode("latin-1", errors="replace")
         if not isinstance(kind, _Dtype) or not isinstance(data, bytes):
             raise InputError("it holds something that is no array of numbers")
         shape = pickles.integers(shape, "shape of an array")
@@ -44,11 +47,22 @@ class _Array(pickles.Stateful):
 
 
 _OFFERED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): pickles.Function("_reconstruct", _Array),
-    ("numpy._core.multiarray", "_reconstruct"): pickles.Function("_reconstruct", _Array),
+    ("numpy.core.multiarray", "_reconstruct"): pickles.Function("_reconstruct", Array),
+    ("numpy._core.multiarray", "_reconstruct"): pickles.Function("_reconstruct", Array),
     ("numpy", "ndarray"): "numpy.ndarray",  # only an argument of _reconstruct
     ("numpy", "dtype"): pickles.Function("dtype", _Dtype),
 }
+
+
+def read_plain(data: bytes) -> Any:
+    """What a pickle holds: numbers, strings, lists, dictionaries, and arrays of floats or bytes as `Array`.
+
+    Raises
+    ------
+    InputError
+        If the pickle asks for or holds anything else.
+    """
+    return pickles.load(io.BytesIO(data), _OFFERED)
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
@@ -69,13 +83,13 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     InputError
         If the pickle asks for or holds anything but arrays of floating-point numbers.
     """
-    content = containers.open_nested(pickles.load(io.BytesIO(data), _OFFERED), "arrays")
+    content = containers.open_nested(read_plain(data), "arrays")
     arrays: dict[str, np.ndarray] = {}
     strangers = []
     for name, value in content.items():
         items = enumerate(value) if isinstance(value, list) else [(None, value)]
         for i, item in items:
-            if isinstance(item, _Array):
+            if isinstance(item, Array) and item.values.dtype != np.uint8:
                 arrays[str(name) if i is None else f"{name}/{i}"] = item.values
             else:
                 strangers.append(str(name))

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import pickle
 import struct
 import tarfile
 import threading
@@ -82,6 +83,56 @@ def test_cifar100_has_two_kinds_of_labels(tmp_path):
     assert (fine.num_classes, coarse.num_classes) == (100, 20)
     assert (fine.class_names[99], coarse.class_names[19]) == ("worm", "vehicles_2")
     np.testing.assert_array_equal(fine.images, coarse.images)
+
+
+def python2_pickle(labels, images=PIXELS):
+    """The format of cifar-10-python.tar.gz: what Python 2's cPickle wrote with protocol 2."""
+
+    def string(value):
+        return b"T" + struct.pack("<i", len(value)) + value
+
+    def listed(values):
+        return b"](" + b"".join(b"K" + bytes([value]) for value in values) + b"e"
+
+    pixels = images.reshape(len(images), -1)
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    shape = b"(" + b"".join(b"M" + struct.pack("<H", size) for size in pixels.shape) + b"t"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    array += b"(K\x01" + shape + dtype + b"\x89" + string(pixels.tobytes()) + b"tb"
+    items = b"".join(string(name.encode()) + listed(values) for name, values in labels.items())
+    batch = string(b"batch_label") + string(b"testing batch 1 of 1")
+    return b"\x80\x02}(" + batch + items + string(b"data") + array + b"u."
+
+
+def test_what_torchvision_downloads_is_read(tmp_path, cifar10):
+    content = python2_pickle({"labels": LABELS})
+    # That it is such a pickle, says Python's own reader, as torchvision calls it.
+    python = pickle.loads(content, encoding="latin1")
+    np.testing.assert_array_equal(python["data"], PIXELS.reshape(6, -1))
+    home = tmp_path / "torchvision"
+    (home / "cifar-10-batches-py").mkdir(parents=True)
+    (home / "cifar-10-batches-py" / "test_batch").write_bytes(content)
+    expected = datasets.load("cifar10", path=cifar10)
+    (home / "cifar-10-python.tar.gz").write_bytes(archive({"cifar-10-batches-py/test_batch": content}))
+    for path in (home, home / "cifar-10-batches-py", home / "cifar-10-python.tar.gz"):
+        dataset = datasets.load("cifar10", path=path)
+        np.testing.assert_array_equal(dataset.images, expected.images)
+        assert dataset.labels.tolist() == LABELS.tolist()
+    (tmp_path / "train").write_bytes(python2_pickle({"coarse_labels": COARSE, "fine_labels": FINE}))
+    for kind, values in (("fine", FINE), ("coarse", COARSE)):
+        dataset = datasets.load("cifar100", path=tmp_path, split="train", labels=kind)
+        assert dataset.labels.tolist() == values.tolist()
+    for wrong, message in (
+        (pickle.dumps({"labels": [1]}), "test_batch: is no dictionary of labels and data of"),
+        (python2_pickle({"labels": LABELS[:5]}), "test_batch: labels are not 6 classes"),
+        (python2_pickle({"labels": LABELS + 1}), "has the label 10, which is outside"),
+        (pickle.dumps(np.random.default_rng), "test_batch: refused: it asks for the global numpy"),
+        (content[:-9], "test_batch: damaged"),
+        (b"", "test_batch: damaged"),
+    ):
+        (home / "cifar-10-batches-py" / "test_batch").write_bytes(wrong)
+        with pytest.raises(InputError, match=message):
+            datasets.load("cifar10", path=home)
 
 
 def test_mnist_files_are_gray_packed_or_not(mnist):
