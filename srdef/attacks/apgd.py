@@ -17,6 +17,7 @@ from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.losses import Loss, check_loss, likeliest_others, loss_to_climb, loss_towards
 from srdef.attacks.projections import Norm, length, project, safe_divide
 from srdef.attacks.step_sizes import Halving, Progress, Sparse, StepSizeRule
+from srdef.cpu.branches import where_needed
 from srdef.cpu.gradients import value_and_grad
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
@@ -226,6 +227,16 @@ class AutoPGD(Attack):
             noise = safe_divide(noise, length(noise, self.norm)) * self.epsilon
         return project(image, image + noise, self._radius(jnp.int32(0)), self.norm)
 
+    def _next_start(
+        self, image: jax.Array, best: jax.Array, phase: jax.Array, last: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """A random start, or within a run of several radii the best point so far."""
+        start = self._random_start(image, key)
+        if not self.shrinking:
+            return start
+        closer = project(image, best, self._radius(phase), self.norm)
+        return jnp.where(last, start, closer)
+
     def _radius(self, phase: jax.Array) -> jax.Array:
         return jnp.array([scale for scale, _ in self._phases])[phase] * self.epsilon
 
@@ -251,10 +262,8 @@ class AutoPGD(Attack):
         last = over & (state.phase == len(self._phases) - 1)
         phase = jnp.where(last, 0, state.phase + over)
         restart_key = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
-        start = self._random_start(state.image, restart_key)
-        if self.shrinking:
-            closer = project(state.image, state.run.best, self._radius(phase), self.norm)
-            start = jnp.where(last, start, closer)
+        operands = self, state.image, state.run.best, phase, last, restart_key
+        start = where_needed(over, AutoPGD._next_start, state.image, *operands)
         fresh = self._start_run(state.image, start, phase)
         run = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state.run)
         return state.replace(restart=state.restart + last, phase=phase, run=run)

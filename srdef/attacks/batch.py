@@ -23,6 +23,7 @@ from srdef import interrupts, validation
 from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.batching import map_batches
+from srdef.cpu.branches import traced_for
 from srdef.errors import InputError, SrdefWarning
 from srdef.victims import Victim, canvas_side, check_victim
 
@@ -121,7 +122,9 @@ def _steps(
 
     def step(carry: tuple[jax.Array, Any, jax.Array]) -> tuple[jax.Array, Any, jax.Array]:
         taken, state, _ = carry
-        state, finished = jax.lax.with_sharding_constraint(jax.vmap(one)(attack, state), sharding)
+        with traced_for(len(sharding.device_set)):
+            state, finished = jax.vmap(one)(attack, state)
+        state, finished = jax.lax.with_sharding_constraint((state, finished), sharding)
         return taken + 1, state, finished
 
     carry = jnp.int32(0), state, jnp.zeros(needed.shape, bool)

@@ -16,6 +16,7 @@ from srdef.attacks.base import REGISTRY, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.losses import likeliest_others
 from srdef.attacks.projections import DUAL, Norm, length, project_hyperplane, safe_divide
+from srdef.cpu.branches import where_needed
 from srdef.cpu.gradients import values_and_grads
 from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
 from srdef.victims import Victim
@@ -117,7 +118,7 @@ class FAB(Attack):
             jax.random.fold_in(state.key, state.iteration + 1), 3
         )
         run, step = state.iteration // self.steps, state.iteration % self.steps
-        x = jnp.where(step == 0, self._start(state, run, start_key), state.x)
+        x = where_needed(step == 0, FAB._start, state.x, self, state, run, start_key)
         number = jnp.minimum(run // self.restarts, len(state.targets) - 1)
         ends = state.targets[number][None] if self.targets else state.targets
 

@@ -13,6 +13,7 @@ from srdef.attacks.base import RESTART, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.losses import Loss, loss_to_climb, max_other_logit
 from srdef.attacks.projections import Norm, project, safe_divide
+from srdef.cpu.branches import where_needed
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar
 from srdef.victims import DiverseInputs, Transformed, Victim, through
@@ -196,7 +197,8 @@ class GradientSign(Attack):
         better = judging & (margin > state.best_margin)
         restart = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
         none = jnp.zeros_like(state.g)
-        fresh = moved.replace(x=self._start(state.image, restart), g=none, sums=self._no_sums(none))
+        start = where_needed(judging, type(self)._start, state.image, self, state.image, restart)
+        fresh = moved.replace(x=start, g=none, sums=self._no_sums(none))
         return _choose(judging, fresh, moved).replace(
             best=jnp.where(better, state.x, state.best),
             best_margin=jnp.where(better, margin, state.best_margin),

@@ -69,21 +69,23 @@ def project_l1(image: jax.Array, difference: jax.Array, radius: Scalar) -> jax.A
     -------
     array (height, width, 3)
     """
+    shape = difference.shape
+    image, difference = image.ravel(), difference.ravel()
     size = jnp.abs(difference)
     room = jnp.where(difference > 0, 1 - image, image)
 
     def shrunk(amount: jax.Array) -> jax.Array:
         return jnp.clip(size - amount, 0, room)
 
-    amount = _smallest(lambda amount: shrunk(amount).sum() <= radius, size.max())
-    return jnp.sign(difference) * shrunk(amount)
+    amount = _smallest(lambda amount: _sum(shrunk(amount)) <= radius, size.max())
+    return (jnp.sign(difference) * shrunk(amount)).reshape(shape)
 
 
 def shrink_to_l1(difference: jax.Array, radius: Scalar) -> jax.Array:
     """The nearest values with an L1 norm of at most `radius`, sign(y) max(|y| - λ, 0), in [0, 1] or not."""
-    size = jnp.abs(difference)
-    amount = _smallest(lambda amount: jnp.maximum(size - amount, 0).sum() <= radius, size.max())
-    return jnp.sign(difference) * jnp.maximum(size - amount, 0)
+    size = jnp.abs(difference.ravel())
+    amount = _smallest(lambda amount: _sum(jnp.maximum(size - amount, 0)) <= radius, size.max())
+    return jnp.sign(difference) * jnp.maximum(size - amount, 0).reshape(difference.shape)
 
 
 def project_l0(difference: jax.Array, count: jax.Array) -> jax.Array:
@@ -99,7 +101,8 @@ def project_l0(difference: jax.Array, count: jax.Array) -> jax.Array:
     """
     size = jnp.abs(difference)
     # The largest size that would be too many.
-    threshold = _smallest(lambda t: (size > t).sum() <= count, size.max())
+    flat = size.ravel()
+    threshold = _smallest(lambda t: _sum((flat > t).astype(jnp.float32)) <= count, flat.max())
     above, at = size > threshold, size == threshold
     number = jnp.cumsum(at.ravel()).reshape(at.shape)
     return jnp.where(above | (at & (number <= count - above.sum())), difference, 0)
@@ -129,7 +132,9 @@ def project_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm:
     -------
     array (height, width, 3)
     """
-    excess = jnp.sum(normal * x) - offset
+    shape = x.shape
+    x, normal = x.ravel(), normal.ravel()
+    excess = _dot(normal, x) - offset
     normal = jnp.where(excess < 0, -normal, normal)
     excess = jnp.abs(excess)
     weight = jnp.abs(normal)
@@ -139,23 +144,39 @@ def project_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm:
         gain = weight * room
         # Values with a weight above the threshold move all the way, those with just this weight
         # share what is left.
-        threshold = _smallest(lambda t: jnp.where(weight > t, gain, 0).sum() <= excess, weight.max())
+        threshold = _smallest(lambda t: _dot(weight > t, gain) <= excess, weight.max())
         above, at = weight > threshold, weight == threshold
-        left = excess - jnp.where(above, gain, 0).sum()
-        share = jnp.clip(safe_divide(left, jnp.where(at, gain, 0).sum()), 0, 1)
+        left = excess - _dot(above, gain)
+        share = jnp.clip(safe_divide(left, _dot(at, gain)), 0, 1)
         moved = jnp.where(above, room, jnp.where(at, share * room, 0))
-        return -jnp.sign(normal) * moved
-
-    step = jnp.where(weight > 0, 1.0, 0.0) if norm == "linf" else weight
+        return (-jnp.sign(normal) * moved).reshape(shape)
 
     def moved_by(amount: jax.Array) -> jax.Array:
-        return jnp.minimum(amount * step, room)
+        return jnp.minimum(amount if norm == "linf" else amount * weight, room)
 
     # In L2 a step of c / |w|² is enough without the box; where the box is in the way, ever larger
     # ones may be needed.
     furthest = 1.0 if norm == "linf" else float(jnp.finfo(jnp.float32).max)
-    amount = _smallest(lambda amount: jnp.sum(weight * moved_by(amount)) >= excess, furthest)
-    return -jnp.sign(normal) * moved_by(amount)
+    amount = _smallest(lambda amount: _dot(weight, moved_by(amount)) >= excess, furthest)
+    return (-jnp.sign(normal) * moved_by(amount)).reshape(shape)
+
+
+def order_statistic(values: jax.Array, place: jax.Array) -> jax.Array:
+    """The value that has this place, counted from 0, among the sorted `values`, none of them negative."""
+    values = values.ravel()
+    return _smallest(lambda t: _sum((values <= t).astype(jnp.float32)) > place, values.max())
+
+
+def _dot(one: jax.Array, other: jax.Array) -> jax.Array:
+    """The sum of the products of two vectors.
+
+    In a loop on a CPU two to seven times faster than a reduction, if the vectors are flat before the loop.
+    """
+    return jnp.dot(one.astype(other.dtype), other, precision=jax.lax.Precision.HIGHEST)
+
+
+def _sum(array: jax.Array) -> jax.Array:
+    return _dot(jnp.ones_like(array), array)
 
 
 def _smallest(holds: Callable[[jax.Array], jax.Array], highest: Scalar) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srdef.attacks.projections import Norm, length, safe_divide
+from srdef.attacks.projections import Norm, length, order_statistic, safe_divide
 from srdef.validation import Scalar
 
 Projection = Callable[[jax.Array], jax.Array]
@@ -203,5 +203,5 @@ class Sparse:
     ) -> jax.Array:
         size = jnp.abs(gradient)
         place = jnp.clip((1 - state.share) * size.size, 0, size.size - 1).astype(int)
-        direction = jnp.where(size >= jnp.sort(size.ravel())[place], jnp.sign(gradient), 0)
+        direction = jnp.where(size >= order_statistic(size, place), jnp.sign(gradient), 0)
         return project(x + state.step_size * safe_divide(direction, jnp.abs(direction).sum()))

@@ -106,3 +106,13 @@ def test_rounding_within_l1():
     rounded = np.asarray(rounding.within_l1(image, attacked, 1.5))
     np.testing.assert_array_equal(from_uint8(to_uint8(rounded)), rounded)
     assert 1.3 < np.abs(rounded - image).sum() <= 1.5 + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_statistic_is_that_of_a_sorted_array(seed):
+    rng = np.random.default_rng(seed)
+    values = np.float32(np.abs(rng.normal(size=SHAPE)) * 10.0 ** rng.integers(-30, 30))
+    values[rng.uniform(size=SHAPE) < 0.3] = values[0, 0, 0]  # equal ones
+    values[0, 1] = 0
+    found = [projections.order_statistic(values, place) for place in (0, 1, 17, values.size - 1)]
+    np.testing.assert_array_equal(found, np.sort(values.ravel())[[0, 1, 17, -1]])

@@ -1,0 +1,63 @@
+"""Computations that few steps of a batch need."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+_one_device: ContextVar[bool] = ContextVar("one device", default=False)
+
+
+@contextmanager
+def traced_for(devices: int) -> Iterator[None]:
+    """Say on how many devices the batches lie that are traced here."""
+    token = _one_device.set(devices == 1)
+    try:
+        yield
+    finally:
+        _one_device.reset(token)
+
+
+def where_needed(
+    needed: jax.Array, compute: Callable[..., jax.Array], otherwise: jax.Array, *operands: Any
+) -> jax.Array:
+    """`compute(*operands)` where `needed`, or else `otherwise`.
+
+    Under `vmap`, a conditional computes both sides for every image. Here a single CPU computes nothing while
+    no image of the batch needs it: noise for a restart takes as long as the gradient of a small network. An
+    accelerator, where a decision costs more than the noise, and several devices, which would have to ask each
+    other, always compute it.
+
+    Parameters
+    ----------
+    needed : bool array ()
+    compute : callable
+        Of arrays and pytrees; it must not use arrays that it is not given.
+    otherwise : array
+        Of the shape and type of the result.
+    *operands
+        What `compute` is given.
+    """
+
+    def choose(needed: jax.Array, otherwise: jax.Array, *operands: Any) -> jax.Array:
+        return jnp.where(needed, compute(*operands).astype(otherwise.dtype), otherwise)
+
+    chosen = custom_vmap(choose)
+
+    @chosen.def_vmap
+    def _(size: int, batched: Any, needed: jax.Array, otherwise: jax.Array, *operands: Any) -> Any:
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
+        always = jax.vmap(choose, axes, axis_size=size)
+
+        def unless_none(needed: jax.Array, otherwise: jax.Array, *operands: Any) -> jax.Array:
+            keep = jax.vmap(lambda _, otherwise, *__: otherwise, axes, axis_size=size)
+            return jax.lax.cond(needed.any(), always, keep, needed, otherwise, *operands)
+
+        in_time = unless_none if _one_device.get() else always
+        return jax.lax.platform_dependent(needed, otherwise, *operands, cpu=in_time, default=always), True
+
+    return chosen(needed, otherwise, *operands)
