@@ -8,38 +8,14 @@ import torch
 import torchattacks
 from art.attacks.evasion import HopSkipJump
 from art.estimators.classification import BlackBoxClassifier
+from lite0 import SIZE, logits
 
-from srdef import attacks, datasets, models
-from srdef.commands.benchmarks.attacks import torch_network
+from srdef import attacks
 from srdef.victims import Undefended
 
 pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
-SIZE = 96
-
-
-@jax.jit
-def logits(classifier, images):
-    return classifier(images)
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    return models.create("efficientnet_lite0", pretrained=True)
-
-
-@pytest.fixture(scope="module")
-def photographs(classifier):
-    """The sample photographs that the network gets right, and their labels."""
-    images, labels = datasets.load("imagenet_samples", size=SIZE)
-    right = np.asarray(logits(classifier, images).argmax(-1)) == labels
-    return images[right], labels[right].astype(np.int64)
-
-
-@pytest.fixture(scope="module")
-def torch_model():
-    return torch_network(SIZE)
 
 
 def robust_in_torch(model, attack, photographs, epsilon, norm="linf"):

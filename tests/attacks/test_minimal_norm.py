@@ -9,7 +9,7 @@ import linear_victims
 import numpy as np
 import pytest
 
-from srdef import attacks, datasets, models
+from srdef import attacks
 from srdef.attacks.projections import project_l0
 from srdef.errors import InputError
 from srdef.victims import Undefended
@@ -290,15 +290,6 @@ def test_bad_options(make, message):
         make()
 
 
-@pytest.fixture(scope="module")
-def efficientnet():
-    """EfficientNet-Lite0 and the sample images that it classifies correctly at 160 pixels."""
-    classifier = models.create("efficientnet_lite0", pretrained=True)
-    images, labels = datasets.load("imagenet_samples", size=160)
-    correct = np.asarray(jax.jit(lambda c, x: c(x).argmax(-1))(classifier, images)) == labels
-    return classifier, images[correct], labels[correct]
-
-
 BESIDE_FOOLBOX = {
     "ddn": (lambda: attacks.ddn(steps=20), lambda: foolbox.attacks.DDNAttack(steps=20), "l2"),
     **{
@@ -319,8 +310,8 @@ BESIDE_FOOLBOX = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BESIDE_FOOLBOX)
-def test_as_good_as_foolbox_on_a_real_network(name, efficientnet):
-    classifier, images, labels = efficientnet
+def test_as_good_as_foolbox_on_a_real_network(name, classifier, photographs):
+    images, labels = photographs
     ours, theirs, norm = BESIDE_FOOLBOX[name]
     result = attacks.perturb(ours(), Undefended(classifier), images, labels, key=KEY)
     others = by_foolbox(theirs(), classifier, images, labels, all_of_them=False)

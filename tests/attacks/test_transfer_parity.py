@@ -5,38 +5,15 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
+from lite0 import logits
 
-from srdef import attacks, datasets, models, victims
-from srdef.commands.benchmarks.attacks import torch_network
+from srdef import attacks, victims
 
 pytestmark = pytest.mark.slow
 
 EPSILON, STEPS = 1 / 255, 4
 ALPHA = EPSILON / STEPS
 KEY = jax.random.key(0)
-
-
-@jax.jit
-def logits(classifier, images):
-    return classifier(images)
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    return models.create("efficientnet_lite0", pretrained=True)
-
-
-@pytest.fixture(scope="module")
-def photographs(classifier):
-    """The sample photographs that the network gets right at 160 pixels, and their labels."""
-    images, labels = datasets.load("imagenet_samples", size=160)
-    right = np.asarray(logits(classifier, images).argmax(-1)) == labels
-    return images[right], labels[right]
-
-
-@pytest.fixture(scope="module")
-def torch_model():
-    return torch_network(160)
 
 
 # Ours, theirs, and whether both take the same steps, as nothing is drawn.
