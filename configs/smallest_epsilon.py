@@ -20,38 +20,9 @@ from ml_collections import ConfigDict
 
 from srdef.configs import common, nips2017, paper, quickstart
 
-NETWORKS = ("edsr_small_x2", "edsr_baseline_x2", "compact_x2")
 # A label has no dots.
 LEVELS = {"¼": 0.25, "½": 0.5, "1": 1, "2": 2, "4": 4, "8": 8, "16": 16}
 USUAL = ("FGSM-2", "FGSM-5", "FGSM-10", "I-FGSM", "MI-FGSM", "DI²FGSM", "MDI²FGSM")
-
-# Foolbox 1.8's defaults: `BIM`, and `MomentumIterativeMethod`.
-_BIM = {"epsilon": 0.3, "step_size": 0.05, "steps": 10}
-_MIM = {"epsilon": 0.3, "step_size": 0.06, "steps": 10}
-
-
-def smallest() -> dict[str, dict[str, Any]]:
-    """The attacks that stop at the smallest ε, by label."""
-    inner = {
-        "I-FGSM": {"name": "ifgsm", **_BIM},
-        "MI-FGSM": {"name": "mifgsm", **_MIM},
-        "DI²FGSM": {"name": "di2fgsm", **_BIM},
-        "MDI²FGSM": {"name": "mdi2fgsm", **_MIM},
-    }
-    single = {"attack": {"name": "fgsm", "epsilon": 1.0}, "search": "foolbox_grid"}
-    return {
-        "FGSM min": {"name": "minimal_epsilon", **single, "storage": "float32"},
-        **{
-            f"{label} min": {
-                "name": "minimal_epsilon",
-                "attack": attack,
-                "search": "foolbox",
-                "storage": "float32",
-                "paper": label,
-            }
-            for label, attack in inner.items()
-        },
-    }
 
 
 def ladder() -> dict[str, dict[str, Any]]:
@@ -73,12 +44,12 @@ def get_config(argument: str = "") -> ConfigDict:
     chosen = common.parse_arg(
         argument,
         classifier=common.choice(*nips2017.CLASSIFIERS),
-        network=common.choice(*NETWORKS),
+        network=common.choice(*paper.NETWORKS),
         part=common.choice("all", "table", "curve"),
     )
     config = nips2017.get_config(chosen.classifier)
     usual = {label: quickstart.attacks()[label] for label in USUAL}
-    parts = {"table": {**usual, **smallest()}, "curve": ladder()}
+    parts = {"table": {**usual, **paper.smallest()}, "curve": ladder()}
     kept = parts if chosen.part == "all" else {chosen.part: parts[chosen.part]}
     config.attacks = ConfigDict({k: v for part in kept.values() for k, v in part.items()})
     enlarge = paper.super_resolution(chosen.network)

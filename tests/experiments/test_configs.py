@@ -190,6 +190,21 @@ def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
         refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
 
 
+def test_table_1_in_both_readings():
+    """Nothing but the columns is new with `smallest`, and nothing but super-resolution with a network."""
+    usual, both = (config_of("table1", f"lite0,3x60{more}") for more in ("", ",smallest"))
+    other = config_of("smallest_epsilon", "lite0,table")["attacks"]
+    smallest = {label: entry for label, entry in other.items() if label.endswith(" min")}
+    assert len(smallest) == 5
+    assert both.pop("attacks") == usual["attacks"] | smallest
+    assert both == {field: usual[field] for field in both}
+    for name in ("table1", "table2", "table5"):
+        networks = {
+            step["network"] for step in steps_of(config_of(name, "edsr_baseline_x2")) if "network" in step
+        }
+        assert networks == {"edsr_baseline_x2"}
+
+
 def test_the_smallest_epsilon_beside_the_papers_budgets(small):
     """All parts together are the parts; a search for the smallest ε is of the attack of its column."""
     config = config_of("smallest_epsilon", "lite0")
