@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.lines import Line2D
+
 from srdef.reporting import style
 from srdef.storage.files import write_atomically
 
@@ -21,6 +23,9 @@ NAME = "epsilon_curves"
 
 # What an entry of `config.attacks` says that is not its ε, and makes no other curve.
 _APART = ("epsilon", "paper")
+# In the legend.
+_SMALLEST = "smallest ε of each image (at the median)"
+_PAPER, _PAPER_SHARE = "the paper", "the paper, relative to clean accuracy"
 Cells = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
@@ -218,9 +223,10 @@ def _draw(curves: Sequence[Curve]) -> Any:
             panel.set_axis_off()
         figure.supxlabel("L∞ radius ε of the attack (levels of 255)", fontsize=8)
         figure.supylabel("accuracy after attack and defense (%)", fontsize=8)
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=min(len(handles), 4)
-        )
+        # The attacks first.
+        order = [*attacks, *(name for name in (_SMALLEST, _PAPER, _PAPER_SHARE) if name in handles)]
+        shown = [handles[name] for name in order]
+        figure.legend(shown, order, loc="outside upper center", ncols=3 if across > 1 else 1)
     return figure
 
 
@@ -231,24 +237,17 @@ def _draw_curve(panel: Any, curve: Curve, index: int, start: float, handles: dic
     cells = [curve.clean, *(point.cell for point in curve.points)]
     low, high = ([100 * cell[name] for cell in cells] for name in ("low", "high"))
     panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    (line,) = panel.plot(
-        x, [100 * cell["value"] for cell in cells], color=colour, marker=marker, markersize=3.5, clip_on=False
-    )
-    handles[curve.attack] = line
+    shown: dict[str, Any] = {"color": colour, "marker": marker}
+    values = [100 * cell["value"] for cell in cells]
+    (handles[curve.attack],) = panel.plot(x, values, **shown, markersize=3.5, clip_on=False)
     if curve.smallest is not None:
         value = 100 * curve.smallest.cell["value"]
-        (hollow,) = panel.plot(
-            [curve.smallest.epsilon],
-            [value],
-            color=colour,
-            marker=marker,
-            markersize=8,
-            markerfacecolor="none",
-            linestyle="none",
-            zorder=4,
-        )
-        handles[f"{curve.attack}, smallest ε of each image (at the median)"] = hollow
-    if curve.paper is not None:
-        dashes = style.LINES[1 + index % (len(style.LINES) - 1)]
-        line = panel.axhline(curve.paper, color=colour, linestyle=dashes, linewidth=1)
-        handles[f"{curve.attack}, the paper"] = line
+        hollow: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markerfacecolor": "none"}
+        panel.plot([curve.smallest.epsilon], [value], **shown, **hollow, zorder=4)
+        handles[_SMALLEST] = Line2D([], [], color=style.GREY, marker="o", **hollow)
+    own = None if curve.paper_share is None else 100 * curve.paper_share * curve.clean["value"]
+    lines: tuple[tuple[str, float | None, Any], ...] = ((_PAPER, curve.paper, "--"), (_PAPER_SHARE, own, ":"))
+    for name, percent, dashes in lines:
+        if percent is not None:
+            panel.axhline(percent, color=colour, linestyle=dashes, linewidth=1)
+            handles[name] = Line2D([], [], color=style.GREY, linestyle=dashes, linewidth=1)
