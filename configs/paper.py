@@ -7,7 +7,9 @@ All of them take an argument, as in `--config=configs/table1.py:classifier=lite0
   are downloaded (`configs/nips2017.py`);
 - cw: the budget of C&W as ROUNDSxSTEPS; default: 5x1000, that of the libraries which the paper used, which
   is work for an accelerator;
-- downloads: also the rows whose networks' weights do not come with srdef and have to be downloaded.
+- downloads: also the rows whose networks' weights do not come with srdef and have to be downloaded;
+- network, of Tables 1, 2 and 5: that of super-resolution, `edsr_small_x2` if nothing is said;
+- smallest, of Table 1: also the attacks that stop at the smallest ε, as in `configs/smallest_epsilon.py`.
 
 The images are NIPS-2017 DEV; `--config.dataset.limit=100` takes the first hundred, and
 `--config.dataset.stride=2` every other one.
@@ -18,6 +20,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srdef.configs import common, nips2017, quickstart
+
+# Networks for super-resolution by two that come with srdef.
+NETWORKS = ("edsr_small_x2", "edsr_baseline_x2", "compact_x2")
+
+# Foolbox 1.8's defaults: `BIM`, and `MomentumIterativeMethod`.
+_BIM = {"epsilon": 0.3, "step_size": 0.05, "steps": 10}
+_MIM = {"epsilon": 0.3, "step_size": 0.06, "steps": 10}
 
 NO_DEFENSE = {"no defense": {"name": "identity"}}
 WAVELET = quickstart.WAVELET
@@ -70,13 +79,38 @@ def attacks(budget: tuple[int, int] | None = None) -> dict[str, dict[str, Any]]:
     return columns
 
 
-def start(table: int, argument: str) -> tuple[ConfigDict, bool]:
-    """A table's configuration without its rows, and whether those with downloaded weights are wanted."""
+def smallest() -> dict[str, dict[str, Any]]:
+    """The gradient-sign attacks that stop at the smallest ε, by label, as foolbox 1.8 does by default."""
+    inner = {
+        "I-FGSM": {"name": "ifgsm", **_BIM},
+        "MI-FGSM": {"name": "mifgsm", **_MIM},
+        "DI²FGSM": {"name": "di2fgsm", **_BIM},
+        "MDI²FGSM": {"name": "mdi2fgsm", **_MIM},
+    }
+    single = {"attack": {"name": "fgsm", "epsilon": 1.0}, "search": "foolbox_grid"}
+    return {
+        "FGSM min": {"name": "minimal_epsilon", **single, "storage": "float32"},
+        **{
+            f"{label} min": {
+                "name": "minimal_epsilon",
+                "attack": attack,
+                "search": "foolbox",
+                "storage": "float32",
+                "paper": label,
+            }
+            for label, attack in inner.items()
+        },
+    }
+
+
+def start(table: int, argument: str, **keys: Any) -> tuple[ConfigDict, ConfigDict]:
+    """A table's configuration without its rows, and its argument, which may have further keys."""
     chosen = common.parse_arg(
         argument,
         classifier=common.choice(*nips2017.CLASSIFIERS),
         cw=common.budget(),
         downloads=False,
+        **keys,
     )
     config = nips2017.get_config(chosen.classifier)
     config.attacks = ConfigDict(attacks(chosen.cw))
@@ -84,4 +118,4 @@ def start(table: int, argument: str) -> tuple[ConfigDict, bool]:
     only_inception = table in (2, 3, 4, 6)
     known = chosen.classifier in nips2017.PAPER and not only_inception
     config.paper = ConfigDict({"table": table, "classifier": chosen.classifier if known else "inception_v3"})
-    return config, chosen.downloads
+    return config, chosen

@@ -10,20 +10,24 @@ ILSVRC's, are the data set `tfds` with `imagenet2012`.
 
 from ml_collections import ConfigDict
 
-from srdef.configs import paper
+from srdef.configs import common, paper
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """All rows."""
-    config, _ = paper.start(1, argument)
+    network = common.choice(*paper.NETWORKS)
+    config, chosen = paper.start(1, argument, network=network, smallest=False)
+    if chosen.smallest:
+        config.attacks.update(paper.smallest())
+    enlarge = paper.super_resolution(chosen.network)
     rows = {
         **paper.NO_DEFENSE,
         **paper.baselines(config.dataset.size),
         "TVM": {"name": "total_variation"},
         "bicubic x2": paper.interpolation("bicubic"),
         "WD": paper.WAVELET,
-        "SR": paper.super_resolution(),
-        "WD+SR": [paper.WAVELET, paper.super_resolution()],
+        "SR": enlarge,
+        "WD+SR": [paper.WAVELET, enlarge],
     }
     config.defenses = ConfigDict(rows)
     return config

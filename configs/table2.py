@@ -6,17 +6,18 @@ that the classifier has right when they are clean.
 
 from ml_collections import ConfigDict
 
-from srdef.configs import paper
+from srdef.configs import common, paper
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The paper's seven columns as rows."""
-    config, _ = paper.start(2, argument)
+    config, chosen = paper.start(2, argument, network=common.choice(*paper.NETWORKS))
+    enlarge = paper.super_resolution(chosen.network)
     rows = {
         **paper.NO_DEFENSE,
         **paper.baselines(config.dataset.size),
-        "SR": paper.super_resolution(),
-        "WD+SR": [paper.WAVELET, paper.super_resolution()],
+        "SR": enlarge,
+        "WD+SR": [paper.WAVELET, enlarge],
     }
     config.defenses = ConfigDict(rows)
     return config

@@ -6,16 +6,18 @@ Arguments as `configs/paper.py` says; the paper has three classifiers, `:incepti
 
 from ml_collections import ConfigDict
 
-from srdef.configs import paper
+from srdef.configs import common, paper
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """WD, SR and WD+SR."""
-    config, downloads = paper.start(5, argument)
+    config, chosen = paper.start(5, argument, network=common.choice(*paper.NETWORKS))
     rows = {**paper.NO_DEFENSE, "WD": paper.WAVELET}
-    networks = {"": paper.super_resolution()}
-    if downloads:
-        networks[" (EDSR-baseline)"] = paper.super_resolution("edsr_baseline_x2", weights="official")
+    networks = {"": paper.super_resolution(chosen.network)}
+    if chosen.downloads:
+        networks[" (EDSR-baseline, official)"] = paper.super_resolution(
+            "edsr_baseline_x2", weights="official"
+        )
     for words, enlarge in networks.items():
         rows[f"SR{words}"] = {**enlarge, "paper": "SR"}
         rows[f"WD+SR{words}"] = {"defense": [paper.WAVELET, enlarge], "paper": "WD+SR"}

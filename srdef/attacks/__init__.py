@@ -23,6 +23,7 @@ from srdef.attacks.fgsm import di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
 from srdef.attacks.fmn import FMN, fmn
 from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
+from srdef.attacks.minimal_epsilon import MinimalEpsilon, minimal_epsilon
 from srdef.attacks.noise import gaussian_noise, uniform_noise
 from srdef.attacks.sigma_zero import SigmaZero, sigma_zero
 from srdef.attacks.sparse_rs import SparseRS, sparse_rs
@@ -46,6 +47,7 @@ __all__ = [
     "DeepFool",
     "GradientSign",
     "HopSkipJump",
+    "MinimalEpsilon",
     "SigmaZero",
     "SparseRS",
     "Square",
@@ -75,6 +77,7 @@ __all__ = [
     "list_names",
     "mdi2fgsm",
     "mifgsm",
+    "minimal_epsilon",
     "nifgsm",
     "perturb",
     "pgd",

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from srdef.errors import InputError
-from srdef.reporting import text_page
+from srdef.reporting import epsilon_curves, text_page
 from srdef.reporting.html import document, facts, read_json
 from srdef.reporting.page_images import Case, find_store, gallery, make_cases, seconds_of
 from srdef.reporting.tables import diagnoses
@@ -101,8 +101,9 @@ def page(
     seconds: Mapping[str, float],
     cases: Sequence[Case],
     notes: Sequence[str] = (),
+    curves: str = "",
 ) -> str:
-    """The whole page from what the files hold; `notes` are written under the gallery."""
+    """The whole page from what the files hold; `notes` are written under the gallery, `curves` are HTML."""
     clean = table["clean_accuracy"]
     title = f"{table['classifier']}: attacks and defenses"
     metric = table["metric"]
@@ -129,6 +130,7 @@ def page(
         f"<p>{escape(metric[0].upper() + metric[1:])}; under it the {escape(table['interval'])}.{beside}</p>",
         written,
         f"<h2>The same as a picture</h2>{plot(table)}",
+        curves,
         f"<h2>Attacks</h2><div class=scroll>{attack_table(strengths, seconds)}</div>",
         "<p>Against the undefended classifier; medians over the images that were fooled; L2 on [0, 1]; "
         "uint8: what an 8-bit file would hold. Seconds: from the first to the last file that the attack "
@@ -149,6 +151,8 @@ def page(
 
 def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -> str:
     """The page of the run in `workdir`.
+
+    An evaluation with an attack at several ε also gets its curves there: see `epsilon_curves`.
 
     Parameters
     ----------
@@ -186,4 +190,15 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
     if count:
         chosen = attacks or [config.get("gallery", {}).get("attack") or next(iter(config["attacks"]))]
         cases = make_cases(workdir, config, strengths, records, chosen, count)
-    return page(config, table, strengths, environment, seconds, cases)
+    curves = epsilon_curves.find(config, table, strengths)
+    section = ""
+    if curves:
+        epsilon_curves.save(workdir, curves)
+        section = (
+            "<h2>Accuracy against ε</h2>"
+            + text_page.picture(
+                workdir / f"{epsilon_curves.NAME}.png", "Accuracy against ε, a panel a defense"
+            )
+            + text_page.render(epsilon_curves.to_markdown(curves))
+        )
+    return page(config, table, strengths, environment, seconds, cases, curves=section)

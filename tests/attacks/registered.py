@@ -8,6 +8,8 @@ DERIVED = (
     *("mifgsm", "nifgsm", "sinifgsm", "tifgsm", "vmifgsm", "admix", "ssa", "mdi2fgsm"),
     # Of `apgd`, `fab_t`, `gaussian_blur` and `uniform_noise`.
     *("apgd_t", "fab", "contrast_reduction", "gaussian_noise"),
+    # Of any attack with an ε.
+    "minimal_epsilon",
 )
 
 

@@ -34,6 +34,7 @@ SHORT = {
     "fmn": {"steps": 40},
     "gaussian_blur": {"steps": 20},
     "gaussian_noise": {"tries": 10},
+    "minimal_epsilon": {"attack": {"name": "mifgsm", "epsilon": 0.2, "steps": 4}},
     "hop_skip_jump": {"steps": 5, "init_num_evals": 30},
     "pgd": {"steps": 10, "restarts": 2},
     "salt_and_pepper": {"steps": 100},

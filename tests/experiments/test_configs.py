@@ -13,7 +13,15 @@ from srdef import defenses, models
 from srdef.commands import cli, defense_gallery
 from srdef.errors import InputError
 from srdef.evaluation import schema
-from srdef.evaluation.experiment import CLEAN, FIELDS, OPTIONAL, refuse_own_patches, resolve, split_entry
+from srdef.evaluation.experiment import (
+    CLEAN,
+    FIELDS,
+    OPTIONAL,
+    make_defense,
+    refuse_own_patches,
+    resolve,
+    split_entry,
+)
 from srdef.evaluation.paper_tables import TABLES, Reference
 
 TABLE_CONFIGS = [f"table{number}" for number in TABLES]
@@ -39,6 +47,8 @@ def sections(config):
         *((name, "lite0") for name in [*TABLE_CONFIGS, "nips2017", "manifold"]),
         *(("adaptive", argument) for argument in ["samples", "nips_lite2", "nips,short", "nips,long"]),
         *(("figures", figure) for figure in ["figure1", "spectra,nips2017"]),
+        *(("smallest_epsilon", argument) for argument in ["lite0", "lite2,edsr_baseline_x2,curve"]),
+        *(("clean_cost", argument) for argument in ["lite0", "lite2_260"]),
         ("quickstart", None),
         ("defense_gallery", None),
         ("transfer", "few"),
@@ -50,7 +60,10 @@ def test_a_changed_field_changes_nothing_else(name, argument):
     assert len({id(section) for section in found}) == len(found)
 
 
-@pytest.mark.parametrize("name", [*TABLE_CONFIGS, "nips2017", "quickstart", "sr_networks", "defense_gallery"])
+EVALUATED = ["nips2017", "quickstart", "sr_networks", "defense_gallery", "smallest_epsilon", "clean_cost"]
+
+
+@pytest.mark.parametrize("name", [*TABLE_CONFIGS, *EVALUATED])
 def test_the_schema_knows_every_field(name):
     schema.check("evaluation", config_of(name))
 
@@ -175,6 +188,58 @@ def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
     refuse_own_patches("quilting", bank, evaluated)
     with pytest.raises(InputError, match="its patch bank would be made of the images"):
         refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
+
+
+def test_table_1_in_both_readings():
+    """Nothing but the columns is new with `smallest`, and nothing but super-resolution with a network."""
+    usual, both = (config_of("table1", f"lite0,3x60{more}") for more in ("", ",smallest"))
+    other = config_of("smallest_epsilon", "lite0,table")["attacks"]
+    smallest = {label: entry for label, entry in other.items() if label.endswith(" min")}
+    assert len(smallest) == 5
+    assert both.pop("attacks") == usual["attacks"] | smallest
+    assert both == {field: usual[field] for field in both}
+    for name in ("table1", "table2", "table5"):
+        networks = {
+            step["network"] for step in steps_of(config_of(name, "edsr_baseline_x2")) if "network" in step
+        }
+        assert networks == {"edsr_baseline_x2"}
+
+
+def test_the_smallest_epsilon_beside_the_papers_budgets(small):
+    """All parts together are the parts; a search for the smallest ε is of the attack of its column."""
+    config = config_of("smallest_epsilon", "lite0")
+    parts = [config_of("smallest_epsilon", f"lite0,{part}")["attacks"] for part in ("table", "curve")]
+    assert config["attacks"] == parts[0] | parts[1]
+    experiment = resolve(config)
+    table = Reference.of(config)
+    for label, attack in experiment.attacks.items():
+        if label.endswith(" min"):
+            usual = experiment.attacks[
+                label.removesuffix(" min").replace("FGSM", "FGSM-2", label == "FGSM min")
+            ]
+            assert attack.attack.momentum == usual.momentum
+            assert attack.attack.diverse_inputs == usual.diverse_inputs
+            assert experiment.storage[label] == "float32"
+            name = label.removesuffix(" min")
+            expected = None if name == "FGSM" else table.percent("WD+SR", name)
+            assert table.percent("WD+SR", label) == expected
+    curve = [255 * experiment.attacks[label].epsilon for label in parts[1] if label.startswith("I-FGSM")]
+    assert curve == pytest.approx([0.25, 0.5, 1, 2, 4, 8, 16])
+
+
+@pytest.mark.parametrize("network", ["compact", "small"])
+def test_the_row_as_released_is_the_released_pipeline(network):
+    """The other rows take away one of its two parts each."""
+    config = config_of("clean_cost")["defenses"]
+    released, with_file, channel = (
+        make_defense(config[f"{row}, {network}"]).defenses
+        for row in ("as released", "WD+JPEG+SR", "WD (channel)+SR")
+    )
+    assert channel[0] == released[0]
+    assert with_file[0] == released[0].replace(sigma_scaling="rescaled")
+    assert with_file[1:3] == released[1:3]
+    assert with_file[3].round_to_8_bits == released[3].round_to_8_bits
+    assert len(channel) == 2
 
 
 def test_adaptive_knows_every_registered_defense():
