@@ -54,6 +54,7 @@ class State(struct.PyTreeNode):
     found_fools: jax.Array  # whether `found` is adversarial
     adversarial: jax.Array
     diagnostics: Diagnostics
+    start: jax.Array | None = None  # of the first run (of each target); None: a random point
 
 
 @struct.dataclass
@@ -152,6 +153,12 @@ class AutoPGD(Attack):
             adversarial=self.stop_early & is_adversarial(self, logits, label),
             diagnostics=Diagnostics.create(),
         )
+
+    def current(self, state: State) -> jax.Array:
+        return state.run.x
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        return state.replace(run=self._start_run(state.image, start, state.phase), start=start)
 
     def step(self, victim: Victim, state: State) -> State:
         """Take the gradient at x^(k) and step to x^(k+1), as in lines 6 to 15 of algorithm 1."""
@@ -252,6 +259,9 @@ class AutoPGD(Attack):
         phase = jnp.where(last, 0, state.phase + over)
         restart_key = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
         start = self._random_start(state.image, restart_key)
+        if state.start is not None:
+            first = (state.restart + 1) % self.restarts == 0
+            start = jnp.where(first, state.start, start)
         if self.shrinking:
             closer = project(state.image, state.run.best, self._radius(phase), self.norm)
             start = jnp.where(last, start, closer)

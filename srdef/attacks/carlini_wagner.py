@@ -35,6 +35,7 @@ class State(struct.PyTreeNode):
     key: jax.Array
     perturbation: jax.Array  # of the image in tanh space, what Adam moves
     adam: Any
+    start: jax.Array  # the perturbation with which every value of c starts
     constant: Constant
     nearest: Nearest  # with the square of its distance
     diagnostics: Diagnostics
@@ -85,6 +86,7 @@ class CarliniWagner(Attack):
     max_iterations: int = struct.field(pytree_node=False, default=1000)
     abort_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
+    norm = "l2"
 
     @property
     def max_steps(self) -> int:
@@ -98,6 +100,7 @@ class CarliniWagner(Attack):
             label,
             key,
             perturbation=zeros,
+            start=zeros,
             adam=_ADAM.init(zeros),
             constant=Constant.create(
                 self.initial_const, jnp.where(already, jnp.int32(self.binary_search_steps), 0), image.dtype
@@ -105,6 +108,13 @@ class CarliniWagner(Attack):
             nearest=Nearest.create(image),
             diagnostics=Diagnostics.create(),
         )
+
+    def current(self, state: State) -> jax.Array:
+        return _moved(state.image, state.perturbation)
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        perturbation = _to_move(state.image, start).astype(start.dtype)
+        return state.replace(perturbation=perturbation, start=perturbation)
 
     def step(self, victim: Victim, state: State) -> State:
         constant = state.constant
@@ -130,9 +140,8 @@ class CarliniWagner(Attack):
         nearest = state.nearest.update(x, l2, success)
         moved = (state.perturbation - self.learning_rate * update).astype(update.dtype)
         constant, over = constant.update(value, success, nearest.found, self.max_iterations, self.abort_early)
-        zeros = jnp.zeros_like(moved)
         perturbation, adam = jax.tree.map(
-            lambda new, old: jnp.where(over, new, old), (zeros, _ADAM.init(zeros)), (moved, adam)
+            lambda new, old: jnp.where(over, new, old), (state.start, _ADAM.init(moved)), (moved, adam)
         )
         return state.replace(
             perturbation=perturbation,
@@ -154,11 +163,23 @@ class CarliniWagner(Attack):
 
 def _moved(image: jax.Array, perturbation: jax.Array) -> jax.Array:
     """The image after a perturbation in tanh space; differentiable also where it is cut off at 0 or 1."""
-    inside = jnp.clip((2 * image - 1) * _INSIDE, 2 * _MARGIN - 1, 1 - 2 * _MARGIN)
-    saturated = (image < _MARGIN) | (image > 1 - _MARGIN)
-    shift = jnp.where(saturated, image - (inside + 1) / 2, 0)
+    inside, shift = _inside(image)
     x = (jnp.tanh(jnp.arctanh(inside) + perturbation) + 1) / 2 + shift
     return x + jax.lax.stop_gradient(jnp.clip(x, 0, 1) - x)
+
+
+def _inside(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where tanh is steep enough, in [-1, 1], and how far from there black and white are."""
+    inside = jnp.clip((2 * image - 1) * _INSIDE, 2 * _MARGIN - 1, 1 - 2 * _MARGIN)
+    saturated = (image < _MARGIN) | (image > 1 - _MARGIN)
+    return inside, jnp.where(saturated, image - (inside + 1) / 2, 0)
+
+
+def _to_move(image: jax.Array, x: jax.Array) -> jax.Array:
+    """The perturbation in tanh space that moves the image to `x`; none where they are equal."""
+    inside, shift = _inside(image)
+    wanted = jnp.clip(2 * (x - shift) - 1, -_INSIDE, _INSIDE)
+    return jnp.where(x == image, 0, jnp.arctanh(wanted) - jnp.arctanh(inside))
 
 
 _PRESETS: dict[str, dict[str, float]] = {

@@ -29,6 +29,7 @@ class State(struct.PyTreeNode):
     key: jax.Array
     x: jax.Array
     y: jax.Array  # where the next gradient is taken: x and its momentum
+    start: jax.Array  # where every value of c starts
     constant: Constant
     nearest: Nearest
     diagnostics: Diagnostics
@@ -97,12 +98,16 @@ class EAD(Attack):
             key,
             x=image,
             y=image,
+            start=image,
             constant=Constant.create(
                 self.initial_const, jnp.where(already, jnp.int32(self.binary_search_steps), 0), image.dtype
             ),
             nearest=Nearest.create(image),
             diagnostics=Diagnostics.create(),
         )
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        return state.replace(x=start, y=start, start=start)
 
     def step(self, victim: Victim, state: State) -> State:
         constant = state.constant
@@ -130,8 +135,8 @@ class EAD(Attack):
         y = x + momentum * (x - state.x)
         constant, over = constant.update(loss, reached, nearest.found, self.max_iterations, self.abort_early)
         return state.replace(
-            x=jnp.where(over, state.image, x),
-            y=jnp.where(over, state.image, y),
+            x=jnp.where(over, state.start, x),
+            y=jnp.where(over, state.start, y),
             constant=constant,
             nearest=nearest,
             diagnostics=diagnostics,

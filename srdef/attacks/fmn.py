@@ -74,6 +74,12 @@ class FMN(Search):
             radius=jnp.full((), 1 if self.norm == "l0" else jnp.inf, image.dtype),
         )
 
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        state = super().start_at(victim, state, start)
+        if self.norm != "l0":
+            return state
+        return state.replace(radius=jnp.maximum(state.radius, length(start - state.image, "l0")))
+
     def step(self, victim: Victim, state: State) -> State:
         key = jax.random.fold_in(state.key, state.iteration)
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import Attack
+from srdef.attacks.base import START, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.losses import max_other_logit
 from srdef.validation import Scalar
+from srdef.victims import Victim
 
 # Adam's first steps are no progress; fewer than this say nothing.
 SHORTEST_LOOK = 20
@@ -74,6 +75,13 @@ class Search(Attack):
 
     It has nothing to do for an image that is misclassified as it is.
     """
+
+    def start_at(self, victim: Victim, state: Any, start: jax.Array) -> Any:
+        # The image is not among the iterations then.
+        logits = victim(state.image, jax.random.fold_in(state.key, START))
+        wrong = is_adversarial(self, logits, state.label)
+        nearest = state.nearest.update(state.image, jnp.zeros_like(state.nearest.distance), wrong)
+        return state.replace(x=start, nearest=nearest)
 
     def finished(self, state: Any) -> jax.Array:
         return state.nearest.at_start
