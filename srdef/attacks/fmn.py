@@ -44,8 +44,8 @@ class FMN(Search):
         x_{k+1} = clip_[0, 1](the point of the ball of radius ε_{k+1} nearest to x_k - α g / ||g||_2)
 
     In L0, where there is no dual norm, ε counts values; it starts at 1 and grows and shrinks by the factor 1
-    ± γ, by at least one value. The result is the nearest adversarial x_k; the image itself if there is none,
-    or if it is misclassified as it is.
+    ± γ, by at least one value. (In foolbox one value more than ε may differ.) The result is the nearest
+    adversarial x_k; the image itself if there is none, or if it is misclassified as it is.
 
     Parameters
     ----------
