@@ -3,6 +3,7 @@
 A name is registered, or `package.module:function`, or `file.py:function`, which is imported.
 """
 
+import difflib
 import functools
 import inspect
 import sys
@@ -31,10 +32,14 @@ class Registry:
     ----------
     kind : str
         What is registered, in words ("attack"), for error messages.
+    aliases : mapping, optional
+        Other names: for each the registered one and the options that it stands for. Capitals, hyphens and
+        underscores do not matter in a registry that has some.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, aliases: Mapping[str, tuple[str, dict[str, Any]]] | None = None) -> None:
         self.kind = kind
+        self._aliases = aliases or {}
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[F], F]:
@@ -61,29 +66,43 @@ class Registry:
         """All registered names, in the order of registration."""
         return list(self._builders)
 
+    def resolve(self, name: str) -> tuple[str, dict[str, Any]]:
+        """The registered name that `name` is or stands for, and the options that go with it.
+
+        A name that stands for nothing is returned as it is.
+        """
+        if not self._aliases or name in self._builders or ":" in name:
+            return name, {}
+        known = {_plain(alias): found for alias, found in self._aliases.items()}
+        known |= {_plain(own): (own, {}) for own in self._builders}
+        return known.get(_plain(name), (name, {}))
+
     def builder(self, name: str) -> Callable[..., Any]:
         """What is registered under `name`, or what a name with a colon leads to.
 
         Parameters
         ----------
         name : str
-            A registered name; or `package.module:function` or `file.py:function`, which is imported from the
-            current folder, that of the configuration, or what is installed.
+            A registered name, or an alias, whose options only `create` knows; or `package.module:function` or
+            `file.py:function`, which is imported from the current folder, that of the configuration, or what
+            is installed.
 
         Raises
         ------
         InputError
-            For an unknown name, with the list of names; for a module that is missing or fails, or a function
-            that is missing.
+            For an unknown name, with the list of names and the nearest one; for a module that is missing or
+            fails, or a function that is missing.
         """
+        name, _ = self.resolve(name)
         if name in self._builders:
             return self._builders[name]
         if ":" in name:
             return own_code.builder(self.kind, name)
         short = name if len(name) <= 60 else f"{name[:57]}..."
+        near = difflib.get_close_matches(short, [*self._builders, *self._aliases], n=1)
         raise InputError(
             f"unknown {self.kind} {short!r}; choose from: {', '.join(self._builders)}, or give "
-            "MODULE:FUNCTION of your own"
+            f"MODULE:FUNCTION of your own{f'; did you mean {near[0]}?' if near else ''}"
         )
 
     def takes(self, name: str, option: str) -> bool:
@@ -92,12 +111,19 @@ class Registry:
 
     def create(self, name: str, **options: Any) -> Any:
         """Build `name` with `options`; InputError names an unknown name or option."""
+        name, given = self.resolve(name)
+        options = given | options
         builder = self.builder(name)
         check_options(f"{self.kind} {name!r}", builder, options)
         built = builder(**options)
         if built is None:
             raise InputError(f"{self.kind} {name!r}: the function returned nothing")
         return built
+
+
+def _plain(name: str) -> str:
+    """A name without what is written in several ways."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def check_options(where: str, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from srdef import models, victims
 from srdef.attacks.base import REGISTRY, Attack, create, without_early_stop
 from srdef.attacks.batch import Ensemble, perturb, smaller_batch
 from srdef.attacks.projections import Norm
+from srdef.attacks.targets import TargetName
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.defenses import Defense
 from srdef.errors import InputError
@@ -225,6 +226,7 @@ def evaluate_robustness(
     defense: Defense | None = None,
     threat: Threat = "white_box",
     draws: int = 20,
+    targets: TargetName | None = None,
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
     progress: Callable[[str, float, float], None] | None = None,
@@ -257,6 +259,9 @@ def evaluate_robustness(
     draws : int
         For random defenses: how many draws an attacker averages, and how many fresh ones judge an image,
         which counts as classified correctly if more than half of them are.
+    targets : "least_likely", "random" or "second", optional
+        Attacks aim at this class of each image (see `srdef.attacks.targets`); those given by name are made
+        targeted. The accuracy is that of the labels as ever.
     ids, batch_size
         As for `attacks.perturb`.
     progress : callable, optional
@@ -289,10 +294,10 @@ def evaluate_robustness(
     random = defense is not None and defense.random
     judge, seen = _victims(models.wrap(model), defense, threat, draws)
     labels = check_labels(labels, len(images), victims.check_victim(judge, images.shape[1:]))
-    makers = _makers(attacks, norm)
+    makers = _makers(attacks, norm, targets)
     for name, maker in makers.items():
         _check_norm(name, maker.make(radii[0]), norm)
-    case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size)
+    case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size, targets)
 
     clean = case.correct(images, np.arange(len(images)), 0)
     correct, seconds = {}, {}
@@ -340,13 +345,15 @@ def _is_attack(entry: Any) -> bool:
     return isinstance(entry, Ensemble) or (hasattr(entry, "init") and hasattr(entry, "step"))
 
 
-def _makers(attacks: Sequence[AttackLike] | AttackLike, norm: Norm) -> dict[str, _Maker]:
+def _makers(
+    attacks: Sequence[AttackLike] | AttackLike, norm: Norm, targets: TargetName | None
+) -> dict[str, _Maker]:
     """For each attack its name and how it is made."""
     single = isinstance(attacks, str | Mapping) or callable(attacks) or _is_attack(attacks)
     entries: Any = [attacks] if single else attacks
     makers: dict[str, _Maker] = {}
     for entry in entries:
-        name, maker = _maker(entry, norm)
+        name, maker = _maker(entry, norm, targets)
         if name in makers:
             name = f"{name} ({len(makers) + 1})"
         makers[name] = maker
@@ -355,13 +362,18 @@ def _makers(attacks: Sequence[AttackLike] | AttackLike, norm: Norm) -> dict[str,
     return makers
 
 
-def _maker(entry: Any, norm: Norm) -> tuple[str, _Maker]:
+def _maker(entry: Any, norm: Norm, targets: TargetName | None) -> tuple[str, _Maker]:
     if isinstance(entry, str | Mapping):
         options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name = str(options.pop("name", None))
+        name, given = REGISTRY.resolve(str(options.pop("name", None)))
+        options = given | options
         known = inspect.signature(REGISTRY.builder(name)).parameters
         if "norm" in known:
             options.setdefault("norm", norm)
+        if targets is not None:
+            if "targeted" not in known:
+                raise InputError(f"targets: attack {name!r} is not for targets; leave it out")
+            options["targeted"] = True
         if "epsilon" in known and "epsilon" not in options:
             return name, _Maker(lambda epsilon: create(name, epsilon=epsilon, **options), True)
         return name, _Maker(lambda _: create(name, **options), False)
@@ -407,6 +419,7 @@ class _Case:
     norm: Norm
     draws: int
     batch_size: int | None
+    targets: TargetName | None
 
     def correct(self, images: np.ndarray, rows: np.ndarray, purpose: int) -> np.ndarray:
         """Whether more than half of the judge's fresh draws classify these images as their labels."""
@@ -432,7 +445,7 @@ class _Case:
             return result
         batch_size = smaller_batch(self.batch_size or len(self.images), len(rows))
         images = self.images[rows]
-        if self.draws > 1 and not isinstance(attack, Ensemble):
+        if self.draws > 1:
             attack = without_early_stop(attack)
         adversarial = perturb(
             attack,
@@ -442,6 +455,7 @@ class _Case:
             key=jax.random.fold_in(self.key, purpose),
             ids=self.ids[rows],
             batch_size=batch_size,
+            targets=self.targets,
             progress=_counting(watch, len(rows), isinstance(attack, Ensemble)) if watch else None,
         ).images
         flat = (adversarial - images).reshape(len(images), -1).astype(np.float64)

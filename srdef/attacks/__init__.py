@@ -1,5 +1,6 @@
 """Attacks: functions of one victim and one image, and `perturb`, which runs them over batches."""
 
+from srdef.attacks import targets
 from srdef.attacks.alma import ALMA, alma
 from srdef.attacks.apgd import AutoPGD, apgd, apgd_t
 from srdef.attacks.autoattack import AutoAttack, AutoAttackResult, autoattack, ensemble
@@ -25,9 +26,11 @@ from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from srdef.attacks.minimal_epsilon import MinimalEpsilon, minimal_epsilon
 from srdef.attacks.noise import gaussian_noise, uniform_noise
+from srdef.attacks.repeat import Repeated, repeat
 from srdef.attacks.sigma_zero import SigmaZero, sigma_zero
 from srdef.attacks.sparse_rs import SparseRS, sparse_rs
 from srdef.attacks.square import Square, square
+from srdef.attacks.trace import Trace
 from srdef.attacks.transfer import accuracy_over_draws, transfer
 from srdef.attacks.transfer_family import admix, nifgsm, sinifgsm, ssa, tifgsm, vmifgsm, vnifgsm
 
@@ -48,9 +51,11 @@ __all__ = [
     "GradientSign",
     "HopSkipJump",
     "MinimalEpsilon",
+    "Repeated",
     "SigmaZero",
     "SparseRS",
     "Square",
+    "Trace",
     "accuracy_over_draws",
     "admix",
     "alma",
@@ -81,6 +86,7 @@ __all__ = [
     "nifgsm",
     "perturb",
     "pgd",
+    "repeat",
     "round_result",
     "salt_and_pepper",
     "sigma_zero",
@@ -88,6 +94,7 @@ __all__ = [
     "sparse_rs",
     "square",
     "ssa",
+    "targets",
     "tifgsm",
     "transfer",
     "uniform_noise",

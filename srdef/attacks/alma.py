@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.base import REGISTRY, is_adversarial
 from srdef.attacks.losses import without_masked_classes
-from srdef.attacks.nearest import Nearest, lead_to_undo
+from srdef.attacks.nearest import Search, SearchState, lead_to_undo
 from srdef.attacks.projections import Norm, length, safe_divide
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
@@ -27,14 +26,9 @@ _LEAST_MULTIPLIER, _LARGEST_MULTIPLIER = 1e-6, 1e12
 _HALVINGS, _LOWEST_POWER, _HIGHEST_POWER = 30, -60.0, 60.0
 
 
-class State(struct.PyTreeNode):
+class State(SearchState):
     """The loop's state of one image."""
 
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    x: jax.Array
     rate: jax.Array
     squares: jax.Array  # the mean square of the gradient, value by value
     momentum: jax.Array
@@ -42,12 +36,10 @@ class State(struct.PyTreeNode):
     penalty: jax.Array  # ρ
     checked: jax.Array  # the constraint at the last check
     found_at: jax.Array  # the iteration of the first adversarial x
-    nearest: Nearest
-    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class ALMA(Attack):
+class ALMA(Search):
     """Descend on distance plus a penalty on the constraint, whose weight is adapted image by image.
 
     The constraint is g(x) <= 0, with g the lead of the label over the best other class (targeted: of the best
@@ -88,12 +80,10 @@ class ALMA(Attack):
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         one = jnp.ones((), image.dtype)
-        return State(
+        return State.create(
             image,
             label,
             key,
-            iteration=jnp.int32(0),
-            x=image,
             rate=one,
             squares=jnp.ones_like(image),
             momentum=jnp.zeros_like(image),
@@ -101,8 +91,6 @@ class ALMA(Attack):
             penalty=one,
             checked=one,
             found_at=jnp.int32(self.steps + 1),
-            nearest=Nearest.create(image),
-            diagnostics=Diagnostics.create(),
         )
 
     def step(self, victim: Victim, state: State) -> State:
@@ -171,12 +159,6 @@ class ALMA(Attack):
         low, high = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
         # Where no step is long enough, as without a gradient, none is taken.
         return jnp.where(high < _HIGHEST_POWER, 2**low, 0)
-
-    def finished(self, state: State) -> jax.Array:
-        return state.nearest.at_start
-
-    def result(self, state: State) -> jax.Array:
-        return state.nearest.image
 
 
 def _slope(value: jax.Array, penalty: jax.Array, multiplier: jax.Array) -> jax.Array:

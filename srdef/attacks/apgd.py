@@ -55,6 +55,7 @@ class State(struct.PyTreeNode):
     found_fools: jax.Array  # whether `found` is adversarial
     adversarial: jax.Array
     diagnostics: Diagnostics
+    start: jax.Array | None = None  # of the first run (of each target); None: a random point
 
 
 @struct.dataclass
@@ -154,6 +155,12 @@ class AutoPGD(Attack):
             diagnostics=Diagnostics.create(),
         )
 
+    def current(self, state: State) -> jax.Array:
+        return state.run.x
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        return state.replace(run=self._start_run(state.image, start, state.phase), start=start)
+
     def step(self, victim: Victim, state: State) -> State:
         """Take the gradient at x^(k) and step to x^(k+1), as in lines 6 to 15 of algorithm 1."""
         run, radius = state.run, self._radius(state.phase)
@@ -227,14 +234,15 @@ class AutoPGD(Attack):
             noise = safe_divide(noise, length(noise, self.norm)) * self.epsilon
         return project(image, image + noise, self._radius(jnp.int32(0)), self.norm)
 
-    def _next_start(
-        self, image: jax.Array, best: jax.Array, phase: jax.Array, last: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        """A random start, or within a run of several radii the best point so far."""
-        start = self._random_start(image, key)
+    def _next_start(self, state: State, phase: jax.Array, last: jax.Array, key: jax.Array) -> jax.Array:
+        """Where the next run starts; within a run of several radii from its best point so far."""
+        start = self._random_start(state.image, key)
+        if state.start is not None:
+            first = (state.restart + 1) % self.restarts == 0
+            start = jnp.where(first, state.start, start)
         if not self.shrinking:
             return start
-        closer = project(image, best, self._radius(phase), self.norm)
+        closer = project(state.image, state.run.best, self._radius(phase), self.norm)
         return jnp.where(last, start, closer)
 
     def _radius(self, phase: jax.Array) -> jax.Array:
@@ -262,7 +270,7 @@ class AutoPGD(Attack):
         last = over & (state.phase == len(self._phases) - 1)
         phase = jnp.where(last, 0, state.phase + over)
         restart_key = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
-        operands = self, state.image, state.run.best, phase, last, restart_key
+        operands = self, state, phase, last, restart_key
         start = where_needed(over, AutoPGD._next_start, state.image, *operands)
         fresh = self._start_run(state.image, start, phase)
         run = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state.run)

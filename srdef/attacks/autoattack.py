@@ -40,7 +40,7 @@ Version = Literal["standard", "rand", "plus"]
 _FINAL, _CHECKS = 1000, 1001
 
 
-@struct.dataclass
+@struct.dataclass(kw_only=True)
 class AutoAttackResult(AttackResult):
     """What `perturb` returns for AutoAttack: an `AttackResult`, and how it came about.
 
@@ -50,7 +50,7 @@ class AutoAttackResult(AttackResult):
         The worst image found for each; the given one where none was.
     success : bool array (N,)
         Whether less than half of the draws classify it correctly.
-    linf, l2, steps
+    linf, l2, l1, l0, steps
         As in `AttackResult`; steps are those of all attacks together.
     accuracy : float array (N,)
         The share of fresh draws with which the victim classifies it correctly; for a deterministic
@@ -271,8 +271,8 @@ class AutoAttack(Ensemble):
         return AutoAttackResult(
             images=worst,
             success=accuracy < 0.5,
-            linf=_distance(difference, "linf").astype(np.float32),
-            l2=_distance(difference, "l2").astype(np.float32),
+            **{norm: _distance(difference, norm).astype(np.float32) for norm in ("linf", "l2", "l1")},
+            l0=(difference != 0).sum(axis=(1, 2, 3), dtype=np.int32),
             steps=steps,
             success_rate=(1 - accuracy).astype(np.float32),
             nonfinite=nonfinite,
@@ -283,6 +283,7 @@ class AutoAttack(Ensemble):
             final_accuracy=float(accuracy.mean()),
             broken_by=broken_by,
             warnings=tuple(found),
+            norm=self.norm,
         )
 
 

@@ -1,7 +1,7 @@
 """What all attacks share: the base class, the registry, and what counts as adversarial."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,21 @@ import numpy as np
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.projections import AnyNorm
+from srdef.attacks.aliases import ALIASES
+from srdef.attacks.projections import AnyNorm, project
 from srdef.registry import Registry
 from srdef.validation import Scalar, check_key
 from srdef.victims import Victim
 
-REGISTRY = Registry("attack")
+if TYPE_CHECKING:
+    from srdef.attacks.repeat import Repeated
+
+REGISTRY = Registry("attack", ALIASES)
 
 # The starts of later runs draw from `fold_in(key, RESTART)`; smaller numbers are those of iterations.
 RESTART = 0xFFFFFFF0
+# A look at the image, or at a start, before the first step draws from `fold_in(key, START)`.
+START = 0xFFFFFFEF
 
 
 class Attack(ABC):
@@ -70,6 +76,25 @@ class Attack(ABC):
     def result(self, state: Any) -> jax.Array:
         """Return the adversarial image `(height, width, 3)`, in [0, 1] like the given one."""
 
+    def current(self, state: Any) -> jax.Array:
+        """The image that the attack is at, for a trace: the `x` of the state, else the result."""
+        x = state.get("x") if isinstance(state, dict) else getattr(state, "x", None)
+        return self.result(state) if x is None else x
+
+    def start_at(self, victim: Victim, state: Any, start: jax.Array) -> Any:
+        """Return the state of `init` moved to another initial point `start`, within ball and range.
+
+        Override it in an attack that has an initial point.
+        """
+        raise NotImplementedError
+
+    def into_ball(self, image: jax.Array, x: jax.Array) -> jax.Array:
+        """The point of the attack's ball and of [0, 1] that is nearest to `x`."""
+        if self.minimal_norm:
+            return jnp.clip(x, 0, 1)
+        epsilon: Scalar = self.epsilon  # type: ignore[attr-defined]
+        return project(image, x, epsilon, self.norm).astype(image.dtype)  # type: ignore[arg-type]
+
     def finished(self, state: Any) -> jax.Array:
         """Whether the image needs no more steps; by default only the number of steps decides."""
         return jnp.bool_(False)
@@ -121,6 +146,12 @@ class Attack(ABC):
         state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))
         return within_range(self.result(state), image)[0]
 
+    def repeat(self, n: int) -> "Repeated":
+        """The attack `n` times, of which `perturb` keeps the best: see `srdef.attacks.repeat`."""
+        from srdef.attacks.repeat import repeat
+
+        return repeat(self, n)
+
     def round(
         self, victim: Victim, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
     ) -> jax.Array:
@@ -145,7 +176,7 @@ class Attack(ABC):
 
 
 def create(name: str, **options: Any) -> Attack:
-    """Make the attack `name` from plain data; InputError lists the names or the options."""
+    """Make the attack `name`, or that of an alias, from plain data; InputError lists the names or options."""
     return REGISTRY.create(name, **options)
 
 
@@ -154,7 +185,7 @@ def list_names() -> list[str]:
     return REGISTRY.names()
 
 
-@struct.dataclass
+@struct.dataclass(kw_only=True)
 class AttackResult:
     """What `perturb` returns, one row per image.
 
@@ -165,8 +196,11 @@ class AttackResult:
     success : bool array (N,)
         Whether the victim's prediction on exactly these images differs from the label (or equals
         it, for a targeted attack).
-    linf, l2 : float32 arrays (N,)
+    linf, l2, l1 : float32 arrays (N,)
         Distances between the adversarial and the given images, in units of the [0, 1] range.
+    l0 : int32 array (N,)
+        The number of values that differ, of height x width x channels, as FMN and σ-zero count. (Sparse-RS
+        counts pixels, each with all its channels.)
     steps : int32 array (N,)
         The number of steps that the attack took for the image; 0 from `round_result`.
     success_rate : float32 array (N,)
@@ -178,16 +212,24 @@ class AttackResult:
     zero_gradient : bool array (N,)
         Whether a gradient was exactly zero while the image was not adversarial: the victim looks more
         robust than it is. Known of attacks that keep `Diagnostics`.
+    norm : "linf", "l2", "l1" or "l0"
+        The attack's own.
+    trace : Trace, optional
+        Loss, margin and success after every step, if `perturb` was asked for it.
     """
 
     images: Any
     success: Any
     linf: Any
     l2: Any
+    l1: Any
+    l0: Any
     steps: Any
     success_rate: Any
     nonfinite: Any
     zero_gradient: Any
+    norm: AnyNorm = struct.field(pytree_node=False)
+    trace: Any = None
 
     def __repr__(self) -> str:
         if not isinstance(self.success, np.ndarray):
@@ -195,8 +237,11 @@ class AttackResult:
         fooled = self.success
         words = [f"{len(fooled)} images", f"{int(fooled.sum())} fooled"]
         if fooled.any():
-            linf, l2 = (float(np.median(values[fooled])) for values in (self.linf, self.l2))
-            words.append(f"median L∞ {linf:.3g}, L2 {l2:.3g}")
+            names: dict[str, str] = {"linf": "L∞", "l2": "L2"}
+            if self.norm in ("l1", "l0"):
+                names[self.norm] = self.norm.upper()
+            medians = [f"{name} {np.median(getattr(self, norm)[fooled]):.3g}" for norm, name in names.items()]
+            words.append(f"median {', '.join(medians)}")
         for name in ("nonfinite", "zero_gradient"):
             if getattr(self, name).any():
                 words.append(f"{name} {int(getattr(self, name).sum())}")
@@ -236,11 +281,18 @@ def without_early_stop(attack: Attack) -> Attack:
 
     With a random victim the first success may be one lucky draw.
     """
+    if hasattr(attack, "attack"):  # `Repeated`
+        return attack.replace(attack=without_early_stop(attack.attack))  # type: ignore[attr-defined]
     return attack.replace(stop_early=False) if hasattr(attack, "stop_early") else attack  # type: ignore[attr-defined]
 
 
 def is_adversarial(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:
     """Whether logits `(classes,)` show what the attack aims at, given the label."""
+    return reaches_aim(attack.targeted, logits, label)
+
+
+def reaches_aim(targeted: bool, logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Whether the label is predicted if that is the aim, or else whether it is not."""
     hit = jnp.argmax(logits) == label
     # NaN is no answer, so it fools nobody.
-    return (hit if attack.targeted else ~hit) & ~jnp.isnan(logits).any()
+    return (hit if targeted else ~hit) & ~jnp.isnan(logits).any()

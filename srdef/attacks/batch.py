@@ -7,6 +7,7 @@ batch of a quarter of the size.
 # A quarter and not a half, because each size is a program of its own to compile. The host runs the loop over
 # the steps: it has to see which images are finished, and it hears Ctrl-C.
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from jax.sharding import Mesh, Sharding
 from srdef import interrupts, validation
 from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.starts import with_start
+from srdef.attacks.targets import TargetName, choose
+from srdef.attacks.trace import Recorder
 from srdef.batching import map_batches
 from srdef.cpu.branches import traced_for
 from srdef.errors import InputError, SrdefWarning
@@ -65,16 +69,22 @@ def _init(
     images: jax.Array,
     labels: jax.Array,
     ids: jax.Array,
+    start: jax.Array | None = None,
     *,
     sharding: Sharding,
 ) -> tuple[Any, jax.Array]:
-    """The first state of every image, and which images need no step."""
+    """The first state of every image, moved to its `start` if there is one, and which need no step."""
 
-    def one(attack: Attack, image: jax.Array, label: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
-        state = strong_types(attack.init(victim, image, label, key))
+    def one(
+        attack: Attack, image: jax.Array, label: jax.Array, key: jax.Array, start: jax.Array | None
+    ) -> tuple[Any, jax.Array]:
+        state = attack.init(victim, image, label, key)
+        if start is not None:
+            state = attack.start_at(victim, state, attack.into_ball(image, start))
+        state = strong_types(state)
         return (state, jnp.int32(0)), attack.finished(state) | (attack.max_steps < 1)
 
-    states = jax.vmap(one)(attack, images, labels, _image_keys(key, ids))
+    states = jax.vmap(one)(attack, images, labels, _image_keys(key, ids), start)
     return jax.lax.with_sharding_constraint(states, sharding)
 
 
@@ -212,9 +222,19 @@ def _judge(
             fools, is_nan = jax.lax.map(draw, jax.random.split(key, draws))
         rate = fools.astype(jnp.float32).mean()
         difference = adversarial - image
-        linf, l2 = jnp.abs(difference).max(), jnp.linalg.norm(difference.ravel())
-        no = jnp.bool_(False)
-        return AttackResult(adversarial, rate > 0.5, linf, l2, jnp.int32(0), rate, is_nan.any(), no)
+        return AttackResult(
+            images=adversarial,
+            success=rate > 0.5,
+            linf=jnp.abs(difference).max(),
+            l2=jnp.linalg.norm(difference.ravel()),
+            l1=jnp.abs(difference).sum(),
+            l0=(difference != 0).sum().astype(jnp.int32),
+            steps=jnp.int32(0),
+            success_rate=rate,
+            nonfinite=is_nan.any(),
+            zero_gradient=jnp.bool_(False),
+            norm=attack.norm,
+        )
 
     return jax.vmap(one)(attack, images, adversarial, labels, _keys_of(_JUDGE, key, ids))
 
@@ -232,7 +252,14 @@ def _predict(victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array) 
     return jnp.argmax(logits, axis=-1)
 
 
-def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, sharding: Sharding) -> Any:
+def _run_steps(
+    attack: Attack,
+    victim: Victim,
+    state: Any,
+    finished: jax.Array,
+    sharding: Sharding,
+    recorder: Recorder | None = None,
+) -> Any:
     """Step until all images of a batch are finished, in smaller batches as fewer of them are left.
 
     Parameters
@@ -243,6 +270,8 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
         Which images need no step.
     sharding : Sharding
         How a batch lies on the devices; its size stays a multiple of their number.
+    recorder : Recorder, optional
+        Looks at the state before the first step and after each.
 
     Returns
     -------
@@ -256,6 +285,8 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
     size = len(finished)
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
     pace = _Pace()
+    if recorder is not None:
+        recorder(batch, state, rows)
     while not (done := np.asarray(finished) | (rows == size)).all():
         left = np.flatnonzero(~done)
         smaller = len(rows) // SHRINK // devices * devices
@@ -279,13 +310,15 @@ def _run_steps(attack: Attack, victim: Victim, state: Any, finished: jax.Array, 
                     victim,
                     state,
                     needed,
-                    pace.steps,
+                    pace.steps if recorder is None else 1,
                     enough,
                     looped=looped,
                     sharding=sharding,
                 )
                 if looped:
                     jax.block_until_ready(finished)
+            if recorder is not None:
+                recorder(batch, state, rows)
     return state if len(rows) == size else _put(everything, rows, state)
 
 
@@ -334,6 +367,9 @@ def perturb(
     draws: int = 1,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
+    start: np.ndarray | jax.Array | None = None,
+    trace: bool = False,
+    targets: TargetName | None = None,
 ) -> AttackResult:
     """Attack every image of a batch on its own: vmapped, compiled once, sharded over the devices.
 
@@ -367,6 +403,15 @@ def perturb(
         The devices to use; default: all local ones.
     progress : callable, optional
         Called with the number of images done after each batch.
+    start : float array (N, height, width, 3) or (height, width, 3), optional
+        Where the attack starts in the place of the image, or of a random point: the first of several runs.
+        Brought into the attack's ball and [0, 1]. Not for attacks that have no such point.
+    trace : bool
+        Whether the result has a `trace`: loss, margin and success before the first step and after each. It
+        takes one prediction more for each step; the images are the same.
+    targets : "least_likely", "random" or "second", optional
+        For a targeted attack: the classes to reach, in the place of the labels, which are the images' own
+        then. See `srdef.attacks.targets`.
 
     Returns
     -------
@@ -389,27 +434,30 @@ def perturb(
     options: dict[str, Any]
     if isinstance(attack, Ensemble):
         options = {"key": key, "ids": ids, "batch_size": batch_size, "storage": storage, "mesh": mesh}
-        if draws > 1:
-            raise InputError(f"draws: {type(attack).__name__} has its own number of them")
+        others = {"draws": draws, "start": start, "trace": trace, "targets": targets}
+        for name, value in others.items():
+            if value is inspect.signature(perturb).parameters[name].default:
+                continue
+            if name not in inspect.signature(attack.perturb).parameters:
+                raise InputError(f"{name}: not of {type(attack).__name__}, only of each of its attacks")
+            options[name] = value
         return attack.perturb(victim, images, labels, progress=progress, **options)
-    images, ids, attack, classes = _checked(attack, victim, images, ids, key)
+    images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
     options = {"batch_size": batch_size, "mesh": mesh}
-    if isinstance(labels, str):
-        validation.check_choice("labels", labels, ("predicted",))
-        if attack.targeted:
-            raise InputError(
-                'labels="predicted" gives a targeted attack no target; give the classes to reach'
-            )
-        labels = map_batches(_predict, (victim, key), (images, ids), **options)
-    labels = validation.check_labels(labels, len(images), classes)
-    leaves, structure = jax.tree.flatten(attack)
+    labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
+    if start is not None:
+        attack, start = with_start(attack, start, images)
+    recorder = Recorder(victim, key) if trace else None
+    leaves, structure = jax.tree.flatten((attack, start))
 
     def batch(
         victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *rows: jax.Array
     ) -> AttackResult:
-        attack = jax.tree.unflatten(structure, rows)
-        state, finished = _init(attack, victim, key, images, labels, ids, sharding=images.sharding)
-        state, steps = _run_steps(attack, victim, state, finished, images.sharding)
+        attack, start = jax.tree.unflatten(structure, rows)
+        if recorder is not None:
+            recorder.start(images, labels, ids)
+        state, finished = _init(attack, victim, key, images, labels, ids, start, sharding=images.sharding)
+        state, steps = _run_steps(attack, victim, state, finished, images.sharding, recorder)
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
@@ -423,8 +471,73 @@ def perturb(
     result = map_batches(batch, (victim, key), (images, labels, ids, *leaves), progress=progress, **options)
     if result.nonfinite.any():
         _refuse_nan(victim, images, ids, key, options)
-    _warn(result, ids)
-    return result
+    warn(result, ids)
+    return result if recorder is None else result.replace(trace=recorder.trace(len(images)))
+
+
+def check_labels(
+    attack: Attack,
+    victim: Victim,
+    labels: Any,
+    images: np.ndarray,
+    key: jax.Array,
+    ids: np.ndarray,
+    classes: int,
+    options: dict[str, Any],
+    targets: TargetName | None = None,
+) -> np.ndarray:
+    """The labels `(N,)` as `perturb` takes them: given, predicted, or targets."""
+    if isinstance(labels, str):
+        validation.check_choice("labels", labels, ("predicted",))
+        if attack.targeted and targets is None:
+            raise InputError(
+                'labels="predicted" gives a targeted attack no target; give the classes to reach'
+            )
+        labels = map_batches(_predict, (victim, key), (images, ids), **options)
+    labels = validation.check_labels(labels, len(images), classes)
+    if targets is None:
+        return labels
+    if not attack.targeted:
+        raise InputError("targets are for targeted attacks: make it with targeted=True")
+    return choose(
+        targets, victim, images, labels, classes, key=key, ids=ids, batch_size=options["batch_size"]
+    )
+
+
+def judge(
+    attack: Attack,
+    victim: Victim,
+    images: np.ndarray,
+    adversarial: np.ndarray,
+    labels: np.ndarray,
+    key: jax.Array,
+    ids: np.ndarray,
+    draws: int,
+    options: dict[str, Any],
+    *,
+    rounded: bool = False,
+) -> AttackResult:
+    """Success and distances of adversarial images, which are rounded to 8 bits first if `rounded`.
+
+    Every leaf of `attack` has one row per image.
+    """
+    leaves, structure = jax.tree.flatten(attack)
+
+    def batch(
+        victim: Victim,
+        key: jax.Array,
+        images: jax.Array,
+        adversarial: jax.Array,
+        labels: jax.Array,
+        ids: jax.Array,
+        *rows: jax.Array,
+    ) -> AttackResult:
+        attack = jax.tree.unflatten(structure, rows)
+        if rounded:
+            adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
+        return _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+
+    return map_batches(batch, (victim, key), (images, adversarial, labels, ids, *leaves), **options)
 
 
 def _refuse_nan(
@@ -440,7 +553,7 @@ def _refuse_nan(
         )
 
 
-def _warn(result: AttackResult, ids: np.ndarray) -> None:
+def warn(result: AttackResult, ids: np.ndarray) -> None:
     """One warning for each sign that success rates of this call are too low."""
     words = {
         "nonfinite": "gradients or logits that are not finite (they counted as zero, and as no success)",
@@ -457,7 +570,7 @@ def _warn(result: AttackResult, ids: np.ndarray) -> None:
 
 
 def round_result(
-    attack: Attack,
+    attack: Attack | Ensemble,
     victim: Victim,
     images: np.ndarray | jax.Array,
     adversarial: np.ndarray | jax.Array,
@@ -500,38 +613,20 @@ def round_result(
     SrdefWarning
         If the victim's logits are NaN for some of the rounded images.
     """
-    images, ids, attack, classes = _checked(attack, victim, images, ids, key)
+    attack = getattr(attack, "attack", attack)  # that is repeated
+    images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
     adversarial = validation.check_images(adversarial)
     labels = validation.check_labels(labels, len(images), classes)
-    leaves, structure = jax.tree.flatten(attack)
-
-    def batch(
-        victim: Victim,
-        key: jax.Array,
-        images: jax.Array,
-        adversarial: jax.Array,
-        labels: jax.Array,
-        ids: jax.Array,
-        *rows: jax.Array,
-    ) -> AttackResult:
-        attack = jax.tree.unflatten(structure, rows)
-        rounded = _round(attack, victim, key, images, adversarial, labels, ids)
-        return _judge(attack, victim, key, images, rounded, labels, ids, draws=1)
-
-    result = map_batches(
-        batch,
-        (victim, key),
-        (images, adversarial, labels, ids, *leaves),
-        batch_size=batch_size,
-        mesh=mesh,
-        progress=progress,
+    options = {"batch_size": batch_size, "mesh": mesh, "progress": progress}
+    result = judge(
+        attack, victim, images, adversarial, labels, key, ids, draws=1, options=options, rounded=True
     )
-    _warn(result, ids)
+    warn(result, ids)
     return result
 
 
-def _checked(
-    attack: Attack, victim: Victim, images: Any, ids: Any, key: Any
+def check_arguments(
+    attack: Any, victim: Victim, images: Any, ids: Any, key: Any
 ) -> tuple[np.ndarray, np.ndarray, Attack, int]:
     """Images and ids as they shall be, the attack with one row per image in every leaf, and the classes."""
     if not isinstance(attack, Attack):

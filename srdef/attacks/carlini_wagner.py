@@ -13,7 +13,7 @@ from flax import struct
 
 from srdef.attacks.base import REGISTRY, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.losses import max_other_logit
+from srdef.attacks.nearest import Constant, Nearest, lead_to_undo
 from srdef.validation import Scalar, check_choice, check_count, check_numbers
 from srdef.victims import Victim, expected
 
@@ -23,9 +23,6 @@ Preset = Literal["paper", "original"]
 _INSIDE = 0.999999
 # Values nearer to black or white are moved as if they were this far away: one level of 8 bits.
 _MARGIN = 1 / 255
-
-# Adam's first steps are no progress; fewer than this say nothing.
-SHORTEST_LOOK = 20
 
 _ADAM = optax.scale_by_adam()
 
@@ -38,16 +35,9 @@ class State(struct.PyTreeNode):
     key: jax.Array
     perturbation: jax.Array  # of the image in tanh space, what Adam moves
     adam: Any
-    constant: jax.Array
-    low: jax.Array
-    high: jax.Array
-    search: jax.Array  # the number of values of c that are done
-    iteration: jax.Array  # with this c
-    least_loss: jax.Array  # within this tenth of the steps
-    last_loss: jax.Array  # what that was in the tenth before
-    found: jax.Array  # whether this c has given an adversarial image
-    best: jax.Array
-    best_l2: jax.Array
+    start: jax.Array  # the perturbation with which every value of c starts
+    constant: Constant
+    nearest: Nearest  # with the square of its distance
     diagnostics: Diagnostics
 
 
@@ -96,6 +86,7 @@ class CarliniWagner(Attack):
     max_iterations: int = struct.field(pytree_node=False, default=1000)
     abort_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
+    norm = "l2"
 
     @property
     def max_steps(self) -> int:
@@ -103,36 +94,39 @@ class CarliniWagner(Attack):
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         zeros = jnp.zeros_like(image)
-        infinite = jnp.full((), jnp.inf, image.dtype)
         already = is_adversarial(self, victim(image, jax.random.fold_in(key, 0)), label)
         return State(
             image,
             label,
             key,
             perturbation=zeros,
+            start=zeros,
             adam=_ADAM.init(zeros),
-            constant=jnp.asarray(self.initial_const, image.dtype),
-            low=jnp.zeros_like(infinite),
-            high=infinite,
-            search=jnp.where(already, jnp.int32(self.binary_search_steps), 0),
-            iteration=jnp.int32(0),
-            least_loss=infinite,
-            last_loss=infinite,
-            found=jnp.bool_(False),
-            best=image,
-            best_l2=infinite,
+            constant=Constant.create(
+                self.initial_const, jnp.where(already, jnp.int32(self.binary_search_steps), 0), image.dtype
+            ),
+            nearest=Nearest.create(image),
             diagnostics=Diagnostics.create(),
         )
 
+    def current(self, state: State) -> jax.Array:
+        return _moved(state.image, state.perturbation)
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        perturbation = _to_move(state.image, start).astype(start.dtype)
+        return state.replace(perturbation=perturbation, start=perturbation)
+
     def step(self, victim: Victim, state: State) -> State:
-        key = jax.random.fold_in(state.key, 1 + state.search * self.max_iterations + state.iteration)
+        constant = state.constant
+        number = 1 + constant.search * self.max_iterations + constant.iteration
+        key = jax.random.fold_in(state.key, number)
 
         def loss(perturbation: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
             x = _moved(state.image, perturbation)
             hinge, logits = expected(victim, lambda z: (self._hinge(z, state.label), z), x, key)
             l2 = jnp.sum((x - state.image) ** 2)
-            value = (l2 + state.constant * hinge).astype(l2.dtype)
-            reached = self._lead(logits, state.label) <= -self.confidence
+            value = (l2 + constant.value * hinge).astype(l2.dtype)
+            reached = lead_to_undo(logits, state.label, self.targeted) <= -self.confidence
             success = is_adversarial(self, logits, state.label) & reached
             return value, (x, l2, success)
 
@@ -140,78 +134,52 @@ class CarliniWagner(Attack):
         # further from where it ends in a larger batch.
         (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.perturbation)
         # The gradient is zero where the image itself is and an adversarial one needs no hinge: no fault.
-        resting = success | (state.iteration > 0)
+        resting = success | (constant.iteration > 0)
         gradient, diagnostics = state.diagnostics.check(gradient, resting)
         update, adam = _ADAM.update(gradient, state.adam)
-        better = success & (l2 < state.best_l2)
-        state = state.replace(
-            perturbation=(state.perturbation - self.learning_rate * update).astype(update.dtype),
-            adam=adam,
-            iteration=state.iteration + 1,
-            found=state.found | success,
-            diagnostics=diagnostics,
-            best=jnp.where(better, x, state.best),
-            best_l2=jnp.where(better, l2, state.best_l2),
+        nearest = state.nearest.update(x, l2, success)
+        moved = (state.perturbation - self.learning_rate * update).astype(update.dtype)
+        constant, over = constant.update(value, success, nearest.found, self.max_iterations, self.abort_early)
+        perturbation, adam = jax.tree.map(
+            lambda new, old: jnp.where(over, new, old), (state.start, _ADAM.init(moved)), (moved, adam)
         )
-
-        over = state.iteration >= self.max_iterations
-        if self.abort_early:
-            # The least loss of each tenth, as the loss of one image goes up and down where it crosses the
-            # boundary, and not of the first one, as it rises while Adam starts; the authors look at
-            # the sum over a batch, which hides both.
-            tenth = max(self.max_iterations // 10, SHORTEST_LOOK)
-            look = state.iteration % tenth == 0
-            least = jnp.fmin(state.least_loss, value)
-            # While nothing is found, there is nothing to gain by leaving.
-            over |= look & jnp.isfinite(state.best_l2) & (least > 0.9999 * state.last_loss)
-            reached = jnp.where(state.iteration == tenth, value, least)
-            state = state.replace(
-                least_loss=jnp.where(look, jnp.inf, least),
-                last_loss=jnp.where(look, reached, state.last_loss),
-            )
-        fresh = self._next_constant(state)
-        return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)
-
-    def _lead(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-        """By how much the logits are on the side of the boundary that the attack wants to leave."""
-        lead = logits[label] - max_other_logit(logits, label)
-        return -lead if self.targeted else lead
+        return state.replace(
+            perturbation=perturbation,
+            adam=adam,
+            constant=constant,
+            nearest=nearest,
+            diagnostics=diagnostics,
+        )
 
     def _hinge(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-        return jnp.maximum(self._lead(logits, label) + self.confidence, 0)
-
-    def _next_constant(self, state: State) -> State:
-        """The state with which the next value of c starts."""
-        low = jnp.where(state.found, state.low, jnp.maximum(state.low, state.constant))
-        high = jnp.where(state.found, jnp.minimum(state.high, state.constant), state.high)
-        zeros = jnp.zeros_like(state.perturbation)
-        return state.replace(
-            perturbation=zeros,
-            adam=_ADAM.init(zeros),
-            constant=jnp.where(jnp.isfinite(high), (low + high) / 2, 10 * state.constant),
-            low=low,
-            high=high,
-            search=state.search + 1,
-            iteration=jnp.int32(0),
-            least_loss=jnp.full_like(state.least_loss, jnp.inf),
-            last_loss=jnp.full_like(state.last_loss, jnp.inf),
-            found=jnp.bool_(False),
-        )
+        return jnp.maximum(lead_to_undo(logits, label, self.targeted) + self.confidence, 0)
 
     def finished(self, state: State) -> jax.Array:
-        return state.search >= self.binary_search_steps
+        return state.constant.search >= self.binary_search_steps
 
     def result(self, state: State) -> jax.Array:
-        return state.best
+        return state.nearest.image
 
 
 def _moved(image: jax.Array, perturbation: jax.Array) -> jax.Array:
     """The image after a perturbation in tanh space; differentiable also where it is cut off at 0 or 1."""
-    inside = jnp.clip((2 * image - 1) * _INSIDE, 2 * _MARGIN - 1, 1 - 2 * _MARGIN)
-    saturated = (image < _MARGIN) | (image > 1 - _MARGIN)
-    shift = jnp.where(saturated, image - (inside + 1) / 2, 0)
+    inside, shift = _inside(image)
     x = (jnp.tanh(jnp.arctanh(inside) + perturbation) + 1) / 2 + shift
     return x + jax.lax.stop_gradient(jnp.clip(x, 0, 1) - x)
+
+
+def _inside(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where tanh is steep enough, in [-1, 1], and how far from there black and white are."""
+    inside = jnp.clip((2 * image - 1) * _INSIDE, 2 * _MARGIN - 1, 1 - 2 * _MARGIN)
+    saturated = (image < _MARGIN) | (image > 1 - _MARGIN)
+    return inside, jnp.where(saturated, image - (inside + 1) / 2, 0)
+
+
+def _to_move(image: jax.Array, x: jax.Array) -> jax.Array:
+    """The perturbation in tanh space that moves the image to `x`; none where they are equal."""
+    inside, shift = _inside(image)
+    wanted = jnp.clip(2 * (x - shift) - 1, -_INSIDE, _INSIDE)
+    return jnp.where(x == image, 0, jnp.arctanh(wanted) - jnp.arctanh(inside))
 
 
 _PRESETS: dict[str, dict[str, float]] = {

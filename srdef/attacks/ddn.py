@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.base import REGISTRY, is_adversarial
 from srdef.attacks.losses import loss_to_climb
-from srdef.attacks.nearest import Nearest, annealed, furthest
+from srdef.attacks.nearest import Search, SearchState, annealed, furthest
 from srdef.attacks.projections import Norm, length, safe_divide
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_count, check_numbers, check_shares
@@ -22,21 +21,14 @@ from srdef.victims import Victim
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 
 
-class State(struct.PyTreeNode):
+class State(SearchState):
     """The loop's state of one image."""
 
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    x: jax.Array
     radius: jax.Array
-    nearest: Nearest
-    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class DDN(Attack):
+class DDN(Search):
     """Step along the gradient, then onto a sphere that shrinks where the image is adversarial.
 
     With g the gradient of the cross-entropy at x_k (targeted: its negative), α annealed from 1 to 0.01:
@@ -67,16 +59,7 @@ class DDN(Attack):
     norm: Norm = struct.field(pytree_node=False, default="l2")
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
-        return State(
-            image,
-            label,
-            key,
-            iteration=jnp.int32(0),
-            x=image,
-            radius=jnp.asarray(self.radius, image.dtype),
-            nearest=Nearest.create(image),
-            diagnostics=Diagnostics.create(),
-        )
+        return State.create(image, label, key, radius=jnp.asarray(self.radius, image.dtype))
 
     def step(self, victim: Victim, state: State) -> State:
         key = jax.random.fold_in(state.key, state.iteration)
@@ -99,12 +82,6 @@ class DDN(Attack):
             nearest=nearest,
             diagnostics=diagnostics,
         )
-
-    def finished(self, state: State) -> jax.Array:
-        return state.nearest.at_start
-
-    def result(self, state: State) -> jax.Array:
-        return state.nearest.image
 
 
 @REGISTRY.register("ddn")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.base import REGISTRY, START, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.projections import Norm
 from srdef.cpu.gradients import values_and_grads
@@ -83,6 +83,15 @@ class DeepFool(Attack):
             prediction=jnp.argmax(logits),
             done=is_adversarial(self, logits, label),
             diagnostics=Diagnostics.create(),
+        )
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        logits = victim(start, jax.random.fold_in(state.key, START))
+        return state.replace(
+            x=jnp.where(state.done, state.image, start),
+            total=(start - state.image) / (1 + self.overshoot),
+            prediction=jnp.argmax(logits),
+            done=state.done | is_adversarial(self, logits, state.label),
         )
 
     def step(self, victim: Victim, state: State) -> State:

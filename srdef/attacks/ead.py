@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.carlini_wagner import SHORTEST_LOOK
 from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.nearest import Nearest, lead_to_undo
+from srdef.attacks.nearest import Constant, Nearest, lead_to_undo
 from srdef.attacks.projections import Norm
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_choice, check_count, check_numbers
@@ -30,14 +29,8 @@ class State(struct.PyTreeNode):
     key: jax.Array
     x: jax.Array
     y: jax.Array  # where the next gradient is taken: x and its momentum
-    constant: jax.Array
-    low: jax.Array
-    high: jax.Array
-    search: jax.Array  # the number of values of c that are done
-    iteration: jax.Array  # with this c
-    least_loss: jax.Array  # within this tenth of the iterations
-    last_loss: jax.Array  # what that was in the tenth before
-    found: jax.Array  # whether this c has given an adversarial image
+    start: jax.Array  # where every value of c starts
+    constant: Constant
     nearest: Nearest
     diagnostics: Diagnostics
 
@@ -98,7 +91,6 @@ class EAD(Attack):
         return self.binary_search_steps * self.max_iterations
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
-        infinite = jnp.full((), jnp.inf, image.dtype)
         already = is_adversarial(self, victim(image, jax.random.fold_in(key, 0)), label)
         return State(
             image,
@@ -106,20 +98,20 @@ class EAD(Attack):
             key,
             x=image,
             y=image,
-            constant=jnp.asarray(self.initial_const, image.dtype),
-            low=jnp.zeros_like(infinite),
-            high=infinite,
-            search=jnp.where(already, jnp.int32(self.binary_search_steps), 0),
-            iteration=jnp.int32(0),
-            least_loss=infinite,
-            last_loss=infinite,
-            found=jnp.bool_(False),
+            start=image,
+            constant=Constant.create(
+                self.initial_const, jnp.where(already, jnp.int32(self.binary_search_steps), 0), image.dtype
+            ),
             nearest=Nearest.create(image),
             diagnostics=Diagnostics.create(),
         )
 
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        return state.replace(x=start, y=start, start=start)
+
     def step(self, victim: Victim, state: State) -> State:
-        number = 1 + state.search * self.max_iterations + state.iteration
+        constant = state.constant
+        number = 1 + constant.search * self.max_iterations + constant.iteration
         gradient_key, judge_key = jax.random.split(jax.random.fold_in(state.key, number))
 
         def hinge(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,9 +120,9 @@ class EAD(Attack):
         (value, logits), gradient = value_and_grad(hinge, state.y)
         gradient, diagnostics = state.diagnostics.check(gradient, self._reached(logits, state.label))
         change = state.y - state.image
-        loss = state.constant * value + jnp.sum(change**2)
-        rate = self.learning_rate * jnp.sqrt(1 - state.iteration / self.max_iterations)
-        moved = state.y - rate * (state.constant * gradient + 2 * change)
+        loss = constant.value * value + jnp.sum(change**2)
+        rate = self.learning_rate * jnp.sqrt(1 - constant.iteration / self.max_iterations)
+        moved = state.y - rate * (constant.value * gradient + 2 * change)
         x = _shrunk(moved, state.image, self.beta).astype(state.image.dtype)
 
         reached = self._reached(victim(x, judge_key), state.label)
@@ -138,30 +130,17 @@ class EAD(Attack):
         distance = jnp.abs(difference).sum()
         if self.rule == "elastic_net":
             distance = distance * self.beta + jnp.sum(difference**2)
-        momentum = state.iteration / (state.iteration + 3)
-        state = state.replace(
-            x=x,
-            y=x + momentum * (x - state.x),
-            iteration=state.iteration + 1,
-            found=state.found | reached,
-            nearest=state.nearest.update(x, distance, reached),
+        nearest = state.nearest.update(x, distance, reached)
+        momentum = constant.iteration / (constant.iteration + 3)
+        y = x + momentum * (x - state.x)
+        constant, over = constant.update(loss, reached, nearest.found, self.max_iterations, self.abort_early)
+        return state.replace(
+            x=jnp.where(over, state.start, x),
+            y=jnp.where(over, state.start, y),
+            constant=constant,
+            nearest=nearest,
             diagnostics=diagnostics,
         )
-
-        over = state.iteration >= self.max_iterations
-        if self.abort_early:
-            tenth = max(self.max_iterations // 10, SHORTEST_LOOK)
-            look = state.iteration % tenth == 0
-            least = jnp.fmin(state.least_loss, loss)
-            over |= look & state.nearest.found & (least > 0.9999 * state.last_loss)
-            # The loss of the first tenth starts at its least while the search is still at the image.
-            counted = jnp.where(state.iteration == tenth, loss, least)
-            state = state.replace(
-                least_loss=jnp.where(look, jnp.inf, least),
-                last_loss=jnp.where(look, counted, state.last_loss),
-            )
-        fresh = self._next_constant(state)
-        return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)
 
     def _hinge(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         return jnp.maximum(lead_to_undo(logits, label, self.targeted) + self.confidence, 0)
@@ -171,25 +150,8 @@ class EAD(Attack):
         far = lead_to_undo(logits, label, self.targeted) <= -self.confidence
         return is_adversarial(self, logits, label) & far
 
-    def _next_constant(self, state: State) -> State:
-        """The state with which the next value of c starts."""
-        low = jnp.where(state.found, state.low, jnp.maximum(state.low, state.constant))
-        high = jnp.where(state.found, jnp.minimum(state.high, state.constant), state.high)
-        return state.replace(
-            x=state.image,
-            y=state.image,
-            constant=jnp.where(jnp.isfinite(high), (low + high) / 2, 10 * state.constant),
-            low=low,
-            high=high,
-            search=state.search + 1,
-            iteration=jnp.int32(0),
-            least_loss=jnp.full_like(state.least_loss, jnp.inf),
-            last_loss=jnp.full_like(state.last_loss, jnp.inf),
-            found=jnp.bool_(False),
-        )
-
     def finished(self, state: State) -> jax.Array:
-        return state.search >= self.binary_search_steps
+        return state.constant.search >= self.binary_search_steps
 
     def result(self, state: State) -> jax.Array:
         return state.nearest.image

@@ -38,6 +38,7 @@ class State(struct.PyTreeNode):
     runs: jax.Array  # how many there will be
     diagnostics: Diagnostics
     distance: jax.Array  # of `best`; infinite while there is none
+    start: jax.Array  # of the first run (of each target)
 
 
 @struct.dataclass
@@ -111,7 +112,11 @@ class FAB(Attack):
             runs=self.restarts * (possible if self.targets else jnp.int32(1)),
             diagnostics=Diagnostics.create(),
             distance=distance,
+            start=image,
         )
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        return state.replace(start=start, x=start)
 
     def step(self, victim: Victim, state: State) -> State:
         start_key, first_key, second_key = jax.random.split(
@@ -163,7 +168,7 @@ class FAB(Attack):
         return state.best
 
     def _start(self, state: State, run: jax.Array, key: jax.Array) -> jax.Array:
-        """The image for the first run (of each target), a random point near it for the others."""
+        """The image, or what was given, for the first run (of each target), a random point for the others."""
         shape, dtype = state.image.shape, state.image.dtype
         if self.norm == "linf":
             noise = jax.random.uniform(key, shape, dtype, minval=-1, maxval=1)
@@ -173,7 +178,7 @@ class FAB(Attack):
         radius = jnp.minimum(state.distance, furthest) / 2
         noise = radius * safe_divide(noise, length(noise, self.norm))
         start = jnp.clip(state.image + noise, 0, 1).astype(dtype)
-        return jnp.where(run % self.restarts == 0, state.image, start)
+        return jnp.where(run % self.restarts == 0, state.start, start)
 
 
 @REGISTRY.register("fab")

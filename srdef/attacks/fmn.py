@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.nearest import Nearest, annealed, furthest, lead_to_undo
+from srdef.attacks.base import REGISTRY, is_adversarial
+from srdef.attacks.nearest import Search, SearchState, annealed, furthest, lead_to_undo
 from srdef.attacks.projections import DUAL, AnyNorm, length, project, project_l0, safe_divide, shrink_to_l1
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
@@ -26,21 +25,14 @@ _LAST_STEP, _LAST_GAMMA = 0.01, 0.001
 _OVERSHOOT = 1e-4
 
 
-class State(struct.PyTreeNode):
+class State(SearchState):
     """The loop's state of one image."""
 
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    x: jax.Array
     radius: jax.Array
-    nearest: Nearest
-    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class FMN(Attack):
+class FMN(Search):
     """Step along the gradient, then into a ball whose radius follows the distance to the boundary.
 
     With f the lead of the label over the best other class (targeted: of the best other class over the
@@ -52,8 +44,8 @@ class FMN(Attack):
         x_{k+1} = clip_[0, 1](the point of the ball of radius ε_{k+1} nearest to x_k - α g / ||g||_2)
 
     In L0, where there is no dual norm, ε counts values; it starts at 1 and grows and shrinks by the factor 1
-    ± γ, by at least one value. The result is the nearest adversarial x_k; the image itself if there is none,
-    or if it is misclassified as it is.
+    ± γ, by at least one value. (In foolbox one value more than ε may differ.) The result is the nearest
+    adversarial x_k; the image itself if there is none, or if it is misclassified as it is.
 
     Parameters
     ----------
@@ -75,16 +67,18 @@ class FMN(Attack):
     targeted: bool = struct.field(pytree_node=False, default=False)
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
-        return State(
+        return State.create(
             image,
             label,
             key,
-            iteration=jnp.int32(0),
-            x=image,
             radius=jnp.full((), 1 if self.norm == "l0" else jnp.inf, image.dtype),
-            nearest=Nearest.create(image),
-            diagnostics=Diagnostics.create(),
         )
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        state = super().start_at(victim, state, start)
+        if self.norm != "l0":
+            return state
+        return state.replace(radius=jnp.maximum(state.radius, length(start - state.image, "l0")))
 
     def step(self, victim: Victim, state: State) -> State:
         key = jax.random.fold_in(state.key, state.iteration)
@@ -128,12 +122,6 @@ class FMN(Attack):
             nearest=nearest,
             diagnostics=diagnostics,
         )
-
-    def finished(self, state: State) -> jax.Array:
-        return state.nearest.at_start
-
-    def result(self, state: State) -> jax.Array:
-        return state.nearest.image
 
 
 @REGISTRY.register("fmn")

@@ -157,6 +157,9 @@ class GradientSign(Attack):
         diagnostics = Diagnostics.create()
         return State(image, label, key, jnp.int32(0), start, g, image, none, diagnostics, self._no_sums(g))
 
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        return state.replace(x=start)
+
     def step(self, victim: Victim, state: State) -> State:
         place, copy = state.iteration % self._run, state.iteration % self._run % self._copies
         # A key for each point at which gradients are taken, the same for all copies of it. Key 0 belongs to

@@ -1,6 +1,7 @@
 """Random noise: what any attack within the same ball should beat."""
 
-from typing import ClassVar, Literal, get_args
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -104,14 +105,6 @@ class Noise(Attack):
         return state.x
 
 
-def _noise(kind: Kind, epsilon: Scalar, tries: int, norm: Norm, stop_early: bool, targeted: bool) -> Noise:
-    check_count("tries", tries)
-    check_choice("kind", kind, get_args(Kind))
-    check_choice("norm", norm, ("linf", "l2"))
-    check_epsilon(epsilon, norm)
-    return Noise(epsilon, tries, kind, norm, stop_early, targeted)
-
-
 @REGISTRY.register("uniform_noise")
 def uniform_noise(
     epsilon: Scalar = 8 / 255,
@@ -122,7 +115,10 @@ def uniform_noise(
     targeted: bool = False,
 ) -> Noise:
     """The best of 100 draws of uniform noise."""
-    return _noise("uniform", epsilon, tries, norm, stop_early, targeted)
+    check_count("tries", tries)
+    check_choice("norm", norm, ("linf", "l2"))
+    check_epsilon(epsilon, norm)
+    return Noise(epsilon, tries, "uniform", norm, stop_early, targeted)
 
 
 @REGISTRY.register("gaussian_noise")
@@ -135,4 +131,5 @@ def gaussian_noise(
     targeted: bool = False,
 ) -> Noise:
     """The best of 100 draws of Gaussian noise."""
-    return _noise("gaussian", epsilon, tries, norm, stop_early, targeted)
+    uniform = uniform_noise(epsilon, tries=tries, norm=norm, stop_early=stop_early, targeted=targeted)
+    return replace(uniform, kind="gaussian")

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.diagnostics import Diagnostics
-from srdef.attacks.nearest import Nearest, annealed, lead_to_undo
+from srdef.attacks.base import REGISTRY, is_adversarial
+from srdef.attacks.nearest import Search, SearchState, annealed, lead_to_undo
 from srdef.attacks.projections import AnyNorm, length, safe_divide
 from srdef.cpu.gradients import value_and_grad
 from srdef.validation import Scalar, check_count, check_numbers, check_shares
@@ -25,22 +24,15 @@ _ADAM = optax.scale_by_adam()
 _LAST_STEP = 0.1
 
 
-class State(struct.PyTreeNode):
+class State(SearchState):
     """The loop's state of one image."""
 
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    x: jax.Array
     adam: Any
     threshold: jax.Array
-    nearest: Nearest
-    diagnostics: Diagnostics
 
 
 @struct.dataclass
-class SigmaZero(Attack):
+class SigmaZero(Search):
     """Descend on a hinge and a smooth count of changed values; drop the values that change little.
 
     With δ the perturbation of n values and f the lead of the label over the best other class (targeted: of
@@ -78,16 +70,12 @@ class SigmaZero(Attack):
     norm: AnyNorm = struct.field(pytree_node=False, default="l0")
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
-        return State(
+        return State.create(
             image,
             label,
             key,
-            iteration=jnp.int32(0),
-            x=image,
             adam=_ADAM.init(image),
             threshold=jnp.asarray(self.threshold, image.dtype),
-            nearest=Nearest.create(image),
-            diagnostics=Diagnostics.create(),
         )
 
     def step(self, victim: Victim, state: State) -> State:
@@ -130,9 +118,6 @@ class SigmaZero(Attack):
     def finished(self, state: State) -> jax.Array:
         # Nothing is fewer than one value.
         return state.nearest.distance <= 1
-
-    def result(self, state: State) -> jax.Array:
-        return state.nearest.image
 
 
 @REGISTRY.register("sigma_zero")

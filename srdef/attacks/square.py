@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
+from srdef.attacks.base import REGISTRY, START, Attack, is_adversarial
 from srdef.attacks.losses import cross_entropy, max_other_logit
 from srdef.attacks.projections import Norm, length, project, safe_divide
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
@@ -102,6 +102,13 @@ class Square(Attack):
         found = self.stop_early & is_adversarial(self, logits, label)
         draws = jnp.int32(draws_per_call(victim))
         return State(image, label, key, jnp.int32(0), draws, x, loss, done | found)
+
+    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
+        loss, logits = self._loss(victim, start, state.label, jax.random.fold_in(state.key, START))
+        # What is misclassified already stays as it is.
+        done = state.adversarial & (state.x == state.image).all()
+        found = self.stop_early & is_adversarial(self, logits, state.label)
+        return state.replace(x=jnp.where(done, state.x, start), loss=loss, adversarial=done | found)
 
     def step(self, victim: Victim, state: State) -> State:
         propose_key, query_key = jax.random.split(jax.random.fold_in(state.key, state.iteration + 1))

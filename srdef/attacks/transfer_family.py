@@ -8,6 +8,7 @@ sources into one. ε is 16/255, the steps are 10 of ε/10, and μ is 1, as in th
     attacks.vnifgsm(views=(victims.ScaledCopies(), victims.DiverseInputs(), victims.SmoothedGradient()))
 """
 
+from dataclasses import replace
 from typing import Any
 
 from srdef.attacks.base import REGISTRY
@@ -173,20 +174,18 @@ def vnifgsm(
     N = 20 neighbours of x, drawn uniformly within β ε = 1.5 ε, minus the gradient at the look-ahead; it is
     added to the next gradient. Neighbours are not brought into [0, 1].
     """
-    check_count("neighbours", neighbours)
-    check_numbers(neighbourhood=neighbourhood)
-    return _transferable(
+    attack = vmifgsm(
         epsilon,
-        step_size,
-        momentum,
-        steps,
-        views,
-        targeted,
-        loss,
         neighbours=neighbours,
         neighbourhood=neighbourhood,
-        nesterov=True,
+        step_size=step_size,
+        momentum=momentum,
+        steps=steps,
+        views=views,
+        targeted=targeted,
+        loss=loss,
     )
+    return replace(attack, nesterov=True)
 
 
 @REGISTRY.register("admix")

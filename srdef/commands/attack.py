@@ -62,14 +62,16 @@ def specification(text: str, option: str) -> dict[str, Any]:
 
 
 def specifications(text: str, option: str) -> list[dict[str, Any]]:
-    """The entries of a list with commas; `pgd:steps=40,restarts=2,apgd` are two."""
+    """The attacks of a list with commas; `pgd:steps=40,restarts=2,apgd` are two. Aliases become names."""
     entries: list[str] = []
     for part in text.split(","):
         if entries and ":" in entries[-1] and re.match(r"\w+=", part):
             entries[-1] += f",{part}"
         else:
             entries.append(part)
-    return [specification(entry, option) for entry in entries]
+    made = [specification(entry, option) for entry in entries]
+    resolved = [(*attacks.REGISTRY.resolve(entry["name"]), entry) for entry in made]
+    return [{**given, **entry, "name": name} for name, given, entry in resolved]
 
 
 def radii(text: str) -> list[float]:
@@ -174,6 +176,7 @@ def measure(
             defense=defense,
             threat=config["threat"],
             draws=config["draws"],
+            targets=config.get("targets"),
             ids=dataset.ids,
             batch_size=min(config["batch_size"], len(dataset)),
             progress=progress,
@@ -218,6 +221,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="whether the attacker knows the defense (default: white_box)",
     )
     parser.add_argument(
+        "--targets",
+        choices=("least_likely", "random", "second"),
+        help="the class that attacks aim at (default: any but the label)",
+    )
+    parser.add_argument(
         "--draws", metavar="NUMBER", type=int, default=20, help="of a random defense, in each step (20)"
     )
     parser.add_argument("--limit", metavar="NUMBER", type=int, help="take the first images (default: all)")
@@ -253,6 +261,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         "limit": options.limit,
         "batch_size": options.batch_size,
         "seed": options.seed,
+        **({"targets": options.targets} if options.targets else {}),
     }
 
 

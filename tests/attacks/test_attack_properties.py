@@ -11,7 +11,7 @@ import pytest
 from registered import DERIVED, every
 
 from srdef import attacks, datasets, models
-from srdef.attacks import batch
+from srdef.attacks import batch, starts
 from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
 
@@ -37,6 +37,7 @@ SHORT = {
     "minimal_epsilon": {"attack": {"name": "mifgsm", "epsilon": 0.2, "steps": 4}},
     "hop_skip_jump": {"steps": 5, "init_num_evals": 30},
     "pgd": {"steps": 10, "restarts": 2},
+    "repeat": {"attack": "pgd", "steps": 10, "restarts": 2, "n": 2},
     "salt_and_pepper": {"steps": 100},
     "sigma_zero": {"steps": 60},
     "sparse_rs": {"pixels": 10, "queries": 300},
@@ -189,7 +190,7 @@ def test_alone_in_a_batch_and_in_another_order(name):
     assert alone.success[0] == whole.success[5]
 
 
-@pytest.mark.parametrize("name", every(NAMES))
+@pytest.mark.parametrize("name", every([name for name in NAMES if name != "repeat"]))
 def test_perturb_is_the_attack_itself(name):
     """The loop on the host gives what the attack gives as a function of one image."""
     classifier, images, labels = linear()
@@ -198,6 +199,79 @@ def test_perturb_is_the_attack_itself(name):
     )
     beside = run(make(name), classifier, images[1:2], labels[1:2], ids=np.array([1])).images[0]
     np.testing.assert_allclose(alone, beside, atol=1e-5)
+
+
+def one_of_each_class(names):
+    """For each class of attacks one of the names: what it says of itself is tested once."""
+    found = {}
+    for name in sorted(names, key=DERIVED.__contains__):
+        found.setdefault(type(make(name)), name)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("name", one_of_each_class([name for name in NAMES if name != "repeat"]))
+def test_a_trace_changes_nothing(name):
+    classifier, images, labels = linear()
+    plain = on_linear(name)
+    traced = run(make(name), classifier, images, labels, trace=True)
+    trace = traced.trace
+    jax.tree.map(np.testing.assert_array_equal, traced.replace(trace=None), plain)
+    rows = plain.steps.max() + 1
+    assert trace.loss.shape == trace.margin.shape == trace.success.shape == (rows, len(images))
+    assert np.isfinite(trace.loss).all()
+    untied = trace.margin != 0
+    np.testing.assert_array_equal(trace.success[untied], trace.margin[untied] > 0)
+    # What is finished stays as it was.
+    for column, steps in enumerate(plain.steps):
+        assert len(np.unique(trace.margin[steps:, column])) == 1
+    # The last row is the result.
+    result = run(attacks.fgsm(0.0), classifier, plain.images, labels, trace=True).trace
+    np.testing.assert_allclose(trace.margin[-1], result.margin[0], atol=1e-4)
+    np.testing.assert_array_equal(trace.success[-1], plain.success)
+    if name not in STARTS_AT_RANDOM:
+        logits = np.asarray(classifier(jnp.asarray(images)))
+        chosen = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+        others = np.where(np.arange(5) == labels[:, None], -np.inf, logits).max(axis=1)
+        np.testing.assert_allclose(trace.margin[0], others - chosen, atol=1e-4)
+
+
+# Where `start` is not the image when none is given.
+STARTS_AT_RANDOM = ("pgd", "apgd", "apgd_t", "hop_skip_jump", "square", "sparse_rs")
+
+
+@pytest.mark.parametrize("name", one_of_each_class(starts.names()))
+def test_a_start_of_ones_own(name):
+    classifier, images, labels = linear()
+    assert starts.takes_start(make(name))
+    if name not in STARTS_AT_RANDOM:
+        at_image = run(make(name), classifier, images, labels, start=images)
+        jax.tree.map(np.testing.assert_array_equal, at_image, on_linear(name))
+    start = np.random.default_rng(1).uniform(size=images.shape).astype(np.float32)
+    result = run(make(name), classifier, images, labels, start=start, trace=True)
+    assert 0 <= result.images.min() <= result.images.max() <= 1
+    if name in WITH_EPSILON:
+        assert result.linf.max() <= EPSILON + 1e-6
+    # It starts there and not at the image: brought into the ball first, if there is one.
+    inside = np.clip(start, images - EPSILON, images + EPSILON) if name in WITH_EPSILON else start
+    if name != "hop_skip_jump":  # whose first point is at the boundary
+        margin = run(attacks.fgsm(0.0), classifier, inside, labels, trace=True).trace.margin[0]
+        np.testing.assert_allclose(result.trace.margin[0], margin, atol=1e-4)
+    assert not np.array_equal(result.images, on_linear(name).images)
+    # Misclassified images stay as they are, where the attack leaves them so.
+    if name in WITHOUT_EPSILON:
+        wrong = run(make(name), classifier, images, (labels + 1) % 5, start=start)
+        np.testing.assert_array_equal(wrong.images, images)
+
+
+def test_a_start_at_the_image_is_no_random_start():
+    classifier, images, labels = linear()
+    at_image = run(make("pgd"), classifier, images, labels, start=images)
+    plain = run(make("pgd", random_start=False), classifier, images, labels)
+    jax.tree.map(np.testing.assert_array_equal, at_image, plain)
+
+
+def test_attacks_without_an_initial_point():
+    assert set(NAMES) - set(starts.names()) == {*BASELINES, "sparse_rs", "repeat"}
 
 
 @pytest.mark.parametrize(

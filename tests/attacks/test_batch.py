@@ -1,6 +1,7 @@
 """`perturb`: validation, keys, storage, devices, compilation."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -102,6 +103,15 @@ def test_success_and_distances_are_those_of_the_returned_images():
         difference = (result.images - images).reshape(40, -1).astype(np.float64)
         np.testing.assert_allclose(result.linf, np.abs(difference).max(axis=1), rtol=1e-6)
         np.testing.assert_allclose(result.l2, np.linalg.norm(difference, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(result.l1, np.abs(difference).sum(axis=1), rtol=1e-5)
+        np.testing.assert_array_equal(result.l0, (difference != 0).sum(axis=1))
+
+
+def test_the_repr_has_the_norm_of_the_attack():
+    text = repr(perturb(attacks.sparse_rs(pixels=4, queries=200), labels="predicted"))
+    assert re.search(r"median L∞ [\d.]+, L2 [\d.]+, L0 ([1-9]|1[0-2])(\.5)?[;)]", text), text
+    assert "L1" not in repr(perturb(attacks.fgsm(0.1)))
+    assert ", L1 " in repr(perturb(attacks.apgd(2.0, norm="l1", steps=2)))
 
 
 def test_targeted_success_is_reaching_the_label():
@@ -198,6 +208,40 @@ def test_finished_images_leave_the_batch(monkeypatch):
     assert sizes == [11, 11, 11, 11, 2, 2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_a_trace_has_every_step_of_every_image(batch_size, looped, monkeypatch):
+    """In smaller and smaller batches, filled up or not, and on devices that take many steps at a time."""
+    monkeypatch.setattr(batch, "_looped", lambda attack, sharding: looped)
+    images = linear_victims.images(11) * 0.5
+    turns = np.array([1, 0, 9, 2, 2, 5, 1, 3, 0, 2, 4], np.float32)
+    labels = np.arange(11) % 5
+    result = perturb(Countdown(turns), images, labels, batch_size=batch_size, trace=True)
+    np.testing.assert_array_equal(result.steps, turns)
+    steps = np.minimum(np.arange(10)[:, None], turns)
+    seen = images + 0.01 * steps[..., None, None, None]
+    logits = linear_victims.linear(classes=5)(jnp.asarray(seen.reshape(-1, *images.shape[1:])))
+    logits = np.asarray(logits, np.float64).reshape(10, 11, 5)
+    own = np.take_along_axis(logits, labels[None, :, None], 2)[..., 0]
+    others = np.where(np.arange(5) == labels[:, None], -np.inf, logits).max(axis=2)
+    np.testing.assert_allclose(result.trace.margin, others - own, atol=1e-4)
+    loss = np.log(np.exp(logits).sum(axis=2)) - own
+    np.testing.assert_allclose(result.trace.loss, loss, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(result.trace.success, logits.argmax(axis=2) != labels)
+
+
+def test_a_targeted_trace_climbs_the_lead_of_the_target():
+    images, labels = linear_victims.images(6), np.arange(6) % 5
+    attack = attacks.pgd(0.1, steps=3, targeted=True, random_start=False)
+    trace = perturb(attack, images, labels, trace=True).trace
+    logits = np.asarray(linear_victims.linear(classes=5)(jnp.asarray(images)), np.float64)
+    own = logits[np.arange(6), labels]
+    others = np.where(np.arange(5) == labels[:, None], -np.inf, logits).max(axis=1)
+    np.testing.assert_allclose(trace.margin[0], own - others, atol=1e-4)
+    np.testing.assert_allclose(trace.loss[0], own - np.log(np.exp(logits).sum(axis=1)), rtol=1e-4)
+    assert (np.diff(trace.loss, axis=0) > 0).all()
+
+
 @pytest.mark.parametrize("name", ["pgd", "apgd", "deepfool", "square"])
 def test_many_steps_in_one_call_are_the_same_steps(name, monkeypatch):
     """What a GPU does, and attacks without gradients everywhere; here 1, then at most 10,000 at a time."""
@@ -267,6 +311,11 @@ for attack, tolerance in [
         options["mesh"] = one_device
         one = attacks.perturb(attack, victim, images, labels, key=jax.random.key(0), **options)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), eight, one)
+def started(**options):
+    options |= {"start": images, "trace": True, "batch_size": 8}
+    return attacks.perturb(attacks.pgd(steps=3), victim, images, labels, key=jax.random.key(0), **options)
+pairs = started(), started(mesh=one_device)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), *pairs)
 print("identical")
 """
 

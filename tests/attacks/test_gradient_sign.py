@@ -136,7 +136,7 @@ def test_cross_entropy_gradient_survives_saturation():
         (lambda: attacks.mifgsm(step_size=-1.0), "step_size must not be negative"),
         (lambda: attacks.mifgsm(momentum=-1.0), "momentum must not be negative"),
         (lambda: attacks.create("fgsm", eps=1), r"attack 'fgsm'.*its options are: epsilon"),
-        (lambda: attacks.create("bim"), r"unknown attack 'bim'; choose from: .*fgsm, ifgsm, mifgsm"),
+        (lambda: attacks.create("fgms"), r"unknown attack 'fgms'; choose from: .*fgsm, ifgsm, mifgsm"),
     ],
 )
 def test_bad_options_are_named(make, message):

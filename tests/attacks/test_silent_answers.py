@@ -79,7 +79,13 @@ def make(name, **options):
 
 
 def test_every_attack_is_tried():
-    assert set(attacks.list_names()) - set(OPTIONS) <= {"di2fgsm", "mdi2fgsm", "autoattack", "own"}
+    assert set(attacks.list_names()) - set(OPTIONS) <= {
+        "di2fgsm",
+        "mdi2fgsm",
+        "autoattack",
+        "repeat",
+        "own",
+    }
 
 
 @pytest.mark.parametrize("name", every(GRADIENTS))

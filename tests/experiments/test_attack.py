@@ -127,10 +127,12 @@ def test_options_defense_norm_and_limit(folder):
         "--defense=mine.py:Brighten:levels=5+identity",
         "--output=out",
     )
-    assert run(*words, "--attacks=apgd:steps=5,loss=cross_entropy") == 0
+    assert run(*words, "--attacks=APGD-CE:steps=5", "--targets=second") == 0
     assert sorted(accuracies(folder / "out" / "robustness.csv").values()) == [0.5, 1]
     config = json.loads((folder / "out" / "config.json").read_text())
+    # An alias is written as what it stands for.
     assert config["attacks"] == [{"name": "apgd", "steps": 5, "loss": "cross_entropy"}]
+    assert config["targets"] == "second"
     assert config["defense"] == [{"name": "mine.py:Brighten", "levels": 5}, {"name": "identity"}]
     assert config["limit"] == 2
 
