@@ -1,8 +1,8 @@
 """The search for the smallest ε: closed forms, and the rules of foolbox 1.8.
 
-Foolbox 1.8.0 itself, which runs on no Python of today without help, was asked once: on the smooth network
-of these tests, from ε 0.3 (I-FGSM, MI-FGSM, with and without an early stop) and on the grid (FGSM), the
-images were the same to 3e-8.
+Foolbox 1.8.0 itself, which runs on no Python of today without help, was asked once: I-FGSM and MI-FGSM from ε
+0.3, I-FGSM also without an early stop, and FGSM on its grid. On the smooth network of these tests the images
+were the same to 3e-8; on EfficientNet-Lite0 at 96 pixels (4 images) all L∞ distances were the same to 2e-4.
 """
 
 import jax
