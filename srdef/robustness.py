@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from srdef import models, victims
-from srdef.attacks.base import REGISTRY, Attack, create, without_early_stop
+from srdef.attacks.base import REGISTRY, Attack, create_for, without_early_stop
 from srdef.attacks.batch import Ensemble, perturb, smaller_batch
 from srdef.attacks.projections import Norm
 from srdef.attacks.targets import TargetName
@@ -294,7 +294,7 @@ def evaluate_robustness(
     random = defense is not None and defense.random
     judge, seen = _victims(models.wrap(model), defense, threat, draws)
     labels = check_labels(labels, len(images), victims.check_victim(judge, images.shape[1:]))
-    makers = _makers(attacks, norm, targets)
+    makers = _makers(attacks, norm, targets, images)
     for name, maker in makers.items():
         _check_norm(name, maker.make(radii[0]), norm)
     case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size, targets)
@@ -346,14 +346,14 @@ def _is_attack(entry: Any) -> bool:
 
 
 def _makers(
-    attacks: Sequence[AttackLike] | AttackLike, norm: Norm, targets: TargetName | None
+    attacks: Sequence[AttackLike] | AttackLike, norm: Norm, targets: TargetName | None, images: np.ndarray
 ) -> dict[str, _Maker]:
     """For each attack its name and how it is made."""
     single = isinstance(attacks, str | Mapping) or callable(attacks) or _is_attack(attacks)
     entries: Any = [attacks] if single else attacks
     makers: dict[str, _Maker] = {}
     for entry in entries:
-        name, maker = _maker(entry, norm, targets)
+        name, maker = _maker(entry, norm, targets, images)
         if name in makers:
             name = f"{name} ({len(makers) + 1})"
         makers[name] = maker
@@ -362,7 +362,7 @@ def _makers(
     return makers
 
 
-def _maker(entry: Any, norm: Norm, targets: TargetName | None) -> tuple[str, _Maker]:
+def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarray) -> tuple[str, _Maker]:
     if isinstance(entry, str | Mapping):
         options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
         name, given = REGISTRY.resolve(str(options.pop("name", None)))
@@ -375,8 +375,8 @@ def _maker(entry: Any, norm: Norm, targets: TargetName | None) -> tuple[str, _Ma
                 raise InputError(f"targets: attack {name!r} is not for targets; leave it out")
             options["targeted"] = True
         if "epsilon" in known and "epsilon" not in options:
-            return name, _Maker(lambda epsilon: create(name, epsilon=epsilon, **options), True)
-        return name, _Maker(lambda _: create(name, **options), False)
+            return name, _Maker(lambda epsilon: create_for(images, name, epsilon=epsilon, **options), True)
+        return name, _Maker(lambda _: create_for(images, name, **options), False)
     if _is_attack(entry):
         return type(entry).__name__, _Maker(lambda _: entry, False)
     if callable(entry):

@@ -50,6 +50,12 @@ def result():
     return evaluate(("fgsm", {"name": "pgd", "steps": 3}, "deepfool"), norm="linf")
 
 
+def test_an_attack_that_mixes_images_gets_the_evaluated_ones():
+    named = evaluate({"name": "admix", "steps": 2})
+    given = evaluate(lambda epsilon: attacks.admix(epsilon, steps=2, bank=IMAGES))
+    np.testing.assert_array_equal(*(next(iter(result.correct.values())) for result in (named, given)))
+
+
 def test_counts_over_all_images_and_over_the_clean_correct_ones(result):
     np.testing.assert_array_equal(result.clean, CLEAN)
     np.testing.assert_array_equal(result.correct["fgsm"], ROBUST)

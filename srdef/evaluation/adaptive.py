@@ -156,7 +156,7 @@ def perturb(
 def blind(run: AdaptiveRun, label: str, epsilon: float) -> Store:
     """The adversarial images of a threat that does not look at the defense."""
     experiment = run.experiment
-    attack = experiment.threats[label].make(epsilon)
+    attack = experiment.threats[label].make(epsilon, images=run.dataset.images)
     victim = experiment.victim(experiment.threats[label], next(iter(experiment.defenses)))
     assert victim is not None
 
@@ -186,7 +186,9 @@ def attacked(run: AdaptiveRun, defense: str, label: str) -> Store | None:
         return None
     random, is_blind, count = transformation.random, threat.knows in BLIND, len(experiment.epsilons)
     made = [
-        threat.make(epsilon, random and not is_blind) if threat.attacks_at(epsilon) else None
+        threat.make(epsilon, random and not is_blind, run.dataset.images)
+        if threat.attacks_at(epsilon)
+        else None
         for epsilon in experiment.epsilons
     ]
     before, _ = clean(run, defense)

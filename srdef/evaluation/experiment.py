@@ -214,6 +214,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
     check_fields(config, FIELDS, OPTIONAL)
     seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
 
+    specified: dict[str, dict[str, Any]] = {}
     made: dict[str, Attack] = {}
     storage: dict[str, Storage] = {}
     for label in subsections(config, "attacks"):
@@ -224,7 +225,9 @@ def resolve(config: dict[str, Any]) -> Experiment:
         storage[label] = options.pop("storage", "float32")
         if storage[label] not in ("float32", "uint8"):
             raise InputError(f"attack {label!r}: storage must be float32 or uint8, not {storage[label]!r}")
-        made[label] = attacks.create(options.pop("name"), **options)
+        specified[label] = options
+        if not attacks.REGISTRY.takes(options["name"], "bank"):  # that needs the images
+            made[label] = attacks.create(**options)
     classifier = make_classifier(config)
     passes: dict[str, int] = {}
     chosen: dict[str, Defense] = {}
@@ -239,6 +242,10 @@ def resolve(config: dict[str, Any]) -> Experiment:
         chosen[label] = make_defense(defense, classifier)
     Reference.of(config)
     dataset = load_dataset(config, classifier=classifier)
+    made = {
+        label: made.get(label) or attacks.create_for(dataset.images, **options)
+        for label, options in specified.items()
+    }
     return Experiment(
         config, dataset, classifier, made, storage, chosen, passes, min(batch_size, len(dataset)), seed
     )

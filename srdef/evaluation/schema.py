@@ -76,7 +76,7 @@ def _model(text: str) -> Field:
     return named(text, models.REGISTRY, MODEL, given=("rngs",))
 
 
-_ATTACK = named("", attacks.REGISTRY, BESIDE_ATTACK)
+_ATTACK = named("", attacks.REGISTRY, BESIDE_ATTACK, given=("bank",))
 _STEP = named("", defenses.REGISTRY, {})
 _STEPS = items("", _STEP, least=1)
 _ONE_DEFENSE = named("", defenses.REGISTRY, BESIDE_DEFENSE)
@@ -129,7 +129,7 @@ _THREAT = section(
             "what the attacker knows",
             *("classifier", "other classifier", "identity", "gradient", "expectation", "scores"),
         ),
-        "attack": named("the attack, without ε", attacks.REGISTRY, {}, given=("epsilon",)),
+        "attack": named("the attack, without ε", attacks.REGISTRY, {}, given=("epsilon", "bank")),
         "draws": whole(
             "draws averaged in a step, for `expectation` and `scores`", high=100_000, optional=True
         ),

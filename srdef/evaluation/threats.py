@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+
 from srdef import attacks
 from srdef.attacks.projections import Norm
 from srdef.errors import InputError
@@ -10,6 +12,9 @@ from srdef.evaluation.experiment import CLEAN, specification
 from srdef.validation import check_count
 
 WORST = "worst case"
+
+# Stands for the bank of an attack that is only checked.
+_ANY_IMAGES = np.zeros((1, 1, 1, 3), np.float32)
 
 Knowledge = Literal["classifier", "other classifier", "identity", "gradient", "expectation", "scores"]
 """What an attacker knows.
@@ -55,10 +60,12 @@ class Threat:
         """Whether this ε is one of its own."""
         return self.epsilons is None or epsilon in self.epsilons
 
-    def make(self, epsilon: float, random: bool = False) -> attacks.Attack:
-        """Make the attack with this ε, for a random or a deterministic victim."""
-        options = dict(self.attack)
-        attack = attacks.create(options.pop("name"), epsilon=epsilon, **options)
+    def make(self, epsilon: float, random: bool = False, images: Any = _ANY_IMAGES) -> attacks.Attack:
+        """Make the attack with this ε, for a random or a deterministic victim.
+
+        `images` are those that will be attacked, for an attack that mixes others into each.
+        """
+        attack = attacks.create_for(images, **self.attack, epsilon=epsilon)
         return attacks.without_early_stop(attack) if random else attack
 
 

@@ -13,11 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 from configs import adaptive as config_module
+from configs import quickstart
 from srdef import attacks
 from srdef.commands import cli
 from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation import adaptive, adaptive_checks, progress, schema
+from srdef.evaluation import experiment as gray_box
 from srdef.evaluation.adaptive import Outcome
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
 from srdef.evaluation.experiment import CLEAN, make_defense, split_entry
@@ -204,6 +206,23 @@ def test_an_experiment_in_l2_is_configured_by_its_attacks():
     found = resolve(config)
     assert found.norm == "l2"
     assert found.epsilons == (0.5, 2.0)
+
+
+def test_a_bank_of_images_is_that_of_the_data_set(experiment):
+    threat = Threat("gradient", {"name": "admix", "steps": 2})
+    images = experiment.dataset.images
+    assert threat.make(0.1, images=images) == attacks.admix(0.1, steps=2, bank=images)
+    assert threat.make(0.1, images=images) != attacks.admix(0.1, steps=2, bank=images[1:])
+    schema.check("adaptive", config_of_samples(threats={"x": {"knows": "gradient", "attack": threat.attack}}))
+    config = quickstart.get_config().to_dict()
+    config |= {
+        "attacks": {"Admix": {"name": "admix", "epsilon": 0.1}},
+        "defenses": {"none": {"name": "identity"}},
+    }
+    config["dataset"] = {"name": "imagenet_samples", "size": 32, "limit": 3}
+    schema.check("evaluation", config)
+    found = gray_box.resolve(config)
+    assert found.attacks["Admix"] == attacks.admix(0.1, bank=found.dataset.images)
 
 
 def test_scores_of_a_random_defense_are_means_over_draws_that_all_count(experiment):
