@@ -14,7 +14,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import interrupts
-from srdef.errors import InputError
+from srdef.errors import InputError, OutOfMemoryError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether XLA has raised the error because the device has no memory left."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _out_of_memory(error: BaseException, size: int, devices: int) -> OutOfMemoryError:
+    reason = " ".join(str(error).split())[:200].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+    smaller = size // 2 // devices * devices
+    advice = f"try batch_size={smaller}" if smaller else "smaller images or networks need less"
+    return OutOfMemoryError(f"not enough memory for batches of {size} images ({reason}); {advice}")
 
 
 def data_mesh(devices: list[Any] | None = None) -> Mesh:
@@ -80,6 +92,8 @@ def map_batches(
     ------
     InputError
         If there are no images, or the arrays differ in length.
+    OutOfMemoryError
+        An InputError and MemoryError that proposes a smaller `batch_size`.
     """
     lengths = {rows.shape[0] for rows in per_image}
     if len(lengths) != 1:
@@ -98,9 +112,14 @@ def map_batches(
     results = []
     for rows in slices(count, size):
         interrupts.check()
-        batch = [jax.device_put(pad_rows(array[rows], size), sharding) for array in per_image]
-        result = function(*shared, *batch)
-        results.append(jax.tree.map(lambda x, n=rows.stop - rows.start: np.asarray(x)[:n], result))
+        try:
+            batch = [jax.device_put(pad_rows(array[rows], size), sharding) for array in per_image]
+            result = function(*shared, *batch)
+            results.append(jax.tree.map(lambda x, n=rows.stop - rows.start: np.asarray(x)[:n], result))
+        except jax.errors.JaxRuntimeError as error:
+            if is_out_of_memory(error):
+                raise _out_of_memory(error, size, devices) from error
+            raise
         if progress is not None:
             progress(rows.stop - rows.start)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)

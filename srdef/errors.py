@@ -1,4 +1,4 @@
-"""The one error that srdef raises for bad input."""
+"""The errors and the warning that srdef raises."""
 
 
 def printable(text: str) -> str:
@@ -15,6 +15,10 @@ class InputError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(printable(str(message)))
+
+
+class OutOfMemoryError(InputError, MemoryError):
+    """What was asked for needs more memory than the device has; the message says what needs less."""
 
 
 class SrdefWarning(UserWarning):

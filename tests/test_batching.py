@@ -1,9 +1,10 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from srdef import batching
-from srdef.errors import InputError
+from srdef.errors import InputError, OutOfMemoryError
 
 
 @jax.jit
@@ -51,3 +52,30 @@ def test_lengths_differ():
 def test_bad_batch_size():
     with pytest.raises(InputError, match="batch_size"):
         batching.map_batches(scale, (1.0,), (np.zeros(3), keys(3)), batch_size=0)
+
+
+@jax.jit
+def greedy(x):
+    """Takes 16 TiB for each number."""
+    return jnp.cumsum(jnp.sin(jnp.arange(2.0**42) + x[:, None]), axis=1)[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("count", "advice"), [(7, "try batch_size=3"), (1, "smaller images or networks need less")]
+)
+def test_too_large_a_batch_is_one_line(count, advice):
+    with pytest.raises(OutOfMemoryError) as caught:
+        batching.map_batches(greedy, (), (np.zeros(count, np.float32),))
+    message = str(caught.value)
+    assert message.startswith(f"not enough memory for batches of {count} images (Out of memory allocating ")
+    assert message.endswith(advice)
+    assert "\n" not in message
+    assert isinstance(caught.value, MemoryError)
+
+
+def test_other_errors_of_the_device_are_not_taken_for_that():
+    def fails(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        batching.map_batches(fails, (), (np.zeros(3),))

@@ -17,11 +17,13 @@ import jax
 from rich.console import Console
 
 from srdef import interrupts
+from srdef.batching import is_out_of_memory
 from srdef.commands import configuration
 from srdef.errors import InputError
 from srdef.evaluation import plain_data, schema
 
 console = Console()
+_NO_MEMORY = "not enough memory ({}); a smaller config.batch_size or dataset.limit needs less"
 plain = configuration.plain
 
 
@@ -70,7 +72,11 @@ def run(name: str, module: ModuleType, arguments: Sequence[str]) -> int:
     except InputError as error:
         return fail(str(error))
     except MemoryError as error:
-        return fail(f"not enough memory ({error}); a smaller config.batch_size or dataset.limit needs less")
+        return fail(_NO_MEMORY.format(error))
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return fail(_NO_MEMORY.format(" ".join(str(error).split())[:200]))
     except BrokenPipeError:  # as in `srdef report ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -25,6 +25,14 @@ def build(steepness=20.0):
     return model
 
 
+def greedy():
+    def model(images):  # takes 16 TiB for each image
+        table = jnp.sin(jnp.arange(2.0**42) + images.mean((1, 2, 3))[:, None])
+        return jnp.cumsum(table, axis=1)[:, :2]
+
+    return model
+
+
 def stripes(count=6):
     import numpy as np
 
@@ -224,6 +232,7 @@ def test_registered_models_have_their_weights_and_size(monkeypatch):
         ),
         (["--model=mine.py:build:pretrained=true"], "its options are: steepness"),
         (["--model=mine.py:Brighten"], "model 'mine.py:Brighten': "),
+        (["--model=mine.py:greedy"], "not enough memory for batches of 2 images (Out of memory allocating"),
         (["--model=efficientnet"], "unknown model 'efficientnet'; choose from: "),
         (["--model=edsr_small_x2"], "model 'edsr_small_x2' is not a classifier"),
         (["--data=cifar11"], "unknown data set 'cifar11'; choose from: "),
