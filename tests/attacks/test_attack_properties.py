@@ -271,7 +271,7 @@ def test_a_start_at_the_image_is_no_random_start():
 
 
 def test_attacks_without_an_initial_point():
-    assert set(NAMES) - set(starts.names()) == {*BASELINES, "sparse_rs", "repeat"}
+    assert set(NAMES) - set(starts.names()) == {*BASELINES, "minimal_epsilon", "repeat", "sparse_rs"}
 
 
 @pytest.mark.parametrize(
