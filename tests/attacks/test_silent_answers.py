@@ -39,6 +39,7 @@ OPTIONS = {
     "hop_skip_jump": {"steps": 2, "init_num_evals": 5},
     "ifgsm": {"steps": 3},
     "mifgsm": {"steps": 3},
+    "minimal_epsilon": {"attack": {"name": "ifgsm", "steps": 3}, "tolerance": 0.005},
     "nifgsm": {"steps": 3},
     "pgd": {"steps": 3, "restarts": 2},
     "sinifgsm": {"steps": 2, "copies": 2},
