@@ -322,4 +322,5 @@ def test_as_good_as_foolbox_on_a_real_network(name, classifier, photographs):
     both = fooled & result.success
     found, others = (distances(x, images, norm)[both] for x in (result.images, others))
     print(f"{name}: {both.sum()} fooled, median {np.median(found):.5g}, foolbox {np.median(others):.5g}")
-    assert np.median(found) <= 1.02 * np.median(others)
+    # Image by image: of ten images, one on which the two paths part would move the median itself.
+    assert np.median(found / others) <= 1.02
