@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import linear_victims
 import numpy as np
 import pytest
+from lowering import lower_for_accelerators
 from registered import DERIVED, every
 
 from srdef import attacks, datasets, models
@@ -361,6 +362,23 @@ def test_doubling_the_steps_does_not_lower_success(name):
     ]
     assert rates == sorted(rates)
     assert rates[-1] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "repeat"])
+def test_lowers_for_accelerators(name):
+    """One image with `vmap` and gradient: `repeat` only calls the others."""
+    victim = Undefended(linear_victims.linear(5))
+    attack, image = make(name), linear_victims.images(1)[0]
+
+    def one(image, label, key):
+        state = attack.init(victim, image, label, key)
+        return attack.result(attack.step(victim, state))
+
+    def batch(images, labels, key):
+        return jax.vmap(one, (0, 0, None))(images, labels, key)
+
+    exported = lower_for_accelerators(batch, np.stack([image, image]), np.array([0, 1]), KEY)
+    assert exported.out_avals[0].shape == (2, *image.shape)
 
 
 @functools.cache

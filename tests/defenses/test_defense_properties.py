@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from lowering import lower_for_accelerators
 from sample_photographs import photograph
 
 from srdef import defenses, images
@@ -112,6 +113,18 @@ def test_jit_changes_nothing(name):
     # Rounding differs with fusion; a few values may then go to the next of 256 levels.
     assert difference.max() < (2e-5 if defense.differentiable else 1.01 / 255)
     assert difference.mean() < 2e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lowers_for_accelerators(name):
+    defense = defenses.create(name, **CASES[name][0])
+    image = photograph(0, 24, 20)
+
+    def loss(image, key):
+        return jnp.sum(defense(image, key))
+
+    function = jax.grad(loss) if defense.differentiable else loss
+    lower_for_accelerators(lambda images, key: jax.vmap(function, (0, None))(images, key), image[None], KEY)
 
 
 @each_defense

@@ -6,8 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 from flax import nnx
+from lowering import lower_for_accelerators
 
 from srdef import models
+from srdef.cpu.gradients import value_and_grad
 from srdef.errors import InputError
 from srdef.weights import catalog, loading
 
@@ -135,3 +137,24 @@ def test_weights_of_another_network():
         InputError, match=r"lite1-77cc7160\.pth does not fit EfficientNetLite: unknown blocks"
     ):
         models.create("efficientnet_lite0", weights=path)
+
+
+# The others are these with other weights or sizes.
+ARCHITECTURES = [
+    *("compact_x2", "edsr_small_x2", "srresnet_x2", "efficientnet_lite0", "squeezenet"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("vgg19", "inception_v3", "inception_resnet_v2", "resnet50", "resnet50_torchvision")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_lowers_for_accelerators(name):
+    """With the gradient, which takes a way of its own on a CPU."""
+    network = models.create(name)
+
+    def gradient(images, _):
+        return value_and_grad(lambda x: (network(x).sum(), None), images)[1]
+
+    lower_for_accelerators(gradient, np.zeros((1, 96, 96, 3), np.float32), jax.random.key(0))
