@@ -16,7 +16,7 @@ ALPHA = EPSILON / STEPS
 KEY = jax.random.key(0)
 
 
-# Ours, theirs, and whether both take the same steps, as nothing is drawn.
+# Ours, theirs, and whether both take the same steps, as nothing is drawn. (VNI has the parts of NI and VMI.)
 CASES = {
     "nifgsm": (
         attacks.nifgsm(EPSILON, steps=STEPS),
@@ -37,11 +37,6 @@ CASES = {
     "vmifgsm": (
         attacks.vmifgsm(EPSILON, steps=STEPS, neighbours=3),
         lambda model: torchattacks.VMIFGSM(model, EPSILON, ALPHA, STEPS, 1.0, N=3, beta=1.5),
-        False,
-    ),
-    "vnifgsm": (
-        attacks.vnifgsm(EPSILON, steps=STEPS, neighbours=3),
-        lambda model: torchattacks.VNIFGSM(model, EPSILON, ALPHA, STEPS, 1.0, N=3, beta=1.5),
         False,
     ),
     # torchattacks shrinks the image onto a canvas of its own size; the authors' code, and ours, enlarge both.
