@@ -67,7 +67,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(own_code, "_folders", [])
-    monkeypatch.setattr(own_code, "_imported", {})
+    for known in ("_imported", "_registering", "_places"):
+        monkeypatch.setattr(own_code, known, {})
     (tmp_path / "mine.py").write_text(MINE)
     before = set(sys.modules)
     yield tmp_path
