@@ -39,6 +39,33 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def on_each_device(
+    function: Callable[..., Any], sharding: Any, shared: tuple[Any, ...], rows: tuple[Any, ...]
+) -> Any:
+    """`function(*shared, *rows)`, on every device with its own rows and nothing of the others'.
+
+    Left to itself, XLA gathers a whole batch on every device for operations that it cannot cut, such as
+    `top_k` and `fft`, and lets all devices wait for each other in every loop.
+
+    Parameters
+    ----------
+    function : callable
+        Returns arrays with one row per image.
+    sharding : NamedSharding
+        How the rows lie on the devices: along the axis `data`.
+    shared : tuple of pytrees
+        The same on all devices.
+    rows : tuple of pytrees
+        With one row per image in every array.
+    """
+    if len(sharding.device_set) == 1:
+        return function(*shared, *rows)
+    whole, cut = PartitionSpec(), PartitionSpec("data")
+    specs = (*(whole for _ in shared), *(cut for _ in rows))
+    mapped = jax.shard_map(function, mesh=sharding.mesh, in_specs=specs, out_specs=cut, check_vma=False)
+    return mapped(*shared, *rows)
+
+
 def slices(count: int, batch_size: int) -> Iterator[slice]:
     """The slices that cut `count` items into batches; the last may be shorter."""
     for start in range(0, count, batch_size):

@@ -26,8 +26,7 @@ from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.starts import with_start
 from srdef.attacks.targets import TargetName, choose
 from srdef.attacks.trace import Recorder
-from srdef.batching import map_batches
-from srdef.cpu.branches import traced_for
+from srdef.batching import map_batches, on_each_device
 from srdef.errors import InputError, SrdefWarning
 from srdef.victims import Victim, canvas_side, check_victim
 
@@ -76,7 +75,12 @@ def _init(
     """The first state of every image, moved to its `start` if there is one, and which need no step."""
 
     def one(
-        attack: Attack, image: jax.Array, label: jax.Array, key: jax.Array, start: jax.Array | None
+        victim: Victim,
+        attack: Attack,
+        image: jax.Array,
+        label: jax.Array,
+        key: jax.Array,
+        start: jax.Array | None,
     ) -> tuple[Any, jax.Array]:
         state = attack.init(victim, image, label, key)
         if start is not None:
@@ -84,8 +88,11 @@ def _init(
         state = strong_types(state)
         return (state, jnp.int32(0)), attack.finished(state) | (attack.max_steps < 1)
 
-    states = jax.vmap(one)(attack, images, labels, _image_keys(key, ids), start)
-    return jax.lax.with_sharding_constraint(states, sharding)
+    def states(victim: Victim, key: jax.Array, attack: Attack, *rows: Any) -> tuple[Any, jax.Array]:
+        images, labels, ids, start = rows
+        return jax.vmap(partial(one, victim))(attack, images, labels, _image_keys(key, ids), start)
+
+    return on_each_device(states, sharding, (victim, key), (attack, images, labels, ids, start))
 
 
 @partial(jax.jit, static_argnames=("looped", "sharding"))
@@ -111,35 +118,36 @@ def _steps(
     most : int array ()
         How many steps at most.
     enough : int array ()
-        Come back earlier once no more than so many images need steps. (Not on several devices: they would
-        have to ask each other after every step.)
+        Come back earlier once no more than so many images need steps. (Each of several devices until none of
+        its own does: they would have to ask each other after every step.)
     looped : bool
         Otherwise one step, whatever the other numbers are.
     """
 
-    def one(attack: Attack, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+    def one(victim: Victim, attack: Attack, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         state, steps = counted
         finished = attack.finished(state) | (steps >= attack.max_steps)
         stepped = same_types(attack.step(victim, state), state), steps + 1
         counted = jax.tree.map(lambda old, new: jnp.where(finished, old, new), counted, stepped)
         return counted, attack.finished(counted[0]) | (counted[1] >= attack.max_steps)
 
-    def go_on(carry: tuple[jax.Array, Any, jax.Array]) -> jax.Array:
-        taken, _, finished = carry
-        if len(sharding.device_set) > 1:
-            return taken < most
-        return (taken < most) & ((needed & ~finished).sum() > enough)
+    alone = len(sharding.device_set) == 1
 
-    def step(carry: tuple[jax.Array, Any, jax.Array]) -> tuple[jax.Array, Any, jax.Array]:
-        taken, state, _ = carry
-        with traced_for(len(sharding.device_set)):
-            state, finished = jax.vmap(one)(attack, state)
-        state, finished = jax.lax.with_sharding_constraint((state, finished), sharding)
-        return taken + 1, state, finished
+    def steps(
+        victim: Victim, most: jax.Array, enough: jax.Array, attack: Attack, state: Any, needed: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        def go_on(carry: tuple[jax.Array, Any, jax.Array]) -> jax.Array:
+            taken, _, finished = carry
+            return (taken < most) & ((needed & ~finished).sum() > (enough if alone else 0))
 
-    carry = jnp.int32(0), state, jnp.zeros(needed.shape, bool)
-    _, state, finished = jax.lax.while_loop(go_on, step, carry) if looped else step(carry)
-    return state, finished
+        def step(carry: tuple[jax.Array, Any, jax.Array]) -> tuple[jax.Array, Any, jax.Array]:
+            taken, state, _ = carry
+            return taken + 1, *jax.vmap(partial(one, victim))(attack, state)
+
+        carry = jnp.int32(0), state, jnp.zeros(needed.shape, bool)
+        return (jax.lax.while_loop(go_on, step, carry) if looped else step(carry))[1:]
+
+    return on_each_device(steps, sharding, (victim, most, enough), (attack, state, needed))
 
 
 def _looped(attack: Attack, sharding: Sharding) -> bool:

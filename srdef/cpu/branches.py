@@ -1,25 +1,11 @@
 """Computations that few steps of a batch need."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-
-_one_device: ContextVar[bool] = ContextVar("one device", default=False)
-
-
-@contextmanager
-def traced_for(devices: int) -> Iterator[None]:
-    """Say on how many devices the batches lie that are traced here."""
-    token = _one_device.set(devices == 1)
-    try:
-        yield
-    finally:
-        _one_device.reset(token)
 
 
 def where_needed(
@@ -27,10 +13,9 @@ def where_needed(
 ) -> jax.Array:
     """`compute(*operands)` where `needed`, or else `otherwise`.
 
-    Under `vmap`, a conditional computes both sides for every image. Here a single CPU computes nothing while
-    no image of the batch needs it: noise for a restart takes as long as the gradient of a small network. An
-    accelerator, where a decision costs more than the noise, and several devices, which would have to ask each
-    other, always compute it.
+    Under `vmap`, a conditional computes both sides for every image. Here a CPU computes nothing while no
+    image of its batch needs it: noise for a restart takes as long as the gradient of a small network. An
+    accelerator, where a decision costs more than the noise, always computes it.
 
     Parameters
     ----------
@@ -57,7 +42,6 @@ def where_needed(
             keep = jax.vmap(lambda _, otherwise, *__: otherwise, axes, axis_size=size)
             return jax.lax.cond(needed.any(), always, keep, needed, otherwise, *operands)
 
-        in_time = unless_none if _one_device.get() else always
-        return jax.lax.platform_dependent(needed, otherwise, *operands, cpu=in_time, default=always), True
+        return jax.lax.platform_dependent(needed, otherwise, *operands, cpu=unless_none, default=always), True
 
     return chosen(needed, otherwise, *operands)
