@@ -10,6 +10,9 @@ import pytest
 
 from srdef import cache
 
+# Tests run side by side: several threads of PyTorch in each would mostly wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Most of the tests' time is compilation: what one test, worker, script or checkout has compiled the others
 # load, now and in the next run.
 cache.keep_programs()
