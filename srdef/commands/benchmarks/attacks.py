@@ -28,6 +28,8 @@ SMALL, LARGER = 0.25 / 255, 3 / 255
 FEW, TARGETS, QUERIES = 20, 3, 200
 HOPS, FIRST_QUERIES = 5, 50  # of HopSkipJump
 NEAREST = 20  # steps of DDN and FMN
+# Of those made to transfer: iterations, and gradients of copies or neighbours in each.
+ITERATIONS, NEARBY = 5, 5
 
 # Name of the attack -> srdef's attack, and each library's name for it.
 ATTACKS: dict[str, Any] = {
@@ -35,6 +37,8 @@ ATTACKS: dict[str, Any] = {
     "MI-FGSM": lambda: attacks.mifgsm(EPSILON, steps=10),
     "DI2-FGSM": lambda: attacks.di2fgsm(EPSILON, steps=10, step_size=EPSILON / 10),
     "PGD": lambda: attacks.pgd(EPSILON, steps=10, step_size=EPSILON / 4),
+    "SI-NI-FGSM": lambda: attacks.sinifgsm(EPSILON, steps=ITERATIONS, copies=NEARBY),
+    "VMI-FGSM": lambda: attacks.vmifgsm(EPSILON, steps=ITERATIONS, neighbours=NEARBY),
     "DeepFool": lambda: attacks.deepfool(),
     # No early abort: libraries abort differently, and the same number of gradients is what is timed.
     "C&W": lambda: attacks.carlini_wagner(
@@ -55,7 +59,7 @@ BUDGETS = {"APGD": SMALL, "APGD-T": SMALL, "FAB-T": SMALL, "Square": LARGER}
 GRADIENTS = {
     "DeepFool": 9,
     **dict.fromkeys(("I-FGSM", "MI-FGSM", "DI2-FGSM", "PGD", "C&W", "APGD", "APGD-T"), 1),
-    **dict.fromkeys(("DDN", "FMN L2", "FMN L∞"), 1),
+    **dict.fromkeys(("DDN", "FMN L2", "FMN L∞", "SI-NI-FGSM", "VMI-FGSM"), 1),
 }
 
 SIDE = 160
@@ -166,6 +170,12 @@ def torchattacks_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> d
         "MI-FGSM": lambda: run(torchattacks.MIFGSM(network, EPSILON, EPSILON / 10, 10, 1.0)),
         "DI2-FGSM": lambda: run(torchattacks.DIFGSM(network, EPSILON, EPSILON / 10, 10)),
         "PGD": lambda: run(torchattacks.PGD(network, EPSILON, EPSILON / 4, 10)),
+        "SI-NI-FGSM": lambda: run(
+            torchattacks.SINIFGSM(network, EPSILON, EPSILON / ITERATIONS, ITERATIONS, m=NEARBY)
+        ),
+        "VMI-FGSM": lambda: run(
+            torchattacks.VMIFGSM(network, EPSILON, EPSILON / ITERATIONS, ITERATIONS, N=NEARBY)
+        ),
         # It has no search over c; the same number of gradients with its default c.
         "C&W": lambda: run(torchattacks.CW(network, c=1, steps=SEARCHES * STEPS, lr=5e-3)),
         "APGD": lambda: run(torchattacks.APGD(network, eps=SMALL, steps=FEW)),
