@@ -71,7 +71,7 @@ class Registry:
 
         A name that stands for nothing is returned as it is.
         """
-        if not self._aliases or name in self._builders or ":" in name:
+        if not self._aliases or not isinstance(name, str) or name in self._builders or ":" in name:
             return name, {}
         known = {_plain(alias): found for alias, found in self._aliases.items()}
         known |= {_plain(own): (own, {}) for own in self._builders}
@@ -93,13 +93,15 @@ class Registry:
             For an unknown name, with the list of names and the nearest one; for a module that is missing or
             fails, or a function that is missing.
         """
+        if not isinstance(name, str):
+            raise InputError(f"the name of the {self.kind} must be a string, not {name!r:.80}")
         name, _ = self.resolve(name)
         if name in self._builders:
             return self._builders[name]
         if ":" in name:
             return own_code.builder(self.kind, name)
         short = name if len(name) <= 60 else f"{name[:57]}..."
-        near = difflib.get_close_matches(short, [*self._builders, *self._aliases], n=1)
+        near = difflib.get_close_matches(short.lower(), [*self._builders, *self._aliases], n=1)
         raise InputError(
             f"unknown {self.kind} {short!r}; choose from: {', '.join(self._builders)}, or give "
             f"MODULE:FUNCTION of your own{f'; did you mean {near[0]}?' if near else ''}"

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from srdef import models, victims
-from srdef.attacks.base import REGISTRY, Attack, create_for, without_early_stop
+from srdef.attacks.base import REGISTRY, Attack, create, create_for, without_early_stop
 from srdef.attacks.batch import Ensemble, perturb, smaller_batch
 from srdef.attacks.projections import Norm
 from srdef.attacks.targets import TargetName
@@ -284,9 +284,10 @@ def evaluate_robustness(
     check_choice("norm", norm, ("linf", "l2", "l1"))
     check_choice("threat", threat, ("white_box", "gray_box"))
     check_count("draws", draws)
-    radii = tuple(float(epsilon) for epsilon in epsilons)
-    for epsilon in radii:
+    given = np.atleast_1d(np.asarray(epsilons, object)).tolist()
+    for epsilon in given:
         check_epsilon(epsilon, norm)
+    radii = tuple(map(float, given))
     if not radii or list(radii) != sorted(set(radii)):
         raise InputError(f"epsilons must rise, not {list(radii)}")
     images = check_images(images)
@@ -296,7 +297,7 @@ def evaluate_robustness(
     labels = check_labels(labels, len(images), victims.check_victim(judge, images.shape[1:]))
     makers = _makers(attacks, norm, targets, images)
     for name, maker in makers.items():
-        _check_norm(name, maker.make(radii[0]), norm)
+        _check_attack(name, maker.make(radii[-1]), norm, radii[-1], targets)
     case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size, targets)
 
     clean = case.correct(images, np.arange(len(images)), 0)
@@ -312,7 +313,8 @@ def evaluate_robustness(
             if broken_at is None or maker.depends:
                 watch = partial(on_batch, name, epsilon) if on_batch else None
                 purpose = 1 + number * len(radii) + index
-                broken_at = case.broken_at(maker.make(epsilon), left, purpose, watch)
+                attack = maker.make(epsilon if maker.depends else radii[-1])
+                broken_at = case.broken_at(attack, left, purpose, watch)
             # Rounding must not separate a perturbation of length ε from ε.
             rows.append(left & ~(broken_at <= epsilon * (1 + 1e-5) + 1e-6))
             spent.append(time.monotonic() - started)
@@ -350,6 +352,8 @@ def _makers(
 ) -> dict[str, _Maker]:
     """For each attack its name and how it is made."""
     single = isinstance(attacks, str | Mapping) or callable(attacks) or _is_attack(attacks)
+    if not single and not isinstance(attacks, Sequence):
+        raise InputError(f"attacks must be a name, an attack, or a list of them, not {attacks!r:.80}")
     entries: Any = [attacks] if single else attacks
     makers: dict[str, _Maker] = {}
     for entry in entries:
@@ -368,13 +372,24 @@ def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarra
         name, given = REGISTRY.resolve(str(options.pop("name", None)))
         options = given | options
         known = inspect.signature(REGISTRY.builder(name)).parameters
-        if "norm" in known:
+        if name == "minimal_epsilon":  # searches up to the largest ε, in the attack that it is given
+            inner = options.pop("attack", known["attack"].default)
+            if _is_attack(inner):
+                return name, _Maker(lambda _: create(name, attack=inner, **options), False)
+            inner_name, maker = _maker(inner, norm, targets, images)
+            return f"{name} of {inner_name}", _Maker(
+                lambda epsilon: create(name, attack=maker.make(epsilon), **options), False
+            )
+        own = known
+        if name == "repeat" and isinstance(options.get("attack"), str):
+            own = inspect.signature(REGISTRY.builder(options["attack"])).parameters
+        if "norm" in own:
             options.setdefault("norm", norm)
         if targets is not None:
-            if "targeted" not in known:
+            if "targeted" not in own:
                 raise InputError(f"targets: attack {name!r} is not for targets; leave it out")
             options["targeted"] = True
-        if "epsilon" in known and "epsilon" not in options:
+        if "epsilon" in own and "epsilon" not in options:
             return name, _Maker(lambda epsilon: create_for(images, name, epsilon=epsilon, **options), True)
         return name, _Maker(lambda _: create_for(images, name, **options), False)
     if _is_attack(entry):
@@ -384,13 +399,25 @@ def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarra
     raise InputError(f"an attack must be a name, a dictionary, an attack or a function of ε, not {entry!r}")
 
 
-def _check_norm(name: str, attack: Any, norm: Norm) -> None:
-    """InputError for an attack in the ball of another norm, none of whose perturbations might ever count."""
+def _check_attack(name: str, attack: Any, norm: Norm, largest: float, targets: TargetName | None) -> None:
+    """InputError for an attack that could not count: of another norm or aim, or with too short a search."""
     own = getattr(attack, "norm", norm)
-    if own != norm and not getattr(attack, "minimal_norm", False):
+    minimal = getattr(attack, "minimal_norm", False)
+    if own != norm and (not minimal or hasattr(attack, "reach")):
         raise InputError(
             f"attack {name!r} keeps its perturbation in a ball of the norm {own}, not {norm}; choose another "
-            "attack, such as pgd or apgd, or a minimal-norm attack"
+            f"norm for it, another attack, or a minimal-norm attack"
+        )
+    reach = getattr(attack, "reach", np.inf)
+    if np.min(reach) < largest * (1 - 1e-6):
+        raise InputError(
+            f"attack {name!r} searches up to ε = {np.min(reach):.4g} and not up to the largest of the "
+            f"epsilons, {largest:.4g}; give its attack that ε"
+        )
+    if getattr(attack, "targeted", False) and targets is None:
+        raise InputError(
+            f"attack {name!r} is targeted, and the labels are those of the images, not classes to reach; say "
+            'which, as in targets="least_likely"'
         )
 
 

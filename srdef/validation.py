@@ -14,13 +14,14 @@ Scalar = float | jax.Array | np.ndarray
 RANGE_TOLERANCE = 1e-6
 
 
-def check_images(images: Any) -> np.ndarray:
-    """Images `(N, height, width, channels)` as float32 in [0, 1]; InputError names what is wrong."""
+def check_images(images: Any, name: str = "images") -> np.ndarray:
+    """Images `(N, height, width, channels)` as float32 in [0, 1]; InputError says what `name` has wrong."""
     images = np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
-        raise InputError(f"images must be floats in [0, 1], not {images.dtype}; divide 8-bit images by 255")
+        hint = "; divide 8-bit images by 255" if images.dtype == np.uint8 else ""
+        raise InputError(f"{name} must be floats in [0, 1], not {images.dtype}{hint}")
     if images.ndim != 4 or 0 in images.shape[1:]:
-        raise InputError(f"images must have the shape (N, height, width, channels), not {images.shape}")
+        raise InputError(f"{name} must have the shape (N, height, width, channels), not {images.shape}")
     if len(images) == 0:
         raise InputError("there are no images")
     images = images.astype(np.float32)
@@ -29,7 +30,7 @@ def check_images(images: Any) -> np.ndarray:
     if not good.all():
         index = int(np.argmin(good.all(axis=(1, 2, 3))))
         value = images[index][~good[index]][0]
-        raise InputError(f"images must lie in [0, 1]; image {index} holds {value}")
+        raise InputError(f"{name} must lie in [0, 1]; image {index} holds {value}")
     return np.clip(images, 0, 1)
 
 

@@ -50,6 +50,23 @@ def result():
     return evaluate(("fgsm", {"name": "pgd", "steps": 3}, "deepfool"), norm="linf")
 
 
+@pytest.mark.parametrize("inner", [None, "fgsm", {"name": "pgd", "steps": 5}])
+def test_the_smallest_epsilon_is_searched_up_to_the_largest_one(inner):
+    entry = {"name": "minimal_epsilon"} | ({} if inner is None else {"attack": inner})
+    found = evaluate(entry)
+    name = {None: "ifgsm", "fgsm": "fgsm"}.get(inner if inner is None else str(inner), "pgd")
+    np.testing.assert_array_equal(found.correct[f"minimal_epsilon of {name}"], ROBUST)
+    single = evaluate(entry, 8 / 255)
+    np.testing.assert_array_equal(single.correct[f"minimal_epsilon of {name}"], ROBUST[2:])
+
+
+def test_options_of_an_attack_that_is_repeated():
+    entry = {"name": "repeat", "attack": "pgd", "n": 2, "steps": 3}
+    (accuracy,) = evaluate(entry, (1.0,), norm="l2").accuracy("repeat")
+    assert accuracy[0] < CLEAN.sum()
+    evaluate(entry, targets="second")
+
+
 def test_an_attack_that_mixes_images_gets_the_evaluated_ones():
     named = evaluate({"name": "admix", "steps": 2})
     given = evaluate(lambda epsilon: attacks.admix(epsilon, steps=2, bank=IMAGES))
@@ -334,6 +351,17 @@ def test_the_plot_of_another_norm_has_no_levels():
         ({"attacks": ()}, "attacks must name at least one attack"),
         ({"attacks": "fgms"}, "unknown attack 'fgms'; choose from: .*fgsm"),
         ({"attacks": {"name": "fgsm", "size": 1}}, "attack 'fgsm': .*'size'; its options are"),
+        ({"attacks": None}, "attacks must be a name, an attack, or a list of them, not None"),
+        ({"attacks": {"name": "pgd", "targeted": True}}, "attack 'pgd' is targeted, and the labels are"),
+        ({"attacks": attacks.pgd(0.1, targeted=True)}, "attack 'GradientSign' is targeted"),
+        (
+            {"attacks": attacks.minimal_epsilon(attacks.ifgsm(4 / 255))},
+            r"attack 'MinimalEpsilon' searches up to ε = 0.01569 .* largest of the epsilons, 0.03137",
+        ),
+        (
+            {"attacks": attacks.minimal_epsilon(attacks.ifgsm(1.0)), "norm": "l2"},
+            "attack 'MinimalEpsilon' keeps its perturbation in a ball of the norm linf, not l2",
+        ),
         ({"attacks": [3]}, "an attack must be a name, a dictionary, an attack or a function of ε, not 3"),
         ({"norm": "l2"}, "attack 'fgsm' keeps its perturbation in a ball of the norm linf, not l2; choose"),
         ({"norm": "l2", "attacks": attacks.autoattack()}, "'AutoAttack' .* of the norm linf, not l2"),

@@ -288,8 +288,9 @@ def without_early_stop(attack: Attack) -> Attack:
 
     With a random victim the first success may be one lucky draw.
     """
-    if hasattr(attack, "attack"):  # `Repeated`
-        return attack.replace(attack=without_early_stop(attack.attack))  # type: ignore[attr-defined]
+    inner = getattr(attack, "attack", None)
+    if isinstance(inner, Attack):
+        return attack.replace(attack=without_early_stop(inner))  # type: ignore[attr-defined]
     return attack.replace(stop_early=False) if hasattr(attack, "stop_early") else attack  # type: ignore[attr-defined]
 
 

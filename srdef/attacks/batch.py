@@ -39,6 +39,12 @@ class Ensemble:
     perturb: Callable[..., Any]
     """What the function `perturb` does, with its parameters."""
 
+    def repeat(self, n: int) -> Any:
+        """Only for an attack on one image: InputError."""
+        raise InputError(
+            f"repeat is for an attack on one image; {type(self).__name__} runs several: repeat each of them"
+        )
+
 
 # By how much a batch shrinks at least when finished images leave it.
 SHRINK = 4
@@ -621,7 +627,8 @@ def round_result(
     SrdefWarning
         If the victim's logits are NaN for some of the rounded images.
     """
-    attack = getattr(attack, "attack", attack)  # that is repeated
+    if isinstance(attack, Ensemble):  # one attack that is repeated
+        attack = getattr(attack, "attack", attack)
     images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
     adversarial = validation.check_images(adversarial)
     labels = validation.check_labels(labels, len(images), classes)

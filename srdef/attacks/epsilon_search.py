@@ -44,6 +44,11 @@ class Bisection:
     factor: float = 1.5
 
     @property
+    def reach(self) -> float:
+        """The largest ε that is tried, in units of the first."""
+        return self.factor ** (self.growths - 1)
+
+    @property
     def runs(self) -> int:
         """At most so many runs of the attack."""
         return self.growths + self.halvings
@@ -77,6 +82,11 @@ class Grid:
 
     count: int = 1000
     finer: int = 20
+
+    @property
+    def reach(self) -> float:
+        """The largest ε that is tried, in units of the attack's."""
+        return 1.0
 
     @property
     def runs(self) -> int:

@@ -99,6 +99,11 @@ class MinimalEpsilon(Attack):
         return getattr(self.attack, "enlarges", False)
 
     @property
+    def reach(self) -> Any:
+        """The largest ε that the search tries."""
+        return self.rule.reach * self.attack.epsilon  # type: ignore[attr-defined]
+
+    @property
     def max_steps(self) -> int:
         return self.rule.runs * self.attack.max_steps
 
@@ -214,6 +219,8 @@ def minimal_epsilon(
         rule: Bisection | Grid = Bisection(20, 20) if search == "foolbox" else Grid()
         return MinimalEpsilon(made, rule, distance or "l2", return_early)
     tolerance = float(epsilon.max()) / 1000 if tolerance is None else tolerance
+    if np.ndim(tolerance):
+        raise InputError("tolerance must be one number, for all images")
     check_numbers(tolerance=tolerance)
     if not 0 < tolerance < epsilon.max():
         raise InputError(f"tolerance must lie between 0 and the attack's epsilon, but is {tolerance}")

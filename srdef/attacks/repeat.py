@@ -95,6 +95,8 @@ class Repeated(batch.Ensemble):
         """
         images, ids, attack, classes = batch.check_arguments(self.attack, victim, images, ids, key)
         count = len(images)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         shared: dict[str, Any] = {"batch_size": batch_size or count, "mesh": mesh}
         labels = batch.check_labels(attack, victim, labels, images, key, ids, classes, shared, targets)
         every = self.minimal_norm or not getattr(attack, "stop_early", True)
@@ -196,6 +198,8 @@ def repeat(attack: Attack | str, n: int = 10, *, epsilon: Scalar | None = None, 
         attack = REGISTRY.create(attack, **options)
     elif options:
         raise InputError(f"repeat: {', '.join(options)} are options of an attack given by name")
+    if isinstance(attack, batch.Ensemble):
+        return attack.repeat(n)  # which says why not
     if not isinstance(attack, Attack):
         raise InputError(f"repeat: attack must be one like attacks.pgd(), or a name, not {attack!r:.80}")
     return Repeated(attack, n)

@@ -43,7 +43,7 @@ def with_start(
     if not takes_start(attack):
         raise InputError(f"{type(attack).__name__} takes no start; these attacks do: {', '.join(names())}")
     start = np.asarray(start)
-    start = check_images(start if start.ndim == 4 else start[None])
+    start = check_images(start if start.ndim == 4 else start[None], "start")
     start = one_start_per_image(start if len(start) > 1 else start[0], images)
     if hasattr(attack, "start"):
         return attack.replace(start=start), None  # type: ignore[attr-defined]

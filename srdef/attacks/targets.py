@@ -10,7 +10,7 @@ import numpy as np
 from srdef.batching import map_batches
 from srdef.errors import InputError
 from srdef.validation import check_choice, check_count, check_ids, check_images, check_key, check_labels
-from srdef.victims import Undefended, Victim
+from srdef.victims import Undefended, Victim, check_victim
 
 TargetName = Literal["least_likely", "random", "second"]
 
@@ -18,37 +18,49 @@ TargetName = Literal["least_likely", "random", "second"]
 _CHOOSE = 0xFFFFFFFB
 
 
-@partial(jax.jit, static_argnames="rank")
-def _ranked(victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array, *, rank: int) -> jax.Array:
-    """For each image the class of a rank, 0 the most likely."""
+@partial(jax.jit, static_argnames="likeliest")
+def _extreme(
+    victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array, labels: jax.Array, *, likeliest: bool
+) -> jax.Array:
+    """For each image the most or least likely class but its label; a label below 0 is the predicted class."""
 
-    def one(image: jax.Array, i: jax.Array) -> jax.Array:
+    def one(image: jax.Array, i: jax.Array, label: jax.Array) -> jax.Array:
         logits = victim(image, jax.random.fold_in(jax.random.fold_in(key, i), _CHOOSE))
-        return jnp.argsort(-logits)[rank].astype(jnp.int32)
+        label = jnp.where(label < 0, jnp.argmax(logits), label)
+        other = jnp.arange(len(logits)) != label
+        if likeliest:
+            return jnp.argmax(jnp.where(other, logits, -jnp.inf)).astype(jnp.int32)
+        # A logit of -inf is that of a class which can never be reached.
+        return jnp.argmin(jnp.where(other & (logits > -jnp.inf), logits, jnp.inf)).astype(jnp.int32)
 
-    return jax.vmap(one)(images, ids)
+    return jax.vmap(one)(images, ids, labels)
 
 
-def _by_rank(
-    classifier: Any, images: Any, rank: int, key: Any, ids: Any, batch_size: int | None
+def _chosen(
+    likeliest: bool, classifier: Any, images: Any, labels: Any, key: Any, ids: Any, batch_size: int | None
 ) -> np.ndarray:
     victim = classifier if isinstance(classifier, Victim) else Undefended(classifier)
     images, key = check_images(images), jax.random.key(0) if key is None else key
     check_key(key)
-    program = partial(_ranked, rank=rank)
-    rows = (images, check_ids(ids, len(images)))
+    classes = check_victim(victim, images.shape[1:])
+    if classes < 2:
+        raise InputError("targets: the victim has one class, and there is no other to reach")
+    labels = np.full(len(images), -1) if labels is None else check_labels(labels, len(images), classes)
+    program = partial(_extreme, likeliest=likeliest)
+    rows = (images, check_ids(ids, len(images)), labels)
     return map_batches(program, (victim, key), rows, batch_size=batch_size)
 
 
 def least_likely(
     classifier: Any,
     images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array | None = None,
     *,
     key: jax.Array | None = None,
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """The class that the classifier holds least likely for each image: the hardest to reach.
+    """The class that the classifier holds least likely for each image, but its label: the hardest to reach.
 
     Kurakin et al. 2017 (arXiv:1607.02533), section 2.3.
 
@@ -56,6 +68,8 @@ def least_likely(
     ----------
     classifier : classifier or Victim
     images : float array (N, height, width, 3)
+    labels : integer array (N,), optional
+        The images' own, which are no targets; default: the predicted classes.
     key : jax.random.key, optional
         For a random victim.
     ids, batch_size
@@ -65,22 +79,23 @@ def least_likely(
     -------
     int32 array (N,)
     """
-    return _by_rank(classifier, images, -1, key, ids, batch_size)
+    return _chosen(False, classifier, images, labels, key, ids, batch_size)
 
 
 def second(
     classifier: Any,
     images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array | None = None,
     *,
     key: jax.Array | None = None,
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """The class that the classifier holds second most likely for each image: the easiest to reach.
+    """The class that the classifier holds most likely for each image, but its label: the easiest to reach.
 
     Parameters and what is returned are those of `least_likely`.
     """
-    return _by_rank(classifier, images, 1, key, ids, batch_size)
+    return _chosen(True, classifier, images, labels, key, ids, batch_size)
 
 
 def random(
@@ -128,8 +143,12 @@ def choose(
     batch_size: int | None = None,
 ) -> np.ndarray:
     """The targets `(N,)` of that name, for images of these labels."""
+    if not isinstance(name, str):
+        raise InputError(
+            f"targets must be one of {', '.join(get_args(TargetName))}; classes of your own to reach are the "
+            "labels of a targeted attack"
+        )
     check_choice("targets", name, get_args(TargetName))
     if name == "random":
         return random(labels, classes, key, ids=ids)
-    rank = {"least_likely": -1, "second": 1}[name]
-    return _by_rank(victim, images, rank, key, ids, batch_size)
+    return _chosen(name == "second", victim, images, labels, key, ids, batch_size)

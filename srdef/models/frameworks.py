@@ -277,6 +277,11 @@ def wrap(model: Any, parameters: Any = None, **options: Any) -> Any:
     InputError
         For something that is no model, or as the function for its framework.
     """
+    if isinstance(model, tuple) and hasattr(model, "init") and hasattr(model, "apply"):
+        raise InputError(
+            f"{type(model).__name__} holds no parameters: give from_function(model.apply, parameters); of a "
+            "haiku model that after hk.without_apply_rng"
+        )
     framework = framework_of(model)
     if framework == "srdef":
         if options or parameters is not None:

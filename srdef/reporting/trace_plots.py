@@ -22,6 +22,8 @@ def trace_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
         By the name of the attack.
     title : str
     """
+    if not isinstance(traces, Mapping) or not all(isinstance(trace, Trace) for trace in traces.values()):
+        raise InputError("traces must be a dictionary of the traces by name: {'pgd': result.trace}")
     if not traces:
         raise InputError("there are no traces to draw")
     with style.styled():

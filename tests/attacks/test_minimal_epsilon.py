@@ -15,6 +15,7 @@ from flax import struct
 from srdef import attacks
 from srdef.attacks import batch
 from srdef.errors import InputError
+from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
 
 KEY = jax.random.key(0)
@@ -196,6 +197,18 @@ def test_an_image_that_is_not_fooled_at_the_largest_epsilon_comes_back():
     np.testing.assert_array_equal(result.images, images)
     # The search of foolbox looks further.
     assert run(attacks.minimal_epsilon(inner, search="foolbox"), classifier, images, labels).success.all()
+
+
+def test_rounding_afterwards_is_rounding_at_once():
+    classifier = linear_victims.linear(5)
+    images = from_uint8(to_uint8(linear_victims.images(6)))
+    labels = linear_victims.predictions(classifier, images)
+    victim, attack = Undefended(classifier), attacks.minimal_epsilon(attacks.ifgsm(64 / 255, steps=3))
+    exact = attacks.perturb(attack, victim, images, labels, key=KEY)
+    later = attacks.round_result(attack, victim, images, exact.images, labels, key=KEY)
+    at_once = attacks.perturb(attack, victim, images, labels, key=KEY, storage="uint8")
+    np.testing.assert_array_equal(later.images, at_once.images)
+    assert later.success.all()
 
 
 def test_targeted():

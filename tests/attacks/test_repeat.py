@@ -117,7 +117,12 @@ def test_by_name_in_an_evaluation():
         (lambda: WEAK.repeat(0), "n must be an integer of at least 1, not 0"),
         (lambda: attacks.repeat("pgd", taste=1), "attack 'pgd': .*'taste'"),
         (lambda: attacks.repeat(WEAK, steps=3), "repeat: steps are options of an attack given by name"),
-        (lambda: attacks.repeat("autoattack"), "attack must be one like attacks.pgd()"),
+        (lambda: attacks.repeat("autoattack"), "one image; AutoAttack runs several: repeat each of them"),
+        (lambda: attacks.autoattack().repeat(2), "one image; AutoAttack runs several: repeat each of them"),
+        (lambda: WEAK.repeat(2).repeat(2), "one image; Repeated runs several"),
+        (lambda: attacks.repeat(3), r"attack must be one like attacks.pgd\(\), or a name, not 3"),
+        (lambda: run(WEAK.repeat(2), batch_size="2"), "batch_size must be an integer"),
+        (lambda: attacks.create(3), "the name of the attack must be a string, not 3"),
     ],
 )
 def test_mistakes_are_one_line(make, message):

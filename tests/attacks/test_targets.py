@@ -71,7 +71,12 @@ def test_perturb_reaches_them(name):
         ({"attack": attacks.autoattack(), "trace": True}, "trace: not of AutoAttack"),
         ({"attack": attacks.sparse_rs(), "start": np.zeros((6, 5, 3))}, "SparseRS takes no start; .*fgsm"),
         ({"start": np.zeros((6, 5, 4))}, "start must be one image"),
-        ({"start": np.full((6, 5, 3), 2.0)}, r"images must lie in \[0, 1\]"),
+        ({"start": np.full((6, 5, 3), 2.0)}, r"start must lie in \[0, 1\]"),
+        ({"start": np.zeros((6, 5, 3), np.uint8)}, "start must be floats .* divide 8-bit images by 255"),
+        (
+            {"targets": np.zeros(3, int)},
+            "targets must be one of least_likely, random, second; classes of your",
+        ),
     ],
 )
 def test_mistakes_are_one_line(options, message):
@@ -79,6 +84,34 @@ def test_mistakes_are_one_line(options, message):
     attack = options.pop("attack", attacks.pgd(targeted=True))
     with pytest.raises(InputError, match=message):
         attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY, **options)
+
+
+@pytest.mark.parametrize("name", ["least_likely", "second"])
+def test_the_label_of_a_misclassified_image_is_no_target(name):
+    classifier, images, _ = problem()
+    logits = np.asarray(classifier(images))
+    labels = np.argsort(logits, axis=1)[:, {"least_likely": 0, "second": -2}[name]]  # would be chosen
+    found = getattr(targets, name)(classifier, images, labels)
+    others = np.where(np.arange(5) == labels[:, None], np.nan, logits)
+    expected = np.nanargmin(others, axis=1) if name == "least_likely" else np.nanargmax(others, axis=1)
+    np.testing.assert_array_equal(found, expected)
+    attack = attacks.pgd(0.0, targeted=True)
+    result = attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY, targets=name)
+    # "second" is what the classifier predicts of these images as they are.
+    assert (result.success == (name == "second")).all()
+
+
+def test_a_class_that_can_never_be_reached_is_not_the_least_likely():
+    class Masked:
+        num_classes = 4
+
+        def __call__(self, images):
+            return jnp.array([3.0, 1.0, 2.0, -jnp.inf]) + 0 * images.mean((1, 2, 3))[:, None]
+
+    images = linear_victims.images(2)
+    assert targets.least_likely(Masked().__call__, images).tolist() == [1, 1]
+    with pytest.raises(InputError, match="the victim has one class"):
+        targets.second(lambda images: images.mean((1, 2, 3))[:, None], images)
 
 
 def test_in_an_evaluation():
