@@ -42,9 +42,7 @@ def _chosen(
     victim = classifier if isinstance(classifier, Victim) else Undefended(classifier)
     images, key = check_images(images), jax.random.key(0) if key is None else key
     check_key(key)
-    classes = check_victim(victim, images.shape[1:])
-    if classes < 2:
-        raise InputError("targets: the victim has one class, and there is no other to reach")
+    classes = check_victim(victim, images.shape[1:])  # at least two
     labels = np.full(len(images), -1) if labels is None else check_labels(labels, len(images), classes)
     program = partial(_extreme, likeliest=likeliest)
     rows = (images, check_ids(ids, len(images)), labels)

@@ -108,7 +108,7 @@ def test_a_class_that_can_never_be_reached_is_not_the_least_likely():
 
     images = linear_victims.images(2)
     assert targets.least_likely(masked, images).tolist() == [1, 1]
-    with pytest.raises(InputError, match="the victim has one class"):
+    with pytest.raises(InputError, match="returns 1 logit"):
         targets.second(lambda images: images.mean((1, 2, 3))[:, None], images)
 
 
