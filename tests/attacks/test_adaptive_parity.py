@@ -76,6 +76,7 @@ def test_robust_accuracy_is_that_of_torchattacks(name, classifier, photographs, 
     assert counts[0][0] > counts[-1][0]
 
 
+@pytest.mark.full
 def test_whole_ensemble(classifier, photographs, torch_model):
     images, labels = photographs
     counts = []
