@@ -18,11 +18,12 @@ import jax
 import numpy as np
 
 from srdef import models, victims
-from srdef.attacks.base import REGISTRY, Attack, create, create_for, without_early_stop
+from srdef.attacks.base import REGISTRY, Attack, create, without_early_stop
 from srdef.attacks.batch import Ensemble, perturb, smaller_batch
 from srdef.attacks.projections import Norm
 from srdef.attacks.targets import TargetName
 from srdef.attacks.transfer import accuracy_over_draws
+from srdef.attacks.transfer_family import create_for
 from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.metrics import Rate, rate

@@ -9,7 +9,6 @@ from srdef.attacks.base import (
     Attack,
     AttackResult,
     create,
-    create_for,
     is_adversarial,
     list_names,
     without_early_stop,
@@ -33,7 +32,7 @@ from srdef.attacks.sparse_rs import SparseRS, sparse_rs
 from srdef.attacks.square import Square, square
 from srdef.attacks.trace import Trace
 from srdef.attacks.transfer import accuracy_over_draws, transfer
-from srdef.attacks.transfer_family import admix, nifgsm, sinifgsm, ssa, tifgsm, vmifgsm, vnifgsm
+from srdef.attacks.transfer_family import admix, create_for, nifgsm, sinifgsm, ssa, tifgsm, vmifgsm, vnifgsm
 
 __all__ = [
     "ALMA",

@@ -180,13 +180,6 @@ def create(name: str, **options: Any) -> Attack:
     return REGISTRY.create(name, **options)
 
 
-def create_for(images: Any, name: str, **options: Any) -> Attack:
-    """As `create`; an attack that takes a bank of images and is given none gets those that it will attack."""
-    if REGISTRY.takes(name, "bank"):
-        options.setdefault("bank", images)
-    return create(name, **options)
-
-
 def list_names() -> list[str]:
     """The names that `create` knows."""
     return REGISTRY.names()

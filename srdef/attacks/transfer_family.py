@@ -11,7 +11,7 @@ sources into one. ε is 16/255, the steps are 10 of ε/10, and μ is 1, as in th
 from dataclasses import replace
 from typing import Any
 
-from srdef.attacks.base import REGISTRY
+from srdef.attacks.base import REGISTRY, Attack
 from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.losses import Loss, check_loss
 from srdef.errors import InputError
@@ -238,3 +238,10 @@ def ssa(
     check_shares(rho=rho)
     views = (SpectrumSimulation(rho=rho, sigma=sigma, copies=copies), *views)
     return _transferable(epsilon, step_size, momentum, steps, views, targeted, loss)
+
+
+def create_for(images: Any, name: str, **options: Any) -> Attack:
+    """As `create`; an attack that takes a bank of images and is given none gets those that it will attack."""
+    if REGISTRY.takes(name, "bank"):
+        options.setdefault("bank", images)
+    return REGISTRY.create(name, **options)
