@@ -69,6 +69,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(own_code, "_folders", [])
     for known in ("_imported", "_registering", "_places"):
         monkeypatch.setattr(own_code, known, {})
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # that of another test
     (tmp_path / "mine.py").write_text(MINE)
     before = set(sys.modules)
     yield tmp_path
