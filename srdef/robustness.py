@@ -8,7 +8,7 @@ import csv
 import inspect
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -285,7 +285,7 @@ def evaluate_robustness(
     check_choice("norm", norm, ("linf", "l2", "l1"))
     check_choice("threat", threat, ("white_box", "gray_box"))
     check_count("draws", draws)
-    given = np.atleast_1d(np.asarray(epsilons, object)).tolist()
+    given = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
     for epsilon in given:
         check_epsilon(epsilon, norm)
     radii = tuple(map(float, given))
@@ -353,7 +353,7 @@ def _makers(
 ) -> dict[str, _Maker]:
     """For each attack its name and how it is made."""
     single = isinstance(attacks, str | Mapping) or callable(attacks) or _is_attack(attacks)
-    if not single and not isinstance(attacks, Sequence):
+    if not single and not isinstance(attacks, Iterable):
         raise InputError(f"attacks must be a name, an attack, or a list of them, not {attacks!r:.80}")
     entries: Any = [attacks] if single else attacks
     makers: dict[str, _Maker] = {}
@@ -407,7 +407,7 @@ def _check_attack(name: str, attack: Any, norm: Norm, largest: float, targets: T
     if own != norm and (not minimal or hasattr(attack, "reach")):
         raise InputError(
             f"attack {name!r} keeps its perturbation in a ball of the norm {own}, not {norm}; choose another "
-            f"norm for it, another attack, or a minimal-norm attack"
+            "norm for it, another attack, or a minimal-norm attack"
         )
     reach = getattr(attack, "reach", np.inf)
     if np.min(reach) < largest * (1 - 1e-6):

@@ -60,6 +60,11 @@ def test_the_smallest_epsilon_is_searched_up_to_the_largest_one(inner):
     np.testing.assert_array_equal(single.correct[f"minimal_epsilon of {name}"], ROBUST[2:])
 
 
+def test_any_iterable_of_attacks_and_epsilons():
+    found = evaluate(iter(["fgsm"]), (level / 255 for level in LEVELS))
+    np.testing.assert_array_equal(found.correct["fgsm"], ROBUST)
+
+
 def test_options_of_an_attack_that_is_repeated():
     entry = {"name": "repeat", "attack": "pgd", "n": 2, "steps": 3}
     (accuracy,) = evaluate(entry, (1.0,), norm="l2").accuracy("repeat")
