@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.predictions import classify, defended_images, predict
+from srdef.evaluation.programs import Programs
 from srdef.evaluation.progress import Reporter
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.storage.memory import MemoryStore, Store
@@ -67,12 +68,15 @@ class Run(Generic[E]):
         Where results are kept and found again; None: in memory.
     reporter : Reporter
         Is told what is computed; the default is silent.
+    programs : Programs, optional
+        Compiles ahead what the run will need.
     """
 
     experiment: E
     dataset: Dataset
     folder: Path | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    programs: Programs | None = None
     _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def select(self, rows: np.ndarray | slice) -> "Run[E]":
@@ -121,9 +125,14 @@ class Run(Generic[E]):
             else:
                 manifest = {**self._manifest(kind, code), **parts}
                 store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
-            self.reporter.complete(title, store, compute)
+            self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)))
             self._kept[kind, *names] = store
         return self._kept[kind, *names]
+
+    def _compute(self, compute: Compute, stage: tuple[str, ...], rows: slice) -> dict[str, np.ndarray]:
+        if self.programs is not None:
+            self.programs.ahead_of(stage)
+        return compute(rows)
 
     def _manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
         """What all stores of the run depend on."""
