@@ -19,7 +19,7 @@ from srdef.victims import Victim
 def precompile(
     attack: Any,
     victim: Victim,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     key: jax.Array,
     batch_size: int,
@@ -40,6 +40,7 @@ def precompile(
         return
     mesh = data_mesh() if mesh is None else mesh
     sharding = NamedSharding(mesh, PartitionSpec("data"))
+    targeted = attack.targeted
     one = np.zeros((1, *shape), np.float32)
     _, ids, attack, _ = batch.check_arguments(attack, victim, one, None, key)
     rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
@@ -55,6 +56,7 @@ def precompile(
     ]
     if storage == "uint8":
         programs.append(batch._round.lower(attack, victim, key, images, images, labels, ids))
-    programs.append(batch._judge.lower(attack, victim, key, images, images, labels, ids, draws=draws))
+    judged = {"targeted": targeted, "draws": draws}
+    programs.append(batch._judge.lower(victim, key, images, images, labels, ids, **judged))
     for program in programs:
         program.compile()

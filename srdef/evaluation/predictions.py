@@ -57,7 +57,7 @@ def classify(
 
 
 def precompile_prediction(
-    experiment: Experiment, defense: Defense, shape: tuple[int, int, int], batch_size: int, passes: int = 1
+    experiment: Experiment, defense: Defense, shape: tuple[int, ...], batch_size: int, passes: int = 1
 ) -> None:
     """Compile what `classify` runs for images of the given shape (height, width, channels)."""
     mesh = batching.data_mesh()

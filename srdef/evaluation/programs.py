@@ -1,11 +1,13 @@
 """Compile the programs of a run in threads, while those before them run."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
 from functools import partial
+from typing import Any
+
+import jax
 
 from srdef import interrupts, victims
 from srdef.attacks.compilation import precompile
@@ -16,6 +18,7 @@ from srdef.evaluation.predictions import precompile_prediction
 MOST_WORKERS = 12
 
 Names = tuple[str, ...]
+Job = Callable[[], None]
 
 
 class Programs:
@@ -31,7 +34,7 @@ class Programs:
         Threads; default: one for each core but one.
     """
 
-    def __init__(self, jobs: dict[Names, Callable[[], None]], workers: int | None = None) -> None:
+    def __init__(self, jobs: dict[Names, Job], workers: int | None = None) -> None:
         self._jobs = jobs
         cores = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(workers or min(max(cores - 1, 1), MOST_WORKERS), "compile")
@@ -54,28 +57,36 @@ class Programs:
             interrupts.check()
             wait_for([future], timeout=0.2)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Programs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Begin with nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-@contextmanager
-def of_gray_box(experiment: Experiment, shape: tuple[int, int, int]) -> Iterator[Programs]:
-    """The programs of the gray-box protocol for images of one shape, by `(kind, names)` of the stores."""
-    size, key = experiment.batch_size, experiment.attack_key
+def of_attacks(experiment: Experiment, batch_size: int, shape: tuple[int, ...]) -> dict[Names, Job]:
+    """What compiles the attacks of an experiment, by the kind and names of the store that they fill.
+
+    Attacks that differ in numbers alone share their programs; the first of them compiles these.
+    """
     victim = victims.Undefended(experiment.classifier)
-    jobs: dict[Names, Callable[[], None]] = {}
-    for label, defense in experiment.defenses.items():
-        jobs["predictions", CLEAN, label] = partial(
-            precompile_prediction, experiment, defense, shape, size, experiment.passes.get(label, 1)
-        )
+    # Rounding too: what is kept as float32 is judged once more as 8 bits.
+    options: dict[str, Any] = {"key": experiment.attack_key, "batch_size": batch_size, "storage": "uint8"}
+    first: dict[Any, str] = {}
     for label, attack in experiment.attacks.items():
-        # Rounding too: what is kept as float32 is judged once more as 8 bits.
-        jobs["adversarial", label] = partial(
-            precompile, attack, victim, shape, key=key, batch_size=size, storage="uint8"
+        first.setdefault(jax.tree.structure(attack), label)
+    return {
+        ("adversarial", label): partial(precompile, experiment.attacks[label], victim, shape, **options)
+        for label in first.values()
+    }
+
+
+def of_predictions(experiment: Experiment, batch_size: int, shape: tuple[int, ...]) -> dict[Names, Job]:
+    """What compiles the defended predictions of an experiment: the same of clean and adversarial images."""
+    return {
+        ("predictions", CLEAN, label): partial(
+            precompile_prediction, experiment, defense, shape, batch_size, experiment.passes.get(label, 1)
         )
-    programs = Programs(jobs)
-    try:
-        yield programs
-    finally:
-        programs.close()
+        for label, defense in experiment.defenses.items()
+    }

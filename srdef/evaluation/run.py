@@ -14,7 +14,6 @@ from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.predictions import classify, defended_images, predict
-from srdef.evaluation.programs import Programs
 from srdef.evaluation.progress import Reporter
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.storage.memory import MemoryStore, Store
@@ -68,15 +67,15 @@ class Run(Generic[E]):
         Where results are kept and found again; None: in memory.
     reporter : Reporter
         Is told what is computed; the default is silent.
-    programs : Programs, optional
-        Compiles ahead what the run will need.
+    before : callable, optional
+        Called with the kind and names of a store before each of its batches is computed.
     """
 
     experiment: E
     dataset: Dataset
     folder: Path | None = None
     reporter: Reporter = field(default_factory=Reporter)
-    programs: Programs | None = None
+    before: Callable[[tuple[str, ...]], None] | None = None
     _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def select(self, rows: np.ndarray | slice) -> "Run[E]":
@@ -130,8 +129,8 @@ class Run(Generic[E]):
         return self._kept[kind, *names]
 
     def _compute(self, compute: Compute, stage: tuple[str, ...], rows: slice) -> dict[str, np.ndarray]:
-        if self.programs is not None:
-            self.programs.ahead_of(stage)
+        if self.before is not None:
+            self.before(stage)
         return compute(rows)
 
     def _manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
