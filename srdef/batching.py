@@ -66,6 +66,33 @@ def on_each_device(
     return mapped(*shared, *rows)
 
 
+def abstract(shared: Any, rows: Any, batch_size: int, mesh: Mesh) -> tuple[Any, ...]:
+    """The shapes, types and places of the arguments with which `map_batches` calls its function.
+
+    Parameters
+    ----------
+    shared : tuple of pytrees
+        The same for all batches.
+    rows : tuple of pytrees
+        With one row per image; how many rows these arrays have does not matter.
+    batch_size : int
+    mesh : Mesh
+    """
+    size = -(-batch_size // mesh.devices.size) * mesh.devices.size
+    everywhere, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+    def shape(leaf: Any, rows: int | None, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        leaf = leaf if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf)
+        whole = leaf.shape if rows is None else (rows, *leaf.shape[1:])
+        weak = getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(whole, leaf.dtype, sharding=sharding, weak_type=weak)
+
+    return (
+        *jax.tree.map(lambda leaf: shape(leaf, None, everywhere), shared),
+        *jax.tree.map(lambda leaf: shape(leaf, size, cut), rows),
+    )
+
+
 def slices(count: int, batch_size: int) -> Iterator[slice]:
     """The slices that cut `count` items into batches; the last may be shorter."""
     for start in range(0, count, batch_size):

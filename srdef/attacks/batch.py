@@ -1,7 +1,7 @@
 """Run an attack over a batch of images, each on its own: `perturb`.
 
-Finished images leave the batch: whenever at most a quarter of it still needs steps, the others go on in a
-batch of a quarter of the size.
+Finished images leave the batch: whenever at most a quarter of it still needs steps, and many of them, the
+others go on in a batch of a quarter of the size.
 """
 
 # A quarter and not a half, because each size is a program of its own to compile. The host runs the loop over
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from srdef import interrupts, validation
-from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types, within_range
+from srdef.attacks.base import Attack, AttackResult, reaches_aim, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.starts import with_start
 from srdef.attacks.targets import TargetName, choose
@@ -48,6 +48,11 @@ class Ensemble:
 
 # By how much a batch shrinks at least when finished images leave it.
 SHRINK = 4
+
+# Where fewer steps are left, a smaller batch saves less time than it takes to compile its program. By the
+# number of steps and not by a clock, as the size of a batch decides how sums are rounded. On a GPU compiling
+# takes a few hundred times as long as a step of a large network, on a CPU a few times.
+FEWEST_STEPS = {"cpu": 1, "others": 200}
 
 # The draws with which a random victim is judged must be neither those that the attack has seen nor those
 # with which a rounding was searched.
@@ -161,8 +166,12 @@ def _looped(attack: Attack, sharding: Sharding) -> bool:
 
     Not for gradients on a CPU, where XLA takes twice as long for those of most convolutions within a loop.
     """
+    return _platform(sharding) != "cpu" or not attack.uses_gradients
+
+
+def _platform(sharding: Sharding) -> str:
     device: Any = next(iter(sharding.device_set))
-    return device.platform != "cpu" or not attack.uses_gradients
+    return device.platform
 
 
 @jax.jit
@@ -205,9 +214,8 @@ def _round(
     )
 
 
-@partial(jax.jit, static_argnames="draws")
+@partial(jax.jit, static_argnames=("targeted", "draws"))
 def _judge(
-    attack: Attack,
     victim: Victim,
     key: jax.Array,
     images: jax.Array,
@@ -215,20 +223,20 @@ def _judge(
     labels: jax.Array,
     ids: jax.Array,
     *,
+    targeted: bool,
     draws: int,
 ) -> AttackResult:
-    """Success and distances of adversarial images.
+    """Success and distances of adversarial images; the caller says of which norm the attack was.
 
     A program of its own: inside another a compiler may compute the images once more, rounded
-    otherwise, and judge something else than what is returned.
+    otherwise, and judge something else than what is returned. It does not know the attack, so that all
+    attacks of a victim share it.
     """
 
-    def one(
-        attack: Attack, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
-    ) -> AttackResult:
+    def one(image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array) -> AttackResult:
         def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits = victim(adversarial, key)
-            return is_adversarial(attack, logits, label), jnp.isnan(logits).any()
+            return reaches_aim(targeted, logits, label), jnp.isnan(logits).any()
 
         if draws == 1:  # without the loop, in which XLA's CPU back end is slower
             fools, is_nan = draw(key)
@@ -247,10 +255,10 @@ def _judge(
             success_rate=rate,
             nonfinite=is_nan.any(),
             zero_gradient=jnp.bool_(False),
-            norm=attack.norm,
+            norm="linf",
         )
 
-    return jax.vmap(one)(attack, images, adversarial, labels, _keys_of(_JUDGE, key, ids))
+    return jax.vmap(one)(images, adversarial, labels, _keys_of(_JUDGE, key, ids))
 
 
 @jax.jit
@@ -295,6 +303,7 @@ def _run_steps(
     looped = _looped(attack, sharding)
     # Asking which images are finished waits for the device, so long attacks ask less often.
     patience = 1 if looped else max(attack.max_steps // 1000, 1) if attack.stops_early else attack.max_steps
+    fewest = FEWEST_STEPS.get(_platform(sharding), FEWEST_STEPS["others"])
     everything, batch = state, attack
     size = len(finished)
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
@@ -303,8 +312,10 @@ def _run_steps(
         recorder(batch, state, rows)
     while not (done := np.asarray(finished) | (rows == size)).all():
         left = np.flatnonzero(~done)
+        taken = int(np.asarray(state[1])[left].max())
+        shrinks = attack.max_steps - taken >= fewest
         smaller = len(rows) // SHRINK // devices * devices
-        if smaller > 0 and len(left) <= smaller:
+        if shrinks and smaller > 0 and len(left) <= smaller:
             everything = _put(everything, rows, state)
             while len(left) <= smaller // SHRINK // devices * devices:
                 smaller = smaller // SHRINK // devices * devices
@@ -313,7 +324,7 @@ def _run_steps(
             state, batch = _take((everything, attack), kept, sharding=sharding)
             pace = _Pace()
         batch, needed = jax.device_put((batch, rows < size), sharding)
-        enough = len(rows) // SHRINK // devices * devices
+        enough = len(rows) // SHRINK // devices * devices if shrinks else 0
         for _ in range(patience):
             interrupts.check()
             # On one device XLA forgets the sharding; it is said again, or the steps were compiled once more.
@@ -475,8 +486,9 @@ def perturb(
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
-        result = _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
         return result.replace(
+            norm=attack.norm,
             steps=steps,
             nonfinite=result.nonfinite | diagnostics.nonfinite,
             zero_gradient=diagnostics.zero_gradient & ~result.success,
@@ -549,7 +561,8 @@ def judge(
         attack = jax.tree.unflatten(structure, rows)
         if rounded:
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
-        return _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
+        return result.replace(norm=attack.norm)
 
     return map_batches(batch, (victim, key), (images, adversarial, labels, ids, *leaves), **options)
 

@@ -56,6 +56,16 @@ def classify(
     )
 
 
+def precompile_prediction(
+    experiment: Experiment, defense: Defense, shape: tuple[int, ...], batch_size: int, passes: int = 1
+) -> None:
+    """Compile what `classify` runs for images of the given shape (height, width, channels)."""
+    mesh = batching.data_mesh()
+    rows = (np.zeros((1, *shape), np.float32), np.zeros(1, np.uint32))
+    shared = (experiment.classifier, defense, experiment.defense_key)
+    _predict.lower(*batching.abstract(shared, rows, batch_size, mesh), passes=passes).compile()
+
+
 def predict(classifier: Classifier, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
     """Predict the classes `(N,)` of images `(N, H, W, 3)` without a defense."""
     ids = np.zeros(len(pixels), np.uint32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -67,12 +67,15 @@ class Run(Generic[E]):
         Where results are kept and found again; None: in memory.
     reporter : Reporter
         Is told what is computed; the default is silent.
+    before : callable, optional
+        Called with the kind and names of a store before each of its batches is computed.
     """
 
     experiment: E
     dataset: Dataset
     folder: Path | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    before: Callable[[tuple[str, ...]], None] | None = None
     _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def select(self, rows: np.ndarray | slice) -> "Run[E]":
@@ -121,9 +124,14 @@ class Run(Generic[E]):
             else:
                 manifest = {**self._manifest(kind, code), **parts}
                 store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
-            self.reporter.complete(title, store, compute)
+            self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)))
             self._kept[kind, *names] = store
         return self._kept[kind, *names]
+
+    def _compute(self, compute: Compute, stage: tuple[str, ...], rows: slice) -> dict[str, np.ndarray]:
+        if self.before is not None:
+            self.before(stage)
+        return compute(rows)
 
     def _manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
         """What all stores of the run depend on."""

@@ -5,6 +5,7 @@ counts the same ones. The attacker knows one classifier, and no defense.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from srdef.evaluation.experiment import (
     subsections,
 )
 from srdef.evaluation.predictions import defended_images, predict
+from srdef.evaluation.programs import Programs, of_attacks
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
@@ -149,16 +151,36 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
     if not correct.any():
         raise InputError(f"none of the {len(dataset)} images is classified correctly by all classifiers")
     count = int(correct.sum())
-    runs = {
-        label: Run(
-            replace(experiment, batch_size=min(experiment.batch_size, count)),
-            dataset.select(correct),
-            folder,
-            reporter,
-        )
+    size = min(first.batch_size, count)
+    ahead = {
+        label: of_attacks(experiment, size, dataset.images.shape[1:])
         for label, experiment in experiments.items()
     }
-    labels = dataset.labels[correct][:, None]
+    # In the order in which they will run: every attack on all classifiers.
+    stages = [(label, stage) for stage in ahead[next(iter(ahead))] for label in ahead]
+    with Programs({(label, *stage): ahead[label][stage] for label, stage in stages}) as programs:
+        runs = {
+            label: Run(
+                replace(experiment, batch_size=size),
+                dataset.select(correct),
+                folder,
+                reporter,
+                partial(_ahead_of, programs, label),
+            )
+            for label, experiment in experiments.items()
+        }
+        return _run(experiments, runs)
+
+
+def _ahead_of(programs: Programs, label: str, stage: tuple[str, ...]) -> None:
+    programs.ahead_of((label, *stage))
+
+
+def _run(experiments: dict[str, Experiment], runs: dict[str, Run]) -> Matrix:
+    first = next(iter(experiments.values()))
+    targets = list(experiments.values())
+    dataset = next(iter(runs.values())).dataset
+    labels = dataset.labels[:, None]
     cells: dict[tuple[str, str, str, str], Rate] = {}
 
     def fill(run: Run, source: str, attack: str) -> None:
@@ -171,7 +193,7 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
     for attack in first.attacks:
         for source, attacked in runs.items():
             fill(attacked, source, attack)
-    return Matrix(count, tuple(runs), tuple(first.attacks), tuple(first.defenses), cells)
+    return Matrix(len(dataset), tuple(runs), tuple(first.attacks), tuple(first.defenses), cells)
 
 
 def _predictions(

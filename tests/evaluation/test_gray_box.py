@@ -78,8 +78,12 @@ def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
 def test_every_program_is_compiled_once(tmp_path, reporter, caplog):
     """Three batches, the last of them padded; two attacks that differ in ε alone share a program."""
     jax.clear_caches()
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        gray_box.run(make_experiment(), tmp_path, reporter)
+    jax.config.update("jax_log_compiles", True)  # in all threads; the context manager is for this one
+    try:
+        with caplog.at_level(logging.WARNING):
+            gray_box.run(make_experiment(), tmp_path, reporter)
+    finally:
+        jax.config.update("jax_log_compiles", False)
     compiled = collections.Counter(
         match[1]
         for record in caplog.records
