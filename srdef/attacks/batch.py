@@ -21,6 +21,14 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from srdef import interrupts, validation
+from srdef.attacks.arithmetic import (
+    Arithmetic,
+    check_arithmetic,
+    computing_in,
+    judging_in,
+    misjudged,
+    with_rows,
+)
 from srdef.attacks.base import Attack, AttackResult, reaches_aim, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.starts import with_start
@@ -281,6 +289,7 @@ def _run_steps(
     finished: jax.Array,
     sharding: Sharding,
     recorder: Recorder | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Any:
     """Step until all images of a batch are finished, in smaller batches as fewer of them are left.
 
@@ -294,6 +303,8 @@ def _run_steps(
         How a batch lies on the devices; its size stays a multiple of their number.
     recorder : Recorder, optional
         Looks at the state before the first step and after each.
+    arithmetic
+        Of the steps.
 
     Returns
     -------
@@ -329,7 +340,7 @@ def _run_steps(
             interrupts.check()
             # On one device XLA forgets the sharding; it is said again, or the steps were compiled once more.
             state = jax.device_put(state, sharding)
-            with pace if looped else nullcontext():
+            with pace if looped else nullcontext(), computing_in(arithmetic):
                 state, finished = _steps(
                     batch,
                     victim,
@@ -395,6 +406,7 @@ def perturb(
     start: np.ndarray | jax.Array | None = None,
     trace: bool = False,
     targets: TargetName | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> AttackResult:
     """Attack every image of a batch on its own: vmapped, compiled once, sharded over the devices.
 
@@ -437,6 +449,11 @@ def perturb(
     targets : "least_likely", "random" or "second", optional
         For a targeted attack: the classes to reach, in the place of the labels, which are the images' own
         then. See `srdef.attacks.targets`.
+    arithmetic : "float32", "tensorfloat32" or "bfloat16", optional
+        What the steps compute products and convolutions in, by the words of `jax.default_matmul_precision`;
+        all that the result holds is judged in float32 then. Images that only the lower precision took for
+        adversarial are attacked once more in float32, by attacks that stop early or are of minimal norm.
+        Default: everything as the program has it, `jax_default_matmul_precision`.
 
     Returns
     -------
@@ -456,22 +473,72 @@ def perturb(
     """
     validation.check_choice("storage", storage, get_args(Storage))
     validation.check_count("draws", draws)
+    check_arithmetic(arithmetic)
     options: dict[str, Any]
     if isinstance(attack, Ensemble):
         options = {"key": key, "ids": ids, "batch_size": batch_size, "storage": storage, "mesh": mesh}
-        others = {"draws": draws, "start": start, "trace": trace, "targets": targets}
+        others = {
+            "draws": draws,
+            "start": start,
+            "trace": trace,
+            "targets": targets,
+            "arithmetic": arithmetic,
+        }
         for name, value in others.items():
             if value is inspect.signature(perturb).parameters[name].default:
                 continue
             if name not in inspect.signature(attack.perturb).parameters:
                 raise InputError(f"{name}: not of {type(attack).__name__}, only of each of its attacks")
             options[name] = value
-        return attack.perturb(victim, images, labels, progress=progress, **options)
-    images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
-    options = {"batch_size": batch_size, "mesh": mesh}
-    labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
-    if start is not None:
-        attack, start = with_start(attack, start, images)
+        with judging_in(arithmetic):
+            return attack.perturb(victim, images, labels, progress=progress, **options)
+    with judging_in(arithmetic):
+        images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
+        options = {"batch_size": batch_size, "mesh": mesh}
+        labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
+        if start is not None:
+            attack, start = with_start(attack, start, images)
+        own: dict[str, Any] = {"storage": storage, "draws": draws, "trace": trace}
+        result = _run(
+            attack,
+            victim,
+            (images, labels, ids),
+            key,
+            start,
+            {"progress": progress, **options},
+            arithmetic=arithmetic,
+            **own,
+        )
+        rows = misjudged(attack, result, arithmetic)
+        if len(rows):
+            part, first = jax.tree.map(lambda leaf: leaf[rows], (attack, start))
+            size = smaller_batch(batch_size or len(images), len(rows))
+            given = (images[rows], labels[rows], ids[rows])
+            again = _run(part, victim, given, key, first, {**options, "batch_size": size}, **own)
+            result = with_rows(result, rows, again)
+        if result.nonfinite.any():
+            _refuse_nan(victim, images, ids, key, options)
+    warn(result, ids)
+    return result
+
+
+def _run(
+    attack: Attack,
+    victim: Victim,
+    given: tuple[np.ndarray, np.ndarray, np.ndarray],
+    key: jax.Array,
+    start: np.ndarray | None,
+    options: dict[str, Any],
+    *,
+    storage: Storage,
+    draws: int,
+    trace: bool,
+    arithmetic: Arithmetic | None = None,
+) -> AttackResult:
+    """What `perturb` does with checked arguments; `given` are images, labels and ids.
+
+    Judged in the arithmetic of the surrounding context; `arithmetic` is that of the steps, if another.
+    """
     recorder = Recorder(victim, key) if trace else None
     leaves, structure = jax.tree.flatten((attack, start))
 
@@ -481,8 +548,10 @@ def perturb(
         attack, start = jax.tree.unflatten(structure, rows)
         if recorder is not None:
             recorder.start(images, labels, ids)
-        state, finished = _init(attack, victim, key, images, labels, ids, start, sharding=images.sharding)
-        state, steps = _run_steps(attack, victim, state, finished, images.sharding, recorder)
+        sharding = images.sharding
+        with computing_in(arithmetic):
+            state, finished = _init(attack, victim, key, images, labels, ids, start, sharding=sharding)
+        state, steps = _run_steps(attack, victim, state, finished, sharding, recorder, arithmetic)
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
@@ -494,11 +563,8 @@ def perturb(
             zero_gradient=diagnostics.zero_gradient & ~result.success,
         )
 
-    result = map_batches(batch, (victim, key), (images, labels, ids, *leaves), progress=progress, **options)
-    if result.nonfinite.any():
-        _refuse_nan(victim, images, ids, key, options)
-    warn(result, ids)
-    return result if recorder is None else result.replace(trace=recorder.trace(len(images)))
+    result = map_batches(batch, (victim, key), (*given, *leaves), **options)
+    return result if recorder is None else result.replace(trace=recorder.trace(len(given[0])))
 
 
 def check_labels(

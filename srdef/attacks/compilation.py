@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef.attacks import batch
+from srdef.attacks.arithmetic import Arithmetic, computing_in, judging_in
 from srdef.attacks.base import Attack
 from srdef.batching import abstract, data_mesh
 from srdef.victims import Victim
@@ -26,12 +27,13 @@ def precompile(
     storage: batch.Storage = "float32",
     draws: int = 1,
     mesh: Mesh | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> None:
     """Compile the programs of `perturb` for a full batch; a call with the same arguments finds them.
 
     Parameters
     ----------
-    attack, victim, key, batch_size, storage, draws, mesh
+    attack, victim, key, batch_size, storage, draws, mesh, arithmetic
         As `perturb` takes them. Nothing is done for an attack that runs others (AutoAttack): what these need
         depends on what the first of them leave.
     shape : (height, width, channels)
@@ -46,17 +48,16 @@ def precompile(
     rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
     victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
 
-    first = batch._init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
-    state, _ = abstract((), first.out_info, batch_size, mesh)
-    looped = batch._looped(attack, sharding)
-    programs = [
-        first,
-        batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding),
-        batch._result.lower(attack, state[0], images),
-    ]
-    if storage == "uint8":
-        programs.append(batch._round.lower(attack, victim, key, images, images, labels, ids))
+    with computing_in(arithmetic):
+        first = batch._init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
+        state, _ = abstract((), first.out_info, batch_size, mesh)
+        looped = batch._looped(attack, sharding)
+        steps = batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
     judged = {"targeted": targeted, "draws": draws}
-    programs.append(batch._judge.lower(victim, key, images, images, labels, ids, **judged))
+    with judging_in(arithmetic):
+        programs = [first, steps, batch._result.lower(attack, state[0], images)]
+        if storage == "uint8":
+            programs.append(batch._round.lower(attack, victim, key, images, images, labels, ids))
+        programs.append(batch._judge.lower(victim, key, images, images, labels, ids, **judged))
     for program in programs:
         program.compile()

@@ -43,9 +43,8 @@ def main(
     reporter = progress.Reporter(cli.console)
     with store.exclusive(workdir):
         files.write_atomically(workdir / "config.json", files.canonical_json(plain) + "\n")
-        files.write_atomically(
-            workdir / "environment.json", files.canonical_json(gray_box_files.environment()) + "\n"
-        )
+        environment = files.canonical_json(gray_box_files.environment(experiment.arithmetic)) + "\n"
+        files.write_atomically(workdir / "environment.json", environment)
         if threats:
             attack(experiment, workdir, reporter)
         if checks:

@@ -25,9 +25,8 @@ def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
     experiments = transfer_matrix.resolve(plain)
     with store.exclusive(workdir):
         files.write_atomically(workdir / "config.json", files.canonical_json(plain) + "\n")
-        files.write_atomically(
-            workdir / "environment.json", files.canonical_json(gray_box_files.environment()) + "\n"
-        )
+        environment = files.canonical_json(gray_box_files.environment(plain.get("arithmetic"))) + "\n"
+        files.write_atomically(workdir / "environment.json", environment)
         matrix = transfer_matrix.run(experiments, workdir / "store", progress.Reporter(cli.console))
         transfer_files.write(workdir, matrix)
     cli.console.print(transfer_files.to_rich(matrix))

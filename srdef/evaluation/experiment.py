@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from srdef import attacks, datasets, defenses, models
+from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.datasets import Dataset
@@ -21,7 +22,7 @@ from srdef.victims import Undefended, check_victim
 CLEAN = "clean"
 
 FIELDS = ("seed", "batch_size", "dataset", "classifier", "attacks", "defenses")
-OPTIONAL = ("paper", "gallery")
+OPTIONAL = ("paper", "gallery", "arithmetic")
 
 # What an entry of `config.defenses` may say beside the defense.
 BESIDE = ("passes", "paper")
@@ -58,6 +59,16 @@ class Experiment:
     def classifier_name(self) -> str:
         """The registered name, for records and tables."""
         return self.config["classifier"]["name"]
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the steps of attacks are computed in; all else is computed in float32."""
+        return self.config.get("arithmetic", "float32")
+
+    @property
+    def steps_in(self) -> dict[str, str]:
+        """What the manifest of attacked images says of the arithmetic: nothing for float32."""
+        return {} if self.arithmetic == "float32" else {"arithmetic": self.arithmetic}
 
     @cached_property
     def classifier_digest(self) -> str:
@@ -203,8 +214,8 @@ def resolve(config: dict[str, Any]) -> Experiment:
     ----------
     config : dict
         Plain data with the fields `FIELDS` (see `configs/quickstart.py`), and perhaps `paper`, the table
-        of the paper whose numbers are shown beside ours (`{"table": 1, "classifier": "inception_v3"}`), and
-        `gallery`, which picture is drawn.
+        of the paper whose numbers are shown beside ours (`{"table": 1, "classifier": "inception_v3"}`),
+        `gallery`, which picture is drawn, and `arithmetic`, what the steps of attacks are computed in.
 
     Raises
     ------
@@ -212,6 +223,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
         For unknown or missing fields, names and options, or unreadable files.
     """
     check_fields(config, FIELDS, OPTIONAL)
+    check_arithmetic(config.get("arithmetic"))
     seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
 
     specified: dict[str, dict[str, Any]] = {}

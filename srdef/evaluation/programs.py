@@ -72,7 +72,12 @@ def of_attacks(experiment: Experiment, batch_size: int, shape: tuple[int, ...]) 
     """
     victim = victims.Undefended(experiment.classifier)
     # Rounding too: what is kept as float32 is judged once more as 8 bits.
-    options: dict[str, Any] = {"key": experiment.attack_key, "batch_size": batch_size, "storage": "uint8"}
+    options: dict[str, Any] = {
+        "key": experiment.attack_key,
+        "batch_size": batch_size,
+        "storage": "uint8",
+        "arithmetic": experiment.arithmetic,
+    }
     first: dict[Any, str] = {}
     for label, attack in experiment.attacks.items():
         first.setdefault(jax.tree.structure(attack), label)

@@ -230,6 +230,7 @@ class Run(Generic[E]):
                 ids=dataset.ids[rows],
                 batch_size=experiment.batch_size,
                 storage=storage,
+                arithmetic=experiment.arithmetic,
             )
             stored = images.to_uint8(result.images) if storage == "uint8" else result.images
             return {"images": stored, **_measures(result)}
@@ -243,6 +244,7 @@ class Run(Generic[E]):
             code=(victim, attack, attacks.batch),
             attack=digest(attack),
             storage=storage,
+            **experiment.steps_in,
         )
 
     def rounded(self, label: str) -> Store:

@@ -6,9 +6,10 @@ from the builders' annotations. The texts of the fields are what `--help` prints
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from srdef import attacks, datasets, defenses, models
+from srdef.attacks.arithmetic import Arithmetic
 from srdef.errors import InputError
 from srdef.evaluation.fields import (
     Field,
@@ -98,6 +99,11 @@ _PROTECTED = either(
 
 SEED = whole("everything random is drawn from it", low=0)
 BATCH_SIZE = whole("images in a batch, shared by all devices")
+ARITHMETIC = word(
+    "what steps of attacks are computed in, where the device has it; all else is computed in float32",
+    *get_args(Arithmetic),
+    optional=True,
+)
 
 SHARED: dict[str, Field] = {
     "seed": SEED,
@@ -110,6 +116,7 @@ SHARED: dict[str, Field] = {
 
 EVALUATION: dict[str, Field] = {
     **SHARED,
+    "arithmetic": ARITHMETIC,
     "gallery": section(
         "the picture of the first images, before and after",
         {"attack": word("label of the attack"), "images": whole("how many; 0: no picture", low=0)},
@@ -142,6 +149,7 @@ _THREAT = section(
 ADAPTIVE: dict[str, Field] = {
     "seed": SEED,
     "batch_size": BATCH_SIZE,
+    "arithmetic": ARITHMETIC,
     "dataset": _dataset(),
     "classifier": _model("the classifier that is attacked"),
     "other_classifier": _model("the one that an attacker by transfer has instead"),
@@ -169,6 +177,7 @@ ADAPTIVE: dict[str, Field] = {
 TRANSFER: dict[str, Field] = {
     "seed": SEED,
     "batch_size": BATCH_SIZE,
+    "arithmetic": ARITHMETIC,
     "dataset": _dataset(),
     "classifiers": labelled("the classifiers by label, each a source and a target", _model("")),
     "attacks": labelled(

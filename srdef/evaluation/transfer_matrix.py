@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srdef import attacks
+from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.defenses import Identity
@@ -50,6 +51,8 @@ class Matrix:
     cells : dict
         The `Rate` of misclassified images by (source, attack, target, defense). The source of the attack
         `CLEAN`, which leaves the images as they are, is "".
+    arithmetic : str
+        What the steps of the attacks were computed in.
     """
 
     images: int
@@ -57,6 +60,7 @@ class Matrix:
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     cells: dict[tuple[str, str, str, str], Rate]
+    arithmetic: Arithmetic = "float32"
 
     def mean(self, attack: str, defense: str, *, itself: bool) -> float:
         """The mean share over the pairs of source and target: the same classifier, or another one."""
@@ -86,7 +90,8 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
     InputError
         For unknown or missing fields, names and options, or unreadable files.
     """
-    check_fields(config, FIELDS)
+    check_fields(config, FIELDS, ("arithmetic",))
+    check_arithmetic(config.get("arithmetic"))
     seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
     entries = subsections(config, "classifiers")
     if len(entries) < 2:
@@ -193,7 +198,8 @@ def _run(experiments: dict[str, Experiment], runs: dict[str, Run]) -> Matrix:
     for attack in first.attacks:
         for source, attacked in runs.items():
             fill(attacked, source, attack)
-    return Matrix(len(dataset), tuple(runs), tuple(first.attacks), tuple(first.defenses), cells)
+    shares = tuple(runs), tuple(first.attacks), tuple(first.defenses), cells
+    return Matrix(len(dataset), *shares, first.arithmetic)
 
 
 def _predictions(

@@ -41,11 +41,12 @@ def test_perturb_finds_its_programs(compiled, caplog, name, storage):
     if not isinstance(attack, attacks.Attack):
         pytest.skip("runs several attacks")
     victim = Undefended(linear_victims.linear(classes=5))
-    precompile(attack, victim, images.shape[1:], key=KEY, batch_size=3, storage=storage)
+    options = {"key": KEY, "batch_size": 3, "storage": storage, "arithmetic": "float32"}
+    precompile(attack, victim, images.shape[1:], **options)
     # The judge may have been compiled for another attack.
     assert compiled() >= {"_init", "_steps", "_result"} | ({"_round"} if storage == "uint8" else set())
     caplog.clear()
-    attacks.perturb(attack, victim, images, np.arange(3), key=KEY, batch_size=3, storage=storage)
+    attacks.perturb(attack, victim, images, np.arange(3), **options)
     assert compiled() == set()
 
 
