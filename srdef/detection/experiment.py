@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +43,6 @@ OPTIONS = {
 }
 
 AS_THEY_ARE = "as they are"
-
-T = TypeVar("T")
 
 
 def check(config: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +287,7 @@ def area(clean: np.ndarray, adversarial: np.ndarray) -> float:
     )
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]], workers: int) -> list[T]:
+def side_by_side(tasks: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
     """What the tasks return, `workers` of them at a time: XLA compiles their programs at the same time."""
     if workers == 1:
         return [task() for task in tasks]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,17 @@ class Pairs:
         places = np.arange(index * size, (index + 1) * size)
         chosen = np.empty(size, int)
         for epoch in np.unique(places // len(rows)):
-            order = np.random.default_rng((seed, int(epoch))).permutation(len(rows))
+            order = _order(seed, int(epoch), len(rows))
             here = places // len(rows) == epoch
             chosen[here] = order[places[here] % len(rows)]
         versions = np.concatenate([np.zeros(size, int), 1 + attacks[chosen]])
         return versions.astype(np.int32), np.tile(rows[chosen], 2).astype(np.int32)
+
+
+@lru_cache(maxsize=32)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of the pairs in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def pair_accuracy(clean: np.ndarray, adversarial: np.ndarray, fooled: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from rich.console import Console
 
 from srdef import batching
 from srdef.datasets.crops import source_image
@@ -28,6 +29,7 @@ from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
+from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.training.export import read_metrics
 
@@ -98,7 +100,8 @@ def run(
     config : dict
         As in `configs/manifold.py`, with `study`.
     workdir : Path
-        Receives `store/`, `config.json`, `images.json` and, under `trainings/`, what `training.train` leaves.
+        Receives `store/`, `config.json`, `images.json` and, under `trainings/`, a folder for each setting,
+        which `training.load` can load.
     reporter : Reporter
     report : callable
         Called with each setting when it is trained.
@@ -119,8 +122,9 @@ def run(
     models = {blocks: _create(experiment, {**options, "blocks": blocks}) for blocks in study["blocks"]}
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
     workers = max((os.cpu_count() or 1) // 3, 1)
-    if workers > 1:  # a terminal shows one bar at a time
-        correct = replace(correct, reporter=Reporter())
+    if workers > 1:  # a terminal shows one bar at a time: lines alone
+        console = Console(file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False)
+        correct = replace(correct, reporter=Reporter(console))
     _attack(correct, reporter, workers)
     train_rows, test_rows = split(correct, options["test_share"], workdir)
     names = [correct.dataset.names[row] for row in test_rows]
@@ -144,8 +148,11 @@ def run(
         training = training.fewer(count, experiment.seed)
         folder = workdir / "trainings" / f"blocks{blocks}-pairs{count}"
         folder.mkdir(parents=True, exist_ok=True)
-        seed = experiment.seed
-        detector = train(model.detector, training, testing, {**options, "blocks": blocks}, seed, folder)
+        its = {**options, "blocks": blocks}
+        # With these two files `training.load` can load it.
+        write_atomically(folder / "config.json", canonical_json({**config, "manifold": its}) + "\n")
+        write_atomically(folder / "images.json", (workdir / "images.json").read_text())
+        detector = train(model.detector, training, testing, its, experiment.seed, folder)
         clean, attacked = scores(detector, testing, batch_size)
         record = read_metrics(folder / "metrics.jsonl")[-1]
         setting = Setting(
@@ -169,17 +176,25 @@ def run(
     training, testing = parts[model.endpoint]
     training = training.fewer(best.pairs, experiment.seed)
     clean, attacked = scores(detector, testing, batch_size)
+    tested = correct.select(test_rows)
+    judged, both = side_by_side(
+        [
+            partial(judge, correct, model, training, testing, test_rows, attacks, batch_size, workers),
+            partial(joint.attack_both, tested, model, **study["joint"]),
+        ],
+        workers,
+    )
     return Study(
         settings,
         best,
-        judge(correct, model, training, testing, test_rows, attacks, batch_size, workers),
+        judged,
         {
             part: len({source_image(correct.dataset.names[row]) for row in rows})
             for part, rows in (("train", train_rows), ("test", test_rows))
         },
         _by_folder(clean, attacked, testing.fooled, names),
         {label: _called_clean(correct, model, label, test_rows) for label in study["controls"]},
-        joint.attack_both(correct.select(test_rows), model, **study["joint"]),
+        both,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import manifold as configuration
-from srdef import attacks, models
+from srdef import attacks, datasets, models
 from srdef.commands import cli
 from srdef.commands import manifold as script
 from srdef.detection import joint, study, training
@@ -86,6 +86,18 @@ def test_a_study_trains_every_setting_once(finished):
     page = build(workdir)
     assert "Accuracy against the number of pairs trained on" in page
     assert "APGD against classifier and detector" in page
+
+
+@pytest.mark.slow
+def test_the_detector_of_a_setting_can_be_loaded(finished):
+    workdir, found = finished
+    folder = workdir / "trainings" / f"blocks{found.best.blocks}-pairs{found.best.pairs}"
+    model = training.load(folder)
+    dataset = datasets.load(**cli.plain(study_config())["dataset"])
+    tested = json.loads((folder / "images.json").read_text())["test"]
+    logits = detect(model, dataset.images[[dataset.names.index(name) for name in tested]])
+    assert int((np.asarray(logits) <= 0).sum()) == found.result.clean.successes
+    assert training.trained_on(folder).isdisjoint(tested)
 
 
 def test_controls_must_be_attacks(tmp_path):
