@@ -207,6 +207,21 @@ MANIFOLD: dict[str, Field] = {
             "evaluate_every": whole("steps between two looks at the test images"),
         },
     ),
+    "study": section(
+        "many trainings, each as in config.manifold but for these",
+        {
+            "pairs": items("how many pairs are trained on", whole(""), least=1),
+            "blocks": items("how many blocks are trained; 0: the head alone", whole("", low=0), least=1),
+            "controls": items(
+                "labels of config.attacks that are no attacks, such as noise: no pairs", word("")
+            ),
+            "joint": section(
+                "the attack on classifier and detector together",
+                {"epsilon": number("its budget", 0, 1, above=True), "steps": whole("of APGD")},
+            ),
+        },
+        optional=True,
+    ),
 }
 
 _GAINS = items(
