@@ -225,7 +225,7 @@ def _judge(
     *,
     draws: int,
 ) -> AttackResult:
-    """Success and distances of adversarial images.
+    """Success and distances of adversarial images, without these images.
 
     A program of its own: inside another a compiler may compute the images once more, rounded
     otherwise, and judge something else than what is returned.
@@ -245,7 +245,7 @@ def _judge(
         rate = fools.astype(jnp.float32).mean()
         difference = adversarial - image
         return AttackResult(
-            images=adversarial,
+            images=None,
             success=rate > 0.5,
             linf=jnp.abs(difference).max(),
             l2=jnp.linalg.norm(difference.ravel()),
@@ -447,7 +447,7 @@ def perturb(
     Returns
     -------
     AttackResult
-        NumPy arrays.
+        NumPy arrays; those of a single batch are read-only.
 
     Raises
     ------
@@ -544,8 +544,10 @@ def _run(
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
+        adversarial.copy_to_host_async()  # while they are judged
         result = _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
         return result.replace(
+            images=adversarial,
             steps=steps,
             nonfinite=result.nonfinite | diagnostics.nonfinite,
             zero_gradient=diagnostics.zero_gradient & ~result.success,
@@ -615,7 +617,8 @@ def judge(
         attack = jax.tree.unflatten(structure, rows)
         if rounded:
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
-        return _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        result = _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        return result.replace(images=adversarial)
 
     return map_batches(batch, (victim, key), (images, adversarial, labels, ids, *leaves), **options)
 
