@@ -26,6 +26,8 @@ RADIUS = 8 / 255  # of PGD
 SEARCHES = 5  # of C&W
 TARGETS = 9  # of FAB-T
 CANDIDATES = 10  # of DeepFool
+# How `perturb` calls the arithmetic of its steps; it judges in float32.
+_WORDS = {FLOAT32: "float32", TF32: "tensorfloat32"}
 
 
 class Attack(NamedTuple):
@@ -136,8 +138,8 @@ def in_foolbox(bench: Workbench, name: str, arithmetic: str) -> Row:
 
 def _perturb(bench: Workbench, attack: Any, images: np.ndarray, labels: np.ndarray, arithmetic: str) -> Run:
     victim = Undefended(bench.classifier)
-    key = jax.random.key(0)
-    return in_arithmetic(arithmetic, partial(attacks.perturb, attack, victim, images, labels, key=key))
+    options: Any = {"key": jax.random.key(0), "arithmetic": _WORDS[arithmetic]}
+    return partial(attacks.perturb, attack, victim, images, labels, **options)
 
 
 def budgets(bench: Workbench) -> list[Row]:
