@@ -8,10 +8,10 @@ takes the 20 sample images, which is a trial and no result. The paper made 10,00
 with 1,000 images and nine attacks there are about 7,000.
 
 `study,lite0,160` makes 10,000 pairs of crops of 160 pixels, with the classifier's own prediction as label.
-They are cut from every other image of NIPS-2017, every fourth of BSD200 and T91, and every other photograph
-of Debian's, in the folders `bsd200`, `t91` and `debian` of the one that SRDEF_SR_TRAIN names (or
-`--config.dataset.paths="('FOLDER','FOLDER')" --config.dataset.strides="(1,1)"`). Detectors are trained with
-more and more pairs and blocks; `study,samples` is a trial with the sample images.
+They are cut from every other image in the folder of NIPS-2017, every fourth of BSD200 and T91, and every
+other photograph of Debian's, in the folders `bsd200`, `t91` and `debian` of the one that SRDEF_SR_TRAIN
+names (or `--config.dataset.paths="('FOLDER','FOLDER')" --config.dataset.strides="(1,1)"`). Detectors are
+trained with more and more pairs and blocks; `study,samples` is a trial with the sample images.
 """
 
 import os

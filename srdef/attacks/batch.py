@@ -234,7 +234,7 @@ def _judge(
     targeted: bool,
     draws: int,
 ) -> AttackResult:
-    """Success and distances of adversarial images; the caller says of which norm the attack was.
+    """Success and distances of adversarial images, without these images and the attack's norm.
 
     A program of its own: inside another a compiler may compute the images once more, rounded
     otherwise, and judge something else than what is returned. It does not know the attack, so that all
@@ -253,7 +253,7 @@ def _judge(
         rate = fools.astype(jnp.float32).mean()
         difference = adversarial - image
         return AttackResult(
-            images=adversarial,
+            images=None,
             success=rate > 0.5,
             linf=jnp.abs(difference).max(),
             l2=jnp.linalg.norm(difference.ravel()),
@@ -458,7 +458,7 @@ def perturb(
     Returns
     -------
     AttackResult
-        NumPy arrays.
+        NumPy arrays; those of a single batch are read-only.
 
     Raises
     ------
@@ -555,8 +555,10 @@ def _run(
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
+        adversarial.copy_to_host_async()  # while they are judged
         result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
         return result.replace(
+            images=adversarial,
             norm=attack.norm,
             steps=steps,
             nonfinite=result.nonfinite | diagnostics.nonfinite,
@@ -628,7 +630,7 @@ def judge(
         if rounded:
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
         result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
-        return result.replace(norm=attack.norm)
+        return result.replace(images=adversarial, norm=attack.norm)
 
     return map_batches(batch, (victim, key), (images, adversarial, labels, ids, *leaves), **options)
 

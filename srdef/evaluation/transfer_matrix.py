@@ -217,10 +217,12 @@ def _predictions(
 
     def compute(rows: slice) -> dict[str, np.ndarray]:
         pixels, said = attacked.pixels(attack, rows), []
-        defended: dict[str, np.ndarray] = {}  # most defenses are the same for all targets
+        defended: dict[str, Any] = {}  # most defenses are the same for all targets
         for target, transformation, name in zip(targets, protecting, digests, strict=True):
             if name not in defended:
-                defended[name] = defended_images(target, transformation, pixels, ids[rows], size)
+                defended[name] = defended_images(
+                    target, transformation, pixels, ids[rows], size, on_device=True
+                )
             said.append(predict(target.classifier, defended[name], size))
         return {"prediction": np.stack(said, axis=1).astype(np.int32)}
 
