@@ -66,6 +66,7 @@ def test_a_study_trains_every_setting_once(finished):
     assert found.best in found.settings
     assert found.best.accuracy.value == max(setting.accuracy.value for setting in found.settings)
     assert most == found.best.pairs
+    assert found.result.images["train"] <= found.best.pairs  # one attack: a pair has an image of its own
     assert found.result.accuracy == pytest.approx(found.best.accuracy.value)
     assert found.sources["test"] == found.result.images["test"]  # the sample images are no crops
     assert found.controls["noise"].total == found.result.images["test"]
