@@ -48,16 +48,16 @@ def precompile(
     rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
     victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
 
+    # Compiled in the context of the calls, too: JAX knows a compiled program by it.
     with computing_in(arithmetic):
         first = batch._init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
+        first.compile()
         state, _ = abstract((), first.out_info, batch_size, mesh)
         looped = batch._looped(attack, sharding)
-        steps = batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
+        batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding).compile()
     judged = {"targeted": targeted, "draws": draws}
     with judging_in(arithmetic):
-        programs = [first, steps, batch._result.lower(attack, state[0], images)]
+        batch._result.lower(attack, state[0], images).compile()
         if storage == "uint8":
-            programs.append(batch._round.lower(attack, victim, key, images, images, labels, ids))
-        programs.append(batch._judge.lower(victim, key, images, images, labels, ids, **judged))
-    for program in programs:
-        program.compile()
+            batch._round.lower(attack, victim, key, images, images, labels, ids).compile()
+        batch._judge.lower(victim, key, images, images, labels, ids, **judged).compile()

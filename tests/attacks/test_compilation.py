@@ -25,7 +25,7 @@ def compiled(caplog):
         name
         for name in PROGRAMS
         for record in caplog.records
-        if record.getMessage().startswith(f"Compiling jit({name})")
+        if record.getMessage().startswith(f"Finished XLA compilation of jit({name})")
     }
     jax.config.update("jax_log_compiles", False)
 

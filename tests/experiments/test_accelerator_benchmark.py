@@ -33,8 +33,9 @@ class Clock:
         return Row(what, library, "TF32", lambda: call, 4, work)
 
 
-def make_ledger(clock, file=None, limit=60.0, total=None, repeats=3, shortest=0.0):
-    return Ledger("title", file, limit=limit, total=total, repeats=repeats, shortest=shortest, clock=clock)
+def make_ledger(clock, file=None, limit=60.0, total=None, repeats=3, shortest=0.0, rows=1):
+    options = {"limit": limit, "total": total, "repeats": repeats, "shortest": shortest, "rows": rows}
+    return Ledger("title", file, **options, clock=clock)
 
 
 def figures(file):
@@ -67,10 +68,10 @@ def test_a_row_has_a_first_call_a_median_and_its_floor(tmp_path):
     # One call takes longer than all repeats may together.
     assert record["all_seconds"] == [5.0]
     assert (
-        "| attacks | MI-FGSM | srdef | TF32 | 4 | 10.00 | 5000.00 | 1250.000 |  | 0.50 |  |"
+        "| attacks | MI-FGSM | srdef | TF32 | 4 |  | 10.00 | 5000.00 | 1250.000 |  | 0.50 |  |"
         in file.read_text()
     )
-    assert "| torchattacks | TF32 | 4 | 1.00 | 10000.00 | 2500.000 | 2.00 |  |  |" in file.read_text()
+    assert "| torchattacks | TF32 | 4 |  | 1.00 | 10000.00 | 2500.000 | 2.00 |  |  |" in file.read_text()
 
 
 def test_short_rows_are_repeated_for_a_while():
@@ -80,24 +81,54 @@ def test_short_rows_are_repeated_for_a_while():
     assert [len(record["all_seconds"]) for record in found.records] == [8, 2]
 
 
+def test_what_compiling_ahead_took_is_a_figure_of_the_row(tmp_path, capsys):
+    clock, file = Clock(), tmp_path / "results.md"
+    found = make_ledger(clock, file)
+    gradient, other = clock.row("gradient", 1.0), clock.row("gradient", 1.0, library="PyTorch")
+    found.compiled({gradient: 12.5}, "1 row compiled ahead")
+    found.part("floor", [gradient, other])
+    assert figures(file)["floor", "gradient", "srdef"]["compile"] == 12.5
+    assert "compile" not in figures(file)["floor", "gradient", "PyTorch"]
+    text = file.read_text()
+    assert text.startswith("title\n\n1 row compiled ahead\n\n| part |")
+    assert "| srdef | TF32 | 4 | 12.50 | 1.00 | 1000.00 |" in text
+    assert "12.50 s to compile, 1.00 s first, 1000.00 ms" in capsys.readouterr().out
+
+
 def test_the_limit_of_a_part_skips_its_other_rows_and_no_other_part(tmp_path, capsys):
     clock, file = Clock(), tmp_path / "results.md"
     found = make_ledger(clock, file, limit=60)
-    found.part("floor", [clock.row("slow", 61.0), clock.row("second", 1.0), clock.row("third", 1.0)])
+    # First calls do not count: they may compile.
+    rows = [clock.row("slow", 100.0, 59.0), clock.row("long", 1.0, 1.0, 1.0)]
+    found.part("floor", [*rows, clock.row("second", 1.0), clock.row("third", 1.0)])
     found.part("attacks", [clock.row("fourth", 1.0)])
     notes = {row: record.get("note") for (_, row, _), record in figures(file).items()}
     over = "the 60 s of the part are over"
     assert notes == {
-        "slow": f"ended late: {over}",
+        "slow": None,
+        "long": f"ended late: {over}",
         "second": f"skipped: {over}",
         "third": f"skipped: {over}",
         "fourth": None,
     }
-    slow = figures(file)["floor", "slow", "srdef"]
-    assert slow["first_call"] == 61.0
-    assert "seconds" not in slow  # there was no time for a second call
+    slow, long = (figures(file)["floor", name, "srdef"] for name in ("slow", "long"))
+    assert (slow["first_call"], slow["all_seconds"]) == (100.0, [59.0])
+    assert long["all_seconds"] == [1.0]  # there was no time for a third call
     assert f"floor: {over}, 2 rows skipped: second, third" in capsys.readouterr().out
     assert file.read_text().count(over) == 3
+
+
+def test_what_is_left_of_the_total_is_shared():
+    """Of 12 s the first of four rows has 3 s, with its first call; the second a third of what that leaves."""
+    clock = Clock()
+    found = make_ledger(clock, total=12, repeats=9, rows=4)
+    rows = [clock.row(name, seconds) for name, seconds in zip("abcd", (3.0, 1.0, 0.5, 0.5), strict=True)]
+    found.part("floor", rows)
+    # One call after the first is there always: 6, 4 and 2 s are left for three rows, two, and one.
+    assert [record["all_seconds"] for record in found.records] == [[3.0], [1.0], [0.5] * 3, [0.5] * 3]
+    alone = make_ledger(clock, repeats=9)
+    alone.part("floor", [clock.row("b", 1.0)])
+    assert alone.records[0]["all_seconds"] == [1.0] * 3
 
 
 def test_the_limit_of_all_ends_it_in_order(tmp_path):
@@ -172,6 +203,8 @@ def test_the_memory_can_run_out_in_a_later_call():
         ("--rows=gradient,PGD", "unknown row 'PGD'; choose from: gradient, forward"),
         ("--libraries=art", "unknown library 'art'; choose from: srdef, PyTorch"),
         ("--limit=0", "--limit must be above 0 seconds, not 0.0"),
+        ("--ahead=-1", "--ahead must be at least 0 seconds, not -1.0"),
+        ("--ahead=nan", "--ahead must be at least 0 seconds, not nan"),
         ("--total=nan", "--total must be above 0 seconds, not nan"),
         ("--batch=0", "--batch must be at least 1, not 0"),
         ("--size=64", "--tiny has its own --size; leave one of them out"),
@@ -200,17 +233,17 @@ def run_tiny(file, *options):
     assert "tiny sizes" in lines[0]["title"]
     assert jax.__version__ in lines[0]["title"]
     names = ("part", "row", "library", "arithmetic")
-    return {tuple(line[name] for name in names): line for line in lines[1:]}
+    return {tuple(line[name] for name in names): line for line in lines if "part" in line}
 
 
 def test_two_parts_on_the_smallest_network(tmp_path):
     file = tmp_path / "results.md"
     rows = "--rows=gradient,forward,MI-FGSM 10"
-    found = run_tiny(file, "--only=floor,attacks", rows, "--libraries=srdef,PyTorch")
+    found = run_tiny(file, "--only=floor,attacks,bf16", rows, "--libraries=srdef,PyTorch")
     assert {key[1:] for key in found} == {
         *((what, "srdef", a) for what in ("gradient", "forward") for a in ("float32", "TF32", "bf16")),
         *(("gradient", "PyTorch", a) for a in ("float32", "TF32", "bf16")),
-        ("forward", "PyTorch", "TF32"),
+        *(("forward", "PyTorch", a) for a in ("float32", "TF32")),
         *(("MI-FGSM 10", "srdef", a) for a in ("float32", "TF32")),
     }
     assert all(record["seconds"] > 0 and "note" not in record for record in found.values())
@@ -220,6 +253,17 @@ def test_two_parts_on_the_smallest_network(tmp_path):
         assert attack["work"] == {"gradient": 1.0}  # a tenth of its steps
         assert attack["floor"] == gradient["seconds"]
     assert file.read_text().count("\n| ") == len(found) + 1
+    # What was compiled ahead; the others compile nothing.
+    assert {key for key in found if "compile" in found[key]} == {key for key in found if key[2] == "srdef"}
+    assert '"compile (s)" is what' in file.read_text()
+
+
+def test_first_calls_compile_without_any_time_ahead(tmp_path):
+    file = tmp_path / "results.md"
+    found = run_tiny(file, "--only=floor", "--rows=forward", "--libraries=srdef", "--ahead=0")
+    assert len(found) == 2
+    assert all(record["seconds"] > 0 and "compile" not in record for record in found.values())
+    assert "side by side" not in file.read_text()
 
 
 def test_a_library_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """An accelerator at work: networks, attacks and defenses beside PyTorch, torchattacks and foolbox.
 
-Parts and rows come in the order of their importance, and each part has its time, so that a few minutes of a
-GPU give the most they can.
+Parts and rows come in the order of their importance, each part has its time, and many programs are compiled
+at once before anything is timed, so that a few minutes of a GPU give the most they can.
 """
 
 import os
@@ -12,7 +12,13 @@ import jax
 
 import srdef
 from srdef.commands import cli
-from srdef.commands.benchmarks import accelerator_attacks, accelerator_networks, accelerator_torch, common
+from srdef.commands.benchmarks import (
+    accelerator_attacks,
+    accelerator_networks,
+    accelerator_torch,
+    ahead,
+    common,
+)
 from srdef.commands.benchmarks.common import Settings
 from srdef.commands.benchmarks.ledger import Ledger
 from srdef.commands.benchmarks.workbench import Workbench, sizes
@@ -22,15 +28,17 @@ PARTS: dict[str, Any] = {
     "attacks": accelerator_attacks.budgets,
     "nearest": accelerator_attacks.nearest,
     "networks": accelerator_networks.networks,
+    "bf16": accelerator_networks.bf16,
     "defenses": accelerator_networks.other_defenses,
-    "compiled": accelerator_networks.compiled,
     "libraries": accelerator_attacks.libraries,
     "rest": accelerator_attacks.rest,
     "float32": accelerator_attacks.float32,
     "classifiers": accelerator_networks.classifiers,
     "autoattack": accelerator_attacks.ensembles,
+    "compiled": accelerator_networks.compiled,
 }
 LIBRARIES = ["srdef", "PyTorch", "torch.compile", "torchattacks", "foolbox"]
+AHEAD = 240.0  # seconds for compilation before anything is timed, but at most half of --total
 _MEMORY = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
@@ -44,6 +52,11 @@ def run(settings: Settings) -> None:
     rows = {part: PARTS[part](bench) for part in PARTS if part in chosen}
     known = list(dict.fromkeys(row.what for part in rows.values() for row in part))
     names = common.chosen(known, settings.rows, "row")
+    rows = {
+        part: [row for row in members if row.what in names and row.library in libraries]
+        for part, members in rows.items()
+    }
+    everything = [row for members in rows.values() for row in members]
     ledger = Ledger(
         title(bench),
         settings.write,
@@ -51,11 +64,20 @@ def run(settings: Settings) -> None:
         total=settings.total,
         repeats=settings.repeats,
         shortest=bench.sizes.shortest,
+        rows=len(everything),
     )
+    compiled = ahead.compile_ahead(everything, _seconds_ahead(settings))
+    ledger.compiled(compiled.seconds, str(compiled))
     for part, members in rows.items():
-        ledger.part(part, [row for row in members if row.what in names and row.library in libraries])
+        ledger.part(part, members)
         accelerator_torch.let_go()
     cli.console.print(f"{len(ledger.records)} rows" + (f", in {settings.write}" if settings.write else ""))
+
+
+def _seconds_ahead(settings: Settings) -> float:
+    if settings.ahead is not None:
+        return settings.ahead
+    return AHEAD if settings.total is None else min(AHEAD, settings.total / 2)
 
 
 def title(bench: Workbench) -> str:

@@ -14,12 +14,14 @@ import numpy as np
 
 from srdef import attacks
 from srdef.attacks.autoattack import ensemble
+from srdef.attacks.compilation import precompile
 from srdef.commands.benchmarks import accelerator_torch
 from srdef.commands.benchmarks.accelerator_networks import FORWARD, GRADIENT
 from srdef.commands.benchmarks.attacks import EPSILON, LARGER, SMALL
 from srdef.commands.benchmarks.common import Run
 from srdef.commands.benchmarks.ledger import Row
 from srdef.commands.benchmarks.workbench import FLOAT32, TF32, Sizes, Workbench, forward, in_arithmetic
+from srdef.evaluation.programs import Job
 from srdef.victims import Undefended
 
 RADIUS = 8 / 255  # of PGD
@@ -45,7 +47,11 @@ ATTACKS: dict[str, Attack] = {
         {GRADIENT: 1},
         lambda sizes, zoo, network: zoo.MIFGSM(network, EPSILON, EPSILON / 10, sizes.steps(10), 1.0),
     ),
-    "MI-FGSM 100": Attack(lambda sizes: attacks.mifgsm(EPSILON, steps=sizes.steps(100)), {GRADIENT: 1}),
+    "MI-FGSM 100": Attack(
+        lambda sizes: attacks.mifgsm(EPSILON, steps=sizes.steps(100)),
+        {GRADIENT: 1},
+        lambda sizes, zoo, network: zoo.MIFGSM(network, EPSILON, EPSILON / 100, sizes.steps(100), 1.0),
+    ),
     "PGD 40": Attack(
         lambda sizes: attacks.pgd(RADIUS, steps=sizes.steps(40), step_size=RADIUS / 4, stop_early=False),
         {GRADIENT: 1},
@@ -107,7 +113,10 @@ def ours(bench: Workbench, name: str, arithmetic: str) -> Row:
     def run() -> Run:
         return _perturb(bench, ATTACKS[name].make(bench.sizes), *bench.attacked, arithmetic)
 
-    return Row(name, "srdef", arithmetic, run, bench.sizes.batch, work)
+    def ahead() -> list[Job]:
+        return [_compiling(bench, ATTACKS[name].make(bench.sizes), bench.sizes.batch, arithmetic)]
+
+    return Row(name, "srdef", arithmetic, run, bench.sizes.batch, work, ahead)
 
 
 def in_torchattacks(bench: Workbench, name: str, arithmetic: str) -> Row:
@@ -137,41 +146,54 @@ def in_foolbox(bench: Workbench, name: str, arithmetic: str) -> Row:
 
 
 def _perturb(bench: Workbench, attack: Any, images: np.ndarray, labels: np.ndarray, arithmetic: str) -> Run:
-    victim = Undefended(bench.classifier)
-    options: Any = {"key": jax.random.key(0), "arithmetic": _WORDS[arithmetic]}
-    return partial(attacks.perturb, attack, victim, images, labels, **options)
+    return partial(
+        attacks.perturb, attack, Undefended(bench.classifier), images, labels, **_options(arithmetic)
+    )
+
+
+def _compiling(bench: Workbench, attack: Any, count: int, arithmetic: str) -> Job:
+    """What compiles the programs of `perturb` for so many images."""
+    victim, options = Undefended(bench.classifier), _options(arithmetic)
+    return partial(precompile, attack, victim, bench.shape, batch_size=count, **options)
+
+
+def _options(arithmetic: str) -> dict[str, Any]:
+    return {"key": jax.random.key(0), "arithmetic": _WORDS[arithmetic]}
 
 
 def budgets(bench: Workbench) -> list[Row]:
     """Attacks within a ball, of a fixed number of gradients."""
-    float32 = [ours(bench, "MI-FGSM 10", FLOAT32)]
-    first, *others = (ours(bench, name, TF32) for name in ("MI-FGSM 10", "PGD 40", "APGD 100", "MI-FGSM 100"))
-    return [first, *float32, *others]
+    names = "MI-FGSM 10", "MI-FGSM 100"
+    momentum = [(name, arithmetic) for name in names for arithmetic in (TF32, FLOAT32)]
+    return [
+        *(ours(bench, *pair) for pair in momentum),
+        *(in_torchattacks(bench, *pair) for pair in momentum),
+        *(ours(bench, name, TF32) for name in ("PGD 40", "APGD 100")),
+    ]
 
 
 def nearest(bench: Workbench) -> list[Row]:
     """Attacks that look for the nearest adversarial image."""
-    return [ours(bench, name, TF32) for name in ("C&W 5x100", "DeepFool", "DDN 100", "FMN 100")]
+    return [ours(bench, name, TF32) for name in ("C&W 5x100", "DeepFool")]
 
 
 def libraries(bench: Workbench) -> list[Row]:
     """The same attacks of other libraries."""
     return [
-        in_torchattacks(bench, "MI-FGSM 10", TF32),
-        in_torchattacks(bench, "MI-FGSM 10", FLOAT32),
         in_torchattacks(bench, "PGD 40", TF32),
         in_foolbox(bench, "PGD 40", TF32),
         in_torchattacks(bench, "APGD 100", TF32),
-        in_foolbox(bench, "DDN 100", TF32),
         in_torchattacks(bench, "C&W 5x100", TF32),
-        in_foolbox(bench, "FMN 100", TF32),
     ]
 
 
 def rest(bench: Workbench) -> list[Row]:
-    """The other parts of AutoAttack."""
-    names = "Square 1000", "FAB-T 9x20"
-    return [make(bench, name, TF32) for make in (ours, in_torchattacks) for name in names]
+    """The other attacks, and those of other libraries."""
+    return [
+        *(ours(bench, name, TF32) for name in ("DDN 100", "FMN 100", "Square 1000", "FAB-T 9x20")),
+        *(in_foolbox(bench, name, TF32) for name in ("DDN 100", "FMN 100")),
+        *(in_torchattacks(bench, name, TF32) for name in ("Square 1000", "FAB-T 9x20")),
+    ]
 
 
 def float32(bench: Workbench) -> list[Row]:
@@ -180,7 +202,6 @@ def float32(bench: Workbench) -> list[Row]:
         "PGD 40",
         "APGD 100",
         "DeepFool",
-        "MI-FGSM 100",
         "DDN 100",
         "Square 1000",
         "C&W 5x100",
@@ -196,10 +217,16 @@ def ensembles(bench: Workbench) -> list[Row]:
     def chosen(bench: Workbench) -> tuple[np.ndarray, np.ndarray]:
         return bench.images_to_attack(sizes.ensemble)
 
+    def members() -> dict[str, Any]:
+        return {part: _shortened(attack, sizes) for part, attack in ensemble("standard", SMALL).items()}
+
     def standard(arithmetic: str) -> Run:
-        parts = {part: _shortened(attack, sizes) for part, attack in ensemble("standard", SMALL).items()}
-        made = attacks.autoattack(SMALL, attacks=parts)
+        made = attacks.autoattack(SMALL, attacks=members())
         return _perturb(bench, made, *chosen(bench), arithmetic)
+
+    def ahead(arithmetic: str) -> list[Job]:
+        # For as many images as there are: once three quarters are fooled, its calls compile for fewer.
+        return [_compiling(bench, attack, sizes.ensemble, arithmetic) for attack in members().values()]
 
     def theirs(zoo: Any, network: Any) -> Any:
         # Its own standard version takes 10 steps in the place of 100.
@@ -214,15 +241,12 @@ def ensembles(bench: Workbench) -> list[Row]:
             ]
         )
 
-    def row(library: str, arithmetic: str, make: Callable[[], Run]) -> Row:
-        return Row(name, library, arithmetic, make, sizes.ensemble)
+    def own(arithmetic: str) -> Row:
+        make, compiling = partial(standard, arithmetic), partial(ahead, arithmetic)
+        return Row(name, "srdef", arithmetic, make, sizes.ensemble, ahead=compiling)
 
     other = partial(accelerator_torch.attack, bench, TF32, theirs, chosen)
-    return [
-        row("srdef", TF32, partial(standard, TF32)),
-        row("torchattacks", TF32, other),
-        row("srdef", FLOAT32, partial(standard, FLOAT32)),
-    ]
+    return [own(TF32), Row(name, "torchattacks", TF32, other, sizes.ensemble), own(FLOAT32)]
 
 
 def _shortened(attack: Any, sizes: Sizes) -> Any:

@@ -1,14 +1,15 @@
 """Networks and defenses in the benchmark of an accelerator: the floor, EDSR, larger classifiers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from srdef import defenses, models
+from srdef import defenses
 from srdef.commands.benchmarks import accelerator_torch
+from srdef.commands.benchmarks.ahead import program
 from srdef.commands.benchmarks.attacks import value_and_gradient
 from srdef.commands.benchmarks.common import Run
 from srdef.commands.benchmarks.ledger import Row
@@ -21,7 +22,10 @@ from srdef.commands.benchmarks.workbench import (
     in_arithmetic,
     photographs,
     rounded,
+    shapes_of,
 )
+from srdef.defenses.base import precompile
+from srdef.evaluation.programs import Job
 from srdef.images import to_uint8
 
 # Rows that others are measured by.
@@ -30,64 +34,111 @@ PATCHES, QUILTED = 5000, 4  # of quilting's bank, and its images
 _KEY = 0
 
 
+def of_network(
+    what: str,
+    arithmetic: str,
+    function: Any,
+    network: Callable[[], Any],
+    inputs: Callable[[], tuple[Any, ...]],
+    shapes: tuple[Any, ...],
+) -> Row:
+    """srdef's row of a jitted function of a network and images.
+
+    Parameters
+    ----------
+    what, arithmetic : str
+        The row's.
+    function : jitted function
+        Of network, images, and labels if there are any.
+    network, inputs : callable
+        Return the network, and the images and labels.
+    shapes : tuple of jax.ShapeDtypeStruct
+        Of the images and labels.
+    """
+
+    def arguments(network: Any, images: Any, *labels: Any) -> tuple[Any, ...]:
+        return (*rounded((network, images), arithmetic), *map(jnp.asarray, labels))
+
+    def make() -> Run:
+        return in_arithmetic(arithmetic, function, *arguments(network(), *inputs()))
+
+    def ahead() -> list[Job]:
+        return [program(arithmetic, function, *jax.eval_shape(arguments, network(), *shapes))]
+
+    return Row(what, "srdef", arithmetic, make, shapes[0].shape[0], ahead=ahead)
+
+
+def _gradient(bench: Workbench, arithmetic: str) -> Row:
+    shapes = shapes_of(bench.sizes.batch, bench.sizes.side)
+    return of_network(
+        *(GRADIENT, arithmetic, value_and_gradient), lambda: bench.classifier, lambda: bench.attacked, shapes
+    )
+
+
+def _forward(bench: Workbench, arithmetic: str) -> Row:
+    shapes = shapes_of(bench.sizes.batch, bench.sizes.side)[:1]
+    return of_network(
+        *(FORWARD, arithmetic, forward), lambda: bench.classifier, lambda: bench.attacked[:1], shapes
+    )
+
+
+def _in_torch(bench: Workbench, what: str, arithmetic: str) -> Row:
+    make = accelerator_torch.gradient if what == GRADIENT else accelerator_torch.forward
+    return Row(what, "PyTorch", arithmetic, partial(make, bench, arithmetic), bench.sizes.batch)
+
+
 def floor(bench: Workbench) -> list[Row]:
     """A gradient of the batch and a forward pass: what attacks are made of."""
-
-    def gradient(arithmetic: str) -> Run:
-        images, labels = bench.attacked
-        network = rounded(bench.classifier, arithmetic)
-        batch = rounded(jnp.asarray(images), arithmetic)
-        return in_arithmetic(arithmetic, value_and_gradient, network, batch, jnp.asarray(labels))
-
-    def logits(arithmetic: str) -> Run:
-        network = rounded(bench.classifier, arithmetic)
-        return in_arithmetic(
-            arithmetic, forward, network, rounded(jnp.asarray(bench.attacked[0]), arithmetic)
-        )
-
-    def row(what: str, library: str, arithmetic: str, make: Callable[[str], Run]) -> Row:
-        return Row(what, library, arithmetic, partial(make, arithmetic), bench.sizes.batch)
-
-    theirs = partial(accelerator_torch.gradient, bench)
+    both = FLOAT32, TF32
     return [
-        row(GRADIENT, "srdef", FLOAT32, gradient),
-        row(GRADIENT, "srdef", TF32, gradient),
-        row(FORWARD, "srdef", TF32, logits),
-        row(FORWARD, "srdef", FLOAT32, logits),
-        row(GRADIENT, "PyTorch", TF32, theirs),
-        row(GRADIENT, "PyTorch", FLOAT32, theirs),
-        row(FORWARD, "PyTorch", TF32, partial(accelerator_torch.forward, bench)),
-        row(GRADIENT, "PyTorch", BF16, theirs),
-        row(GRADIENT, "srdef", BF16, gradient),
-        row(FORWARD, "srdef", BF16, logits),
+        *(_gradient(bench, arithmetic) for arithmetic in both),
+        *(_forward(bench, arithmetic) for arithmetic in both),
+        *(_in_torch(bench, what, arithmetic) for what in (GRADIENT, FORWARD) for arithmetic in both),
     ]
 
 
+def bf16(bench: Workbench) -> list[Row]:
+    """The same with weights and images of bfloat16, and with PyTorch's autocast."""
+    return [_gradient(bench, BF16), _forward(bench, BF16), _in_torch(bench, GRADIENT, BF16)]
+
+
 def networks(bench: Workbench) -> list[Row]:
-    """EDSR on arrays of the device, and as a defense on arrays of the host."""
+    """EDSR on arrays of the device, and as a defense of arrays of the host: to the host, or not back."""
+    side, count = bench.sizes.enlarged_side, bench.sizes.enlarged
 
-    def enlarge(arithmetic: str) -> Run:
-        images = rounded(jnp.asarray(bench.small_images), arithmetic)
-        return in_arithmetic(arithmetic, forward, rounded(bench.edsr, arithmetic), images)
+    def enlarge(arithmetic: str) -> Row:
+        shapes = shapes_of(count, side)[:1]
+        return of_network(
+            EDSR, arithmetic, forward, lambda: bench.edsr, lambda: (bench.small_images,), shapes
+        )
 
-    def defend(arithmetic: str) -> Run:
-        defense = defenses.SuperResolution(bench.edsr)
-        return in_arithmetic(arithmetic, partial(_defend, defense, bench.small_images))
+    def apply(arithmetic: str, on_device: bool = False) -> Row:
+        def make() -> Any:
+            return defenses.SuperResolution(bench.edsr)
 
-    def row(what: str, library: str, arithmetic: str, make: Callable[[str], Run], work: Any = None) -> Row:
-        return Row(what, library, arithmetic, partial(make, arithmetic), bench.sizes.enlarged, work)
+        return _of_defense(
+            f"{EDSR} apply{' on device' if on_device else ''}",
+            arithmetic,
+            count,
+            make,
+            lambda: bench.small_images,
+            side,
+            on_device=on_device,
+            work=lambda result: {EDSR: 1},
+        )
 
-    theirs = partial(accelerator_torch.enlarged, bench)
-    applied, one = "EDSR x2 apply", lambda result: {EDSR: 1}
+    def theirs(arithmetic: str) -> Row:
+        return Row(EDSR, "PyTorch", arithmetic, partial(accelerator_torch.enlarged, bench, arithmetic), count)
+
     return [
-        row(EDSR, "srdef", TF32, enlarge),
-        row(applied, "srdef", TF32, defend, one),
-        row(EDSR, "srdef", FLOAT32, enlarge),
-        row(EDSR, "srdef", BF16, enlarge),
-        row(EDSR, "PyTorch", TF32, theirs),
-        row(EDSR, "PyTorch", BF16, theirs),
-        row(EDSR, "PyTorch", FLOAT32, theirs),
-        row(applied, "srdef", FLOAT32, defend, one),
+        enlarge(TF32),
+        apply(TF32),
+        apply(TF32, on_device=True),
+        enlarge(FLOAT32),
+        apply(FLOAT32),
+        apply(FLOAT32, on_device=True),
+        enlarge(BF16),
+        *(theirs(arithmetic) for arithmetic in (TF32, FLOAT32, BF16)),
     ]
 
 
@@ -107,19 +158,17 @@ def classifiers(bench: Workbench) -> list[Row]:
     """Gradients of larger classifiers with random weights."""
     count = bench.sizes.classified
 
-    def gradient(name: str, side: int, arithmetic: str) -> Run:
-        images, labels = photographs(side, count)
-        network = models.create(name)
-        return in_arithmetic(
-            arithmetic, value_and_gradient, network, jnp.asarray(images), jnp.asarray(labels)
-        )
+    def gradient(name: str, side: int, arithmetic: str) -> Row:
+        network, inputs = partial(bench.larger, name), partial(photographs, side, count)
+        shapes = shapes_of(count, side)
+        return of_network(f"{name} {side}", arithmetic, value_and_gradient, network, inputs, shapes)
 
     rows = []
     for arithmetic in (TF32, FLOAT32):
         for name, side in bench.classifiers.items():
             theirs = partial(accelerator_torch.classifier_gradient, name, side, count, arithmetic)
             rows += [
-                Row(f"{name} {side}", "srdef", arithmetic, partial(gradient, name, side, arithmetic), count),
+                gradient(name, side, arithmetic),
                 Row(f"{name} {side}", "PyTorch", arithmetic, theirs, count),
             ]
     return rows
@@ -134,10 +183,7 @@ def other_defenses(bench: Workbench) -> list[Row]:
         return defenses.Quilting(defenses.build_bank(images, max(PATCHES // bench.sizes.fewer, 20)))
 
     def row(what: str, make: Callable[[], Any], count: int = bench.sizes.defended) -> Row:
-        def defend() -> Run:
-            return in_arithmetic(FLOAT32, partial(_defend, make(), photographs(side, count)[0]))
-
-        return Row(what, "srdef", FLOAT32, defend, count)
+        return _of_defense(what, FLOAT32, count, make, lambda: photographs(side, count)[0], side)
 
     return [
         row("wavelet", lambda: defenses.Wavelet(sigma=0.04)),
@@ -149,5 +195,29 @@ def other_defenses(bench: Workbench) -> list[Row]:
     ]
 
 
-def _defend(defense: Any, images: Any) -> Any:
-    return defenses.apply(defense, images, key=jax.random.key(_KEY))
+def _of_defense(
+    what: str,
+    arithmetic: str,
+    count: int,
+    make: Callable[[], Any],
+    images: Callable[[], Any],
+    side: int,
+    *,
+    on_device: bool = False,
+    work: Any = None,
+) -> Row:
+    """srdef's row of a defense, which `make` returns, through `defenses.apply`."""
+
+    def defend(defense: Any, images: Any) -> Any:
+        return defenses.apply(defense, images, key=jax.random.key(_KEY), on_device=on_device)
+
+    def call() -> Run:
+        return in_arithmetic(arithmetic, defend, make(), images())
+
+    def compile_it(defense: Any) -> None:
+        precompile(defense, (side, side, 3), key=jax.random.key(_KEY), batch_size=count)
+
+    def ahead() -> Sequence[Job]:
+        return [in_arithmetic(arithmetic, compile_it, make())]
+
+    return Row(what, "srdef", arithmetic, call, count, work, ahead)

@@ -40,7 +40,11 @@ class Settings:
     rows : list of str
         Rows of the parts in `only`, in the benchmark of an accelerator; empty: all.
     limit, total : float
-        Seconds after which no row of a part is begun, and none at all; a total of None: no limit.
+        Seconds of a part without its first calls, and of everything, after which no row is begun; a total of
+        None: no limit.
+    ahead : float or None
+        Seconds after which no program's compilation is begun before anything is timed; 0: none is; None: 240,
+        but at most half of the total.
     tiny : bool
         Whether everything is so small that the benchmark only shows that it runs.
     """
@@ -55,6 +59,7 @@ class Settings:
     rows: list[str]
     limit: float
     total: float | None
+    ahead: float | None
     tiny: bool
 
     @classmethod
@@ -66,6 +71,8 @@ class Settings:
         for name in ("limit", "total"):
             if getattr(options, name) is not None and not getattr(options, name) > 0:
                 raise InputError(f"--{name} must be above 0 seconds, not {getattr(options, name)}")
+        if options.ahead is not None and not options.ahead >= 0:
+            raise InputError(f"--ahead must be at least 0 seconds, not {options.ahead}")
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
@@ -100,10 +107,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     alone = parser.add_argument_group("accelerator", "whose --only chooses parts")
     alone.add_argument("--rows", metavar="ROW,ROW", type=words, default=[], help="rows of the parts (all)")
     alone.add_argument(
-        "--limit", metavar="SECONDS", type=float, default=60.0, help="no row of a part is begun later (60)"
+        "--limit", metavar="SECONDS", type=float, default=60.0, help="timed calls of each part (60)"
     )
     alone.add_argument(
         "--total", metavar="SECONDS", type=float, help="no row at all is begun later (no limit)"
+    )
+    alone.add_argument(
+        "--ahead",
+        metavar="SECONDS",
+        type=float,
+        help="compilation before anything is timed: none is begun later (240, or half of --total); "
+        "0: first calls compile",
     )
     alone.add_argument(
         "--tiny", action="store_true", help="small images and networks: only to see that it runs"

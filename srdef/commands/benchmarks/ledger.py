@@ -21,12 +21,13 @@ from srdef.commands.benchmarks import common
 from srdef.commands.benchmarks.common import Run
 from srdef.errors import InputError
 
-# Calls after the first: no more are begun after so many seconds, however many repeats are wanted.
+# Calls after the first: no more are begun after so many seconds, however many repeats are wanted; nor after
+# the row's share of what is left of --total.
 LONGEST = 3.0
 
 HEADER = [
-    *("part", "row", "library", "arithmetic", "images", "first call (s)", "median (ms)", "ms an image"),
-    *("÷ srdef", "floor ÷ time", "note"),
+    *("part", "row", "library", "arithmetic", "images", "compile (s)", "first call (s)", "median (ms)"),
+    *("ms an image", "÷ srdef", "floor ÷ time", "note"),
 ]
 
 
@@ -45,6 +46,8 @@ class Row:
     work : callable, optional
         What the result of a call has cost, as the names of srdef's rows in the same arithmetic and how often
         each would have to be called for it (`{"gradient": 10}`). Their medians add up to the floor.
+    ahead : callable, optional
+        Returns what compiles the programs of the call, each piece in a thread of its own.
     """
 
     what: str
@@ -53,6 +56,7 @@ class Row:
     make: Callable[[], Run]
     images: int
     work: Callable[[Any], Mapping[str, float]] | None = None
+    ahead: Callable[[], Sequence[Callable[[], None]]] | None = None
 
 
 class Ledger:
@@ -66,13 +70,17 @@ class Ledger:
         Of the table, in Markdown, written anew after every row. Beside it, in `.jsonl`, one line of JSON is
         appended for each figure; a later line replaces an earlier one of the same part, row, library and
         arithmetic.
-    limit, total : float
-        Seconds of a part, and of everything, after which no row is begun; a total of None: no limit.
+    limit : float
+        Seconds of a part after which none of its rows is begun: of calls after the first, which may compile.
+    total : float or None
+        Seconds of everything, from now on, after which no row is begun; None: no limit.
     repeats : int
         Calls after the first; fewer where they take over 3 seconds together, more where they take less than
         `shortest`.
     shortest : float
         Seconds.
+    rows : int
+        All there will be, among whom what is left of the total is shared.
     clock : callable
         The time in seconds.
 
@@ -91,31 +99,44 @@ class Ledger:
         total: float | None,
         repeats: int,
         shortest: float,
+        rows: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.records: list[dict[str, Any]] = []
         self._title, self._file = title, file
         self._limit, self._total, self._repeats, self._shortest = limit, total, repeats, shortest
         self._clock, self._start = clock, clock()
+        self._left, self._compiled = rows, dict[Row, float]()
         self._said: set[str] = set()
         self._append({"title": title})
 
+    def compiled(self, seconds: Mapping[Row, float], text: str) -> None:
+        """Note what compiling the rows ahead has taken; the text stands above the table."""
+        self._compiled = dict(seconds)
+        if text:
+            self._title += f"\n\n{text}"
+            self._say(text)
+            self._append({"ahead": text})
+
     def part(self, name: str, rows: Sequence[Row]) -> None:
         """Time the rows of one part, one after the other."""
-        start = self._clock()
+        spent = 0.0
         skipped = []
         for row in rows:
             record: dict[str, Any] = {"part": name, "row": row.what, "library": row.library}
             record |= {"arithmetic": row.arithmetic, "images": row.images}
+            if row in self._compiled:
+                record["compile"] = self._compiled[row]
             self.records.append(record)
-            if over := self._over(start):
+            if over := self._over(spent):
                 record["note"] = f"skipped: {over}"
                 self._append(record)
                 skipped.append(row.what)
             else:
-                self._measure(row, record, start)
+                spent += self._measure(row, record, spent)
+            self._left -= 1
         if skipped:
-            self._say(f"{name}: {self._over(start)}, {len(skipped)} rows skipped: {', '.join(skipped)}")
+            self._say(f"{name}: {self._over(spent)}, {len(skipped)} rows skipped: {', '.join(skipped)}")
         self._write()
 
     def median(self, what: str, arithmetic: str) -> float | None:
@@ -126,49 +147,59 @@ class Ledger:
                 return record["seconds"]
         return None
 
-    def _over(self, start: float) -> str:
+    def _over(self, spent: float) -> str:
         """Which limit is over; "": none."""
-        now = self._clock()
-        if self._total is not None and now - self._start >= self._total:
+        if self._total is not None and self._clock() - self._start >= self._total:
             return f"the {self._total:g} s of --total are over"
-        if now - start >= self._limit:
+        if spent >= self._limit:
             return f"the {self._limit:g} s of the part are over"
         return ""
 
-    def _measure(self, row: Row, record: dict[str, Any], start: float) -> None:
+    def _measure(self, row: Row, record: dict[str, Any], spent: float) -> float:
+        """Time the row, `spent` seconds into its part; returns those of its calls after the first."""
         seconds: list[float] = []
         try:
             call = row.make()
+            until = self._share()
             record["first_call"], result = self._timed(call)
             if row.work is not None:
                 record["work"] = dict(row.work(result))
                 record["floor"] = self._floor(record)
             del result
             self._append(record)
-            while self._again(seconds) and not self._over(start):
+            while self._again(seconds, until) and not self._over(spent + sum(seconds)):
                 seconds.append(self._timed(call)[0])
         except ImportError as error:
             record["note"] = f"not installed: {error.name or error}"
         except InputError as error:
             record["note"] = _out_of_memory(error) or f"skipped: {error}"
         except Exception as error:  # whatever one row comes to, the others are worth having
-            record["note"] = _out_of_memory(error) or f"failed: {type(error).__name__}: {_line(error)}"
+            record["note"] = _out_of_memory(error) or f"failed: {line_of(error)}"
         if seconds:
             record |= {"seconds": float(np.median(seconds)), "all_seconds": seconds}
-        if (over := self._over(start)) and "note" not in record:
+        if (over := self._over(spent + sum(seconds))) and "note" not in record:
             record["note"] = f"ended late: {over}"
         self._append(record)
         self._write()
         self._tell(record)
+        return sum(seconds)
+
+    def _share(self) -> float:
+        """When the row that begins now has had its share of what is left of the total."""
+        if self._total is None:
+            return np.inf
+        now = self._clock()
+        return now + (self._total - (now - self._start)) / max(self._left, 1)
 
     def _timed(self, call: Run) -> tuple[float, Any]:
         start = self._clock()
         result = jax.block_until_ready(call())
         return self._clock() - start, result
 
-    def _again(self, seconds: list[float]) -> bool:
+    def _again(self, seconds: list[float], until: float) -> bool:
         spent = sum(seconds)
-        return not seconds or (spent < LONGEST and (len(seconds) < self._repeats or spent < self._shortest))
+        in_time = spent < LONGEST and self._clock() < until
+        return not seconds or (in_time and (len(seconds) < self._repeats or spent < self._shortest))
 
     def _floor(self, record: dict[str, Any]) -> float | None:
         floor = 0.0
@@ -219,7 +250,7 @@ class Ledger:
         ours = self.median(record["row"], record["arithmetic"])
         return [
             *(record["part"], record["row"], record["library"], record["arithmetic"], str(record["images"])),
-            f"{record['first_call']:.2f}" if "first_call" in record else "",
+            *(f"{record[name]:.2f}" if name in record else "" for name in ("compile", "first_call")),
             f"{1e3 * seconds:.2f}" if seconds is not None else "",
             f"{1e3 * seconds / record['images']:.3f}" if seconds is not None else "",
             f"{seconds / ours:.2f}" if seconds and ours and record["library"] != "srdef" else "",
@@ -230,6 +261,7 @@ class Ledger:
 
 # What is printed of a row as soon as it is done.
 _TOLD = {
+    "compile (s)": "s to compile",
     "first call (s)": "s first",
     "median (ms)": "ms",
     "ms an image": "ms an image",
@@ -247,5 +279,6 @@ def _out_of_memory(error: Exception) -> str:
     return "out of memory" if lacking or type(error).__name__ == "OutOfMemoryError" else ""
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+def line_of(error: BaseException) -> str:
+    """The kind of an error and the beginning of what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

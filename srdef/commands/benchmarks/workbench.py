@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from srdef import models
+from srdef.batching import pad_rows, slices
 from srdef.commands import cli
 from srdef.commands.benchmarks import cifar, common
 from srdef.commands.benchmarks.common import Run, Settings
@@ -18,7 +19,7 @@ from srdef.errors import InputError
 
 FLOAT32, TF32, BF16 = "float32", "TF32", "bf16"
 # How JAX calls it; in bf16 weights and images are rounded themselves.
-_PRECISIONS = {FLOAT32: "highest", TF32: "tensorfloat32", BF16: "default"}
+PRECISIONS = {FLOAT32: "highest", TF32: "tensorfloat32", BF16: "default"}
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,19 @@ def in_arithmetic(arithmetic: str, function: Callable[..., Any], *arguments: Any
     """A call of the function on the arguments, with products of matrices in that arithmetic."""
 
     def run() -> Any:
-        with jax.default_matmul_precision(_PRECISIONS[arithmetic]):
+        with jax.default_matmul_precision(PRECISIONS[arithmetic]):
             return function(*arguments)
 
     return run
 
 
 def rounded(tree: Any, arithmetic: str) -> Any:
-    """Weights or images as the arithmetic has them: in bf16 each number is one."""
-    if arithmetic != BF16:
-        return tree
+    """Weights or images on the device, as the arithmetic has them: in bf16 each number is one."""
+    return _in_bf16(tree) if arithmetic == BF16 else jax.tree.map(jnp.asarray, tree)
+
+
+@jax.jit
+def _in_bf16(tree: Any) -> Any:
     return jax.tree.map(
         lambda x: x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
@@ -114,6 +118,12 @@ def photographs(side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return repeated(images, count), repeated(labels, count)
 
 
+def shapes_of(count: int, side: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """The shapes and types of so many images and their labels."""
+    images = jax.ShapeDtypeStruct((count, side, side, 3), np.float32)
+    return images, jax.ShapeDtypeStruct((count,), np.int32)
+
+
 def repeated(rows: np.ndarray, count: int) -> np.ndarray:
     """The rows again and again, up to `count` of them."""
     return rows[np.arange(count) % len(rows)]
@@ -125,6 +135,7 @@ class Workbench:
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
         self.pretrained = False
+        self._larger: dict[str, Any] = {}
 
     @cached_property
     def classifier(self) -> Any:
@@ -148,11 +159,22 @@ class Workbench:
         """As many, with the labels that a network with random weights gives them itself."""
         classifier = self.classifier
         images, labels = photographs(self.sizes.side, 20)
-        predictions = np.asarray(forward(classifier, images).argmax(axis=-1)).astype(np.int32)
+        # In batches of the size that the rows take, so that they share the program.
+        predict, size = partial(forward, classifier), self.sizes.batch
+        logits = [
+            in_arithmetic(FLOAT32, predict, pad_rows(images[rows], size))()
+            for rows in slices(len(images), size)
+        ]
+        predictions = np.concatenate(logits).argmax(axis=-1).astype(np.int32)[: len(images)]
         right = predictions == labels
         if not (self.pretrained and right.any()):
             return repeated(images, count), repeated(predictions, count)
         return repeated(images[right], count), repeated(labels[right], count)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the images of the attacks."""
+        return (self.sizes.side, self.sizes.side, 3)
 
     @cached_property
     def edsr(self) -> Any:
@@ -172,3 +194,9 @@ class Workbench:
         if self.sizes.toy:
             return {"resnet50_torchvision": 32}
         return {"inception_v3": 299, "resnet50_torchvision": 224}
+
+    def larger(self, name: str) -> Any:
+        """One of these classifiers, with random weights."""
+        if name not in self._larger:
+            self._larger[name] = models.create(name)
+        return self._larger[name]
