@@ -19,7 +19,7 @@ import pytest
 import srdef
 from srdef import attacks, metrics
 from srdef.errors import InputError
-from srdef.robustness import RobustAccuracy
+from srdef.reporting.robust_accuracy import RobustAccuracy
 
 KEY = jax.random.key(0)
 SIDE = 4
