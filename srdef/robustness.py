@@ -116,7 +116,8 @@ def evaluate_robustness(
     check_choice("threat", threat, ("white_box", "gray_box"))
     check_count("draws", draws)
     check_arithmetic(arithmetic)
-    given = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
+    several = isinstance(epsilons, Iterable) and getattr(epsilons, "ndim", 1) > 0
+    given: list[Any] = list(epsilons) if several else [epsilons]
     for epsilon in given:
         check_epsilon(epsilon, norm)
     radii = tuple(map(float, given))
@@ -189,8 +190,14 @@ def _makers(
         raise InputError(f"attacks must be a name, an attack, or a list of them, not {attacks!r:.80}")
     entries: Any = [attacks] if single else attacks
     makers: dict[str, _Maker] = {}
+    words: list[str] = []
     for entry in entries:
         name, maker = _maker(entry, norm, targets, images)
+        if isinstance(entry, str):
+            same = [other for other in words if REGISTRY.resolve(other) == REGISTRY.resolve(entry)]
+            if same:
+                raise InputError(f"attacks: {same[0]!r} and {entry!r} are the same attack; name it once")
+            words.append(entry)
         if name in makers:
             name = f"{name} ({len(makers) + 1})"
         makers[name] = maker
@@ -214,8 +221,11 @@ def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarra
                 lambda epsilon: create(name, attack=maker.make(epsilon), **options), False
             )
         own = known
+        title = name
         if name == "repeat" and isinstance(options.get("attack"), str):
-            own = inspect.signature(REGISTRY.builder(options["attack"])).parameters
+            inner_name, _ = REGISTRY.resolve(options["attack"])
+            title = f"repeat of {inner_name}"
+            own = inspect.signature(REGISTRY.builder(inner_name)).parameters
         if "norm" in own:
             options.setdefault("norm", norm)
         if targets is not None:
@@ -223,10 +233,13 @@ def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarra
                 raise InputError(f"targets: attack {name!r} is not for targets; leave it out")
             options["targeted"] = True
         if "epsilon" in own and "epsilon" not in options:
-            return name, _Maker(lambda epsilon: create_for(images, name, epsilon=epsilon, **options), True)
-        return name, _Maker(lambda _: create_for(images, name, **options), False)
+            return title, _Maker(lambda epsilon: create_for(images, name, epsilon=epsilon, **options), True)
+        return title, _Maker(lambda _: create_for(images, name, **options), False)
     if _is_attack(entry):
-        return type(entry).__name__, _Maker(lambda _: entry, False)
+        kind = type(entry).__name__
+        if isinstance(entry, Ensemble) and hasattr(entry, "attack"):  # one that is repeated
+            kind = f"{kind} {type(entry.attack).__name__}"
+        return kind, _Maker(lambda _: entry, False)
     if callable(entry):
         return getattr(entry, "__name__", type(entry).__name__), _Maker(entry, True)
     raise InputError(f"an attack must be a name, a dictionary, an attack or a function of ε, not {entry!r}")

@@ -102,6 +102,13 @@ def check_key(key: Any) -> None:
         raise InputError(f"key must be a single key, not an array of shape {key.shape}")
 
 
+def check_flags(**flags: Any) -> None:
+    """InputError if one of the options is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise InputError(f"{name} must be True or False, not {value!r}")
+
+
 def check_count(name: str, value: Any) -> None:
     """InputError if the option `name` is not an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:

@@ -62,7 +62,9 @@ def check_labels(
     if targets is None:
         return labels
     if not attack.targeted:
-        raise InputError("targets are for targeted attacks: make it with targeted=True")
+        possible = "targeted" in getattr(attack, "__dataclass_fields__", ())
+        advice = "make it with targeted=True" if possible else f"{type(attack).__name__} cannot be"
+        raise InputError(f"targets are for targeted attacks: {advice}")
     return choose(
         targets, victim, images, labels, classes, key=key, ids=ids, batch_size=options["batch_size"]
     )

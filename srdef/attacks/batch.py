@@ -120,6 +120,7 @@ def perturb(
     """
     validation.check_choice("storage", storage, get_args(Storage))
     validation.check_count("draws", draws)
+    validation.check_flags(trace=trace, on_device=on_device)
     check_arithmetic(arithmetic)
     options: dict[str, Any]
     if isinstance(attack, Ensemble):

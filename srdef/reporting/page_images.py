@@ -84,7 +84,7 @@ def make_cases(
         first = [r for r in records if r["attack"] == attack and r["defense"] == next(iter(names))]
         store = find_store(workdir, attack, strengths)
         if store is None:
-            raise InputError(f"the images of {attack} are not in {workdir}/store: run experiments.evaluate")
+            raise InputError(f"the images of {attack} are not in {workdir}/store: run srdef evaluate")
         first = first[:count]
         adversarial = read_array(store / "images", slice(len(first)))
         if adversarial.dtype == np.uint8:
