@@ -9,7 +9,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from srdef import interrupts
+from srdef.evaluation.processes import ALONE, Processes
 from srdef.storage.memory import Store
+
+# How often processes look what the others have written, in seconds.
+_PAUSE = 1.0
 
 
 @dataclass
@@ -22,10 +27,13 @@ class Reporter:
         Default: a silent one.
     computed : int
         How many images the steps computed so far.
+    processes : Processes
+        All that do this run; default: this one alone.
     """
 
     console: Console = field(default_factory=lambda: Console(quiet=True))
     computed: int = field(default=0)
+    processes: Processes = ALONE
 
     @contextmanager
     def step(self, title: str, total: int, left: int) -> Iterator[Callable[[int], None]]:
@@ -43,7 +51,10 @@ class Reporter:
             )
 
     def complete(self, title: str, store: Store, compute: Callable[[slice], dict[str, np.ndarray]]) -> None:
-        """Compute and write the batches that `store` does not hold yet."""
+        """Compute and write the batches that `store` does not hold yet; of several processes each its own.
+
+        Returns when no batch is missing.
+        """
         missing = store.missing()
         if store.damaged:
             images = ", ".join(f"{rows.start} to {rows.stop - 1}" for rows in store.damaged)
@@ -54,6 +65,25 @@ class Reporter:
             )
         left = sum(rows.stop - rows.start for rows in missing)
         with self.step(title, store.count, left) as advance:
-            for rows in missing:
+            pending, looked = {rows.start: rows for rows in missing}, time.monotonic()
+
+            def look() -> None:
+                """Take note of the batches that other processes have written."""
+                for rows in list(pending.values()):
+                    if store.done(rows):
+                        del pending[rows.start]
+                        advance(rows.stop - rows.start)
+
+            for rows in self.processes.share(store, missing):
                 store.write(rows, **compute(rows))
+                pending.pop(rows.start, None)
                 advance(rows.stop - rows.start)
+                if self.processes.shows_others and time.monotonic() > looked + _PAUSE:
+                    look()
+                    looked = time.monotonic()
+            pause = 0.02
+            while pending:  # other processes compute them
+                interrupts.check()
+                time.sleep(pause)
+                pause = min(1.5 * pause, _PAUSE)
+                look()

@@ -68,6 +68,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def write_setting(workdir: Path, config: dict[str, Any]) -> None:
+    """Write `config.json` and `environment.json`, which say what a run is of and where it runs."""
+    write_atomically(workdir / "config.json", canonical_json(config) + "\n")
+    write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
+
+
 def check_gallery(experiment: Experiment) -> tuple[str, int]:
     """The attack of the gallery and the number of its images, 0 without `config.gallery`.
 
