@@ -18,10 +18,12 @@ from srdef.datasets import (  # they register themselves
 )
 from srdef.datasets.base import REGISTRY, Dataset, list_names, load
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
+from srdef.datasets.on_disk import ImagesOnDisk
 
 __all__ = [
     "REGISTRY",
     "Dataset",
+    "ImagesOnDisk",
     "arrays",
     "cifar",
     "folder",

@@ -162,11 +162,11 @@ def make_classifier(config: dict[str, Any], field: str = "classifier") -> Classi
 def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     """The data set of `config`; InputError unless it has the classes of all `classifiers`, given by field."""
     options = specification(config, "dataset")
-    dataset = datasets.load(options.pop("name"), **options)
+    dataset = datasets.load(options.pop("name"), keep=False, **options)
     for field, classifier in classifiers.items():
         classes: int | None = classifier.num_classes
         if classes is None:  # known only with the size of the images
-            classes = check_victim(Undefended(classifier), dataset.images.shape[1:])
+            classes = check_victim(Undefended(classifier), dataset.image_shape)
         if dataset.num_classes != classes:
             raise InputError(
                 f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
@@ -243,7 +243,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
     Reference.of(config)
     dataset = load_dataset(config, classifier=classifier)
     made = {
-        label: made.get(label) or attacks.create_for(dataset.images, **options)
+        label: made.get(label) or attacks.create_for(dataset.pixels, **options)
         for label, options in specified.items()
     }
     return Experiment(

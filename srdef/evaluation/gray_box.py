@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from srdef.evaluation.experiment import CLEAN, Experiment
+from srdef.evaluation.measures import MEASURES, read_measures
 from srdef.evaluation.progress import Reporter
-from srdef.evaluation.run import MEASURES, Run, read_measures
+from srdef.evaluation.run import Run
 from srdef.evaluation.summaries import Strength
 
 if TYPE_CHECKING:  # a third of a second of every start

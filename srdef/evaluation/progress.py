@@ -50,10 +50,16 @@ class Reporter:
                 f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
             )
 
-    def complete(self, title: str, store: Store, compute: Callable[[slice], dict[str, np.ndarray]]) -> None:
+    def complete(
+        self,
+        title: str,
+        store: Store,
+        compute: Callable[[slice], dict[str, np.ndarray]],
+        ahead: Callable[[slice], None] | None = None,
+    ) -> None:
         """Compute and write the batches that `store` does not hold yet; of several processes each its own.
 
-        Returns when no batch is missing.
+        Returns when no batch is missing. `ahead`, if given, is told the next batch before one is computed.
         """
         missing = store.missing()
         if store.damaged:
@@ -74,7 +80,7 @@ class Reporter:
                         del pending[rows.start]
                         advance(rows.stop - rows.start)
 
-            for rows in self.processes.share(store, missing):
+            for rows in _telling(ahead, self.processes.share(store, missing)):
                 store.write(rows, **compute(rows))
                 pending.pop(rows.start, None)
                 advance(rows.stop - rows.start)
@@ -87,3 +93,17 @@ class Reporter:
                 time.sleep(pause)
                 pause = min(1.5 * pause, _PAUSE)
                 look()
+
+
+def _telling(ahead: Callable[[slice], None] | None, batches: Iterator[slice]) -> Iterator[slice]:
+    """The same batches; `ahead` is told each of them while the one before it is worked on."""
+    if ahead is None:
+        yield from batches
+        return
+    rows = next(batches, None)
+    while rows is not None:
+        following = next(batches, None)
+        if following is not None:
+            ahead(following)
+        yield rows
+        rows = following

@@ -100,7 +100,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
             raise InputError(f"config.attacks: {CLEAN!r} is always there; choose another label")
         options = specification(config["attacks"], label)
         storage[label] = options.pop("storage", "uint8")
-        made[label] = attacks.create_for(dataset.images, options.pop("name"), **options)
+        made[label] = attacks.create_for(dataset.pixels, options.pop("name"), **options)
     return {
         label: Experiment(
             config={**config, "classifier": entries[label]},

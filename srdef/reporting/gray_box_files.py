@@ -99,7 +99,7 @@ def save_gallery(path: Path, outcome: Outcome, attack: str, count: int) -> None:
 
     run = outcome.correct
     experiment, dataset = run.experiment, run.dataset.select(slice(count))
-    adversarial = run.pixels(attack)[:count]
+    adversarial = run.pixels(attack, slice(len(dataset)))
     named = {
         label: defense
         for label, defense in experiment.defenses.items()
@@ -108,10 +108,11 @@ def save_gallery(path: Path, outcome: Outcome, attack: str, count: int) -> None:
     defended = [defended_images(experiment, defense, adversarial, dataset.ids) for defense in named.values()]
     undefended = run.predict(adversarial)
     predicted = [run.predictions(attack, label)["prediction"] for label in named]
+    clean = dataset.images
     rows = [
         gallery.GalleryRow(
             label=int(dataset.labels[index]),
-            clean=dataset.images[index],
+            clean=clean[index],
             adversarial=adversarial[index],
             defended=[images[index] for images in defended],
             predictions=[

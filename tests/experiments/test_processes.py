@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from srdef.datasets import base
+
 
 class Network(nnx.Module):
     num_classes = 4
@@ -44,6 +46,11 @@ class Network(nnx.Module):
 
 def network(*, rngs):
     return Network()
+
+
+def data_on_disk():
+    base.LARGEST_IN_MEMORY = 0
+    return data()
 
 
 def data(count=41):
@@ -92,7 +99,6 @@ def get_config():
 
 # What must be the same however many processes there were.
 FILES = ("records.parquet", "table.json", "table.md", "attacks.json", "config.json", "gallery.png")
-ADAPTIVE_FILES = ("config.json", "adaptive.json")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     (folder / "toy_of_processes.py").write_text(TOY)
     (folder / "config.py").write_text(CONFIG.replace("COMMON", COMMON))
+    on_disk = CONFIG.replace("COMMON", COMMON).replace(":data", ":data_on_disk")
+    (folder / "on_disk.py").write_text(on_disk)
     (folder / "adaptive.py").write_text(ADAPTIVE.replace("COMMON", COMMON))
     return folder
 
@@ -181,6 +189,16 @@ def test_many_processes_leave_the_bytes_of_one(place, alone, tmp_path, count):
     again = run(place, tmp_path, 3)
     assert " images " not in again.split("Attacks")[0]
     assert contents(tmp_path) == contents(alone)
+
+
+@pytest.mark.slow
+def test_images_on_the_disk_in_three_processes(place, alone, tmp_path):
+    """Each reads its own batches; hashes and first predictions of the others come from the store."""
+    run(place, tmp_path, 3, config="on_disk.py")
+    same = ("records.parquet", "table.json", "table.md", "gallery.png")
+    assert contents(tmp_path, same) == contents(alone, same)
+    (first,) = (tmp_path / "store" / "images").iterdir()
+    assert len(list((first / "hash").glob("*.0"))) == 21
 
 
 @pytest.mark.slow
