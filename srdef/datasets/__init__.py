@@ -1,8 +1,9 @@
 """Labelled images by name: `images, labels = datasets.load("imagenet_samples", size=160)`.
 
 `datasets.list_names()` gives the names: `imagenet_samples` (20 images that a package brings along), `folder`
-and `arrays` (your own images), `cifar10`, `cifar100` and `mnist` (their published files), `nips2017` (the
-competition's layout) and `tfds` (TensorFlow Datasets). A function of your own is named `MODULE:FUNCTION`.
+and `arrays` (your own images), `cifar10`, `cifar100` and `mnist` (their published files), `imagenet2012` (its
+validation images), `nips2017` (the competition's layout) and `tfds` (TensorFlow Datasets). A function of your
+own is named `MODULE:FUNCTION`.
 `srdef.datasets.selection` chooses the images that a classifier classifies correctly and keeps their list.
 """
 
@@ -10,6 +11,7 @@ from srdef.datasets import (  # they register themselves
     arrays,
     cifar,
     folder,
+    imagenet2012,
     imagenet_samples,
     mnist,
     nips2017,
@@ -27,6 +29,7 @@ __all__ = [
     "arrays",
     "cifar",
     "folder",
+    "imagenet2012",
     "imagenet_class_names",
     "imagenet_samples",
     "imagenet_wordnet_ids",

@@ -1,9 +1,12 @@
 """Prepared TensorFlow Datasets, read without TensorFlow (`tfds.data_source`, array_record files)."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from srdef.datasets.base import REGISTRY, Example, Source
+import numpy as np
+
+from srdef.datasets.base import REGISTRY, Entry, Example, Source
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.datasets.reading import read_array
 from srdef.errors import InputError
@@ -97,7 +100,8 @@ def tfds(
         classes = [imagenet[wordnet_id] for wordnet_id in class_names]
         class_names = imagenet_class_names()
 
-    def read(position: int) -> Example:
+    def read_record(position: int) -> tuple[Any, int, str]:
+        """Image, label and name."""
         record, name = records[position], f"{split}/{position}"
         label = int(record["label"])
         if not 0 <= label < len(classes):
@@ -106,6 +110,14 @@ def tfds(
                 f"{where}: example {name} has the label {label}{unlabelled}, which is outside "
                 f"[0, {len(classes) - 1}]; choose a split with labels"
             )
-        return Example(read_array(record["image"], f"{where}: example {name}"), classes[label], name)
+        return record["image"], classes[label], name
 
-    return Source(len(records), read, class_names, crop="center")
+    def entry(position: int) -> Entry:
+        image, label, name = read_record(position)  # TensorFlow Datasets gives no label without its image
+        return Entry(label, name, hashlib.sha256(np.ascontiguousarray(image).data).hexdigest())
+
+    def read(position: int) -> Example:
+        image, label, name = read_record(position)
+        return Example(read_array(image, f"{where}: example {name}"), label, name)
+
+    return Source(len(records), read, class_names, crop="center", entry=entry)

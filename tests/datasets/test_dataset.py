@@ -121,6 +121,7 @@ def test_list():
         "cifar10",
         "cifar100",
         "folder",
+        "imagenet2012",
         "imagenet_samples",
         "mnist",
         "nips2017",
