@@ -26,7 +26,8 @@ def imagenet2012(path: str | Path, labels: str | Path | None = None) -> Source:
 
         Some of the images will do.
     labels : path, optional
-        The file of labels of the first layout. Default: `val.txt` in the folder or beside it.
+        The file of labels of the first layout, in the folder or elsewhere. Default: `val.txt` in the folder
+        or beside it.
 
     Raises
     ------
@@ -48,9 +49,7 @@ def imagenet2012(path: str | Path, labels: str | Path | None = None) -> Source:
     if flat:
         found = _read_labels(_file_of_labels(root, labels))
     elif labels is not None:
-        raise InputError(
-            f"folder {root} has a folder for each class, so that labels={str(labels)!r} has no use"
-        )
+        raise InputError(f"folder {root} has folders of classes, so that labels={str(labels)!r} has no use")
     else:
         known = {wordnet_id: index for index, wordnet_id in enumerate(imagenet_wordnet_ids())}
         found = {name: _class_of(files[name], root, known) for name in names}
@@ -70,13 +69,16 @@ def imagenet2012(path: str | Path, labels: str | Path | None = None) -> Source:
 
 
 def _file_of_labels(root: Path, labels: str | Path | None) -> Path:
-    chosen = [Path(labels).expanduser()] if labels else [root / "val.txt", root.parent / "val.txt"]
+    chosen = [root / "val.txt", root.parent / "val.txt"]
+    if labels:
+        chosen = [root / labels, Path(labels).expanduser()]
     for file in chosen:
         if file.is_file():
             return file
+    places = " or ".join(map(str, dict.fromkeys(chosen)))
     raise InputError(
-        f"data set 'imagenet2012': no file {' or '.join(map(str, chosen))} with a line NAME LABEL for each "
-        "image, and no folders named by WordNet ids"
+        f"data set 'imagenet2012': no file {places} with a line NAME LABEL for each image, and no folders named "
+        "by WordNet ids"
     )
 
 

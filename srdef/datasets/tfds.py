@@ -58,6 +58,9 @@ def tfds(
         pip install tensorflow-cpu
         python -c "import tensorflow_datasets as tfds; tfds.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 
+    Of a data set that is too large for the memory all images are read once at every start, as there is no
+    label without its image; `imagenet2012` in a folder (`srdef.datasets.imagenet2012`) needs that only once.
+
     `imagenet2012` wants its archive `ILSVRC2012_img_val.tar` (and that of the training images) in
     ~/tensorflow_datasets/downloads/manual; `imagenet_v2` and `imagenette` are downloaded.
 

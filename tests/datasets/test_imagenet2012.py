@@ -69,7 +69,7 @@ def test_where_the_labels_may_lie(flat, tmp_path):
     assert found.labels.tolist() == expected
     with pytest.raises(InputError, match=r"no file .*val/val\.txt or .*/val\.txt with a line NAME LABEL"):
         datasets.load("imagenet2012", path=flat, size=8)
-    with pytest.raises(InputError, match=r"no file other\.txt with a line"):
+    with pytest.raises(InputError, match=r"no file .*/val/other\.txt or other\.txt with a line"):
         datasets.load("imagenet2012", path=flat, labels="other.txt", size=8)
 
 
@@ -94,12 +94,10 @@ def test_bad_folders(flat, by_class, tmp_path):
     def load(root, **options):
         return datasets.load("imagenet2012", path=root, size=8, **options)
 
-    with pytest.raises(InputError, match=r"has a folder for each class, so that labels='val.txt' has no use"):
+    with pytest.raises(InputError, match=r"has folders of classes, so that labels='val.txt' has no use"):
         load(by_class, labels="val.txt")
     (by_class / "n01440764").rename(by_class / "n99999999")
-    with pytest.raises(
-        InputError, match=r"n99999999/.*00000293\.JPEG: lies in no folder that is named by one"
-    ):
+    with pytest.raises(InputError, match=r"n99999999/.*00000293\.JPEG: lies in no folder that is"):
         load(by_class)
     (by_class / "n99999999").rename(by_class / "n01440764")
     name = "ILSVRC2012_val_00000001.JPEG"
