@@ -4,8 +4,8 @@
 
 Leaves a table for each ε, the curves of accuracy against ε, and the self-checks with a picture of the loss
 around an image for each defense. A run that was stopped continues where it was. `--nochecks` leaves out the
-checks, `--nothreats` all but them. Many processes share the threats by `--coordinator`, `--processes` and
-`--process`, or `--distributed`; process 0 does the checks.
+checks, `--nothreats` all but them. Many processes share the work by `--coordinator`, `--processes` and
+`--process`, or `--distributed`.
 """
 
 import argparse
@@ -55,9 +55,10 @@ def main(
             gray_box_files.write_setting(workdir, plain)
         if threats:
             attack(experiment, workdir, reporter)
-        if checks and members.first:
+        if checks:
             found = adaptive_checks.run(experiment, workdir / "store", reporter)
-            cli.console.print(adaptive_files.write_checks(workdir, experiment, found), markup=False)
+            if members.first:
+                cli.console.print(adaptive_files.write_checks(workdir, experiment, found), markup=False)
     cli.console.print(f"Tables, curves and checks: {workdir}")
 
 

@@ -77,8 +77,8 @@ def _file_of_labels(root: Path, labels: str | Path | None) -> Path:
             return file
     places = " or ".join(map(str, dict.fromkeys(chosen)))
     raise InputError(
-        f"data set 'imagenet2012': no file {places} with a line NAME LABEL for each image, and no folders named "
-        "by WordNet ids"
+        f"data set 'imagenet2012': no file {places} with a line NAME LABEL for each image, and no folders "
+        "named by WordNet ids"
     )
 
 

@@ -64,13 +64,25 @@ def check_norm(experiment: AdaptiveExperiment) -> None:
 def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter) -> list[Checked]:
     """Check every defense; what `folder`, that of the stores, already holds is not computed again.
 
+    Of several processes each checks some, and process 0 returns all, the others none.
+
     Raises
     ------
     InputError
         As `check_norm`.
     """
     check_norm(experiment)
-    return [_checked(experiment, defense, folder / "checks", reporter) for defense in experiment.defenses]
+    checked: dict[int, Checked] = {}
+    labels, processes = list(experiment.defenses), reporter.processes
+    for number in processes.divide("checks", len(labels)):
+        checked[number] = _checked(experiment, labels[number], folder / "checks", reporter)
+    if not processes.first:
+        return []
+    processes.finish()
+    for number in range(len(labels)):
+        if number not in checked:  # it is there
+            checked[number] = _checked(experiment, labels[number], folder / "checks", reporter)
+    return [checked[number] for number in range(len(labels))]
 
 
 def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporter: Reporter) -> Checked:

@@ -32,11 +32,7 @@ class Member(Processes):
         raise NotImplementedError
 
     def take(self, stage: int, name: str, missing: Sequence[int]) -> int | None:
-        """The number of a batch that this process computes next; None if all are taken."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Tell the others that this process has nothing left to compute; process 0 waits for all."""
+        """The number of a batch, or of other work, that this process does next; None if all are taken."""
         raise NotImplementedError
 
     def leave(self, reason: str | None) -> None:
@@ -45,11 +41,19 @@ class Member(Processes):
 
     def share(self, store: Store, missing: Sequence[slice]) -> Iterator[slice]:
         """As `Processes.share`; every process calls it for the same stores in the same order."""
-        self._stage += 1
-        stage, size = self._stage, store.batch_size
-        numbers = [rows.start // size for rows in missing]
-        while (batch := self.take(stage, store.path.name, numbers)) is not None:
+        size = store.batch_size
+        for batch in self._taken(store.path.name, [rows.start // size for rows in missing]):
             yield slice(batch * size, min((batch + 1) * size, store.count))
+
+    def divide(self, name: str, count: int) -> Iterator[int]:
+        """As `Processes.divide`, called by all in the same order too."""
+        return self._taken(name, range(count))
+
+    def _taken(self, name: str, numbers: Sequence[int]) -> Iterator[int]:
+        self._stage += 1
+        stage = self._stage
+        while (number := self.take(stage, name, numbers)) is not None:
+            yield number
 
     def _end(self, line: str) -> None:
         """End this process; called from the thread that has heard of another's end."""

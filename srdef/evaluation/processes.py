@@ -56,5 +56,12 @@ class Processes:
         """
         yield from missing
 
+    def divide(self, name: str, count: int) -> Iterator[int]:
+        """The pieces of other work that this process does, of those numbered from 0 to `count - 1`."""
+        yield from range(count)
+
+    def finish(self) -> None:
+        """Tell the others that this process has nothing left to compute; process 0 waits for all."""
+
 
 ALONE = Processes()
