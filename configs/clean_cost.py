@@ -2,7 +2,7 @@
 
 The argument is a classifier and the side of its images, which super-resolution doubles: `lite0` is
 EfficientNet-Lite0 at 160 pixels, `lite1` EfficientNet-Lite1 at 176, `lite2` EfficientNet-Lite2 at 192, and
-`lite2_260` the same at 260, the size that it was trained with. The rows are two networks, times the two
+`lite2_260` the same at 260, the size that it was trained with. The rows are three networks, times the two
 meanings of the wavelet threshold's sigma (`defenses.Wavelet`), times the JPEG file in which the released code
 keeps the denoised image: "as released" is `paper_released`, with both. The images are the first 200 of
 NIPS-2017 DEV (the folder that the environment variable SRDEF_NIPS2017 names, or `--config.dataset.path`).
@@ -20,7 +20,7 @@ CLASSIFIERS = {
     "lite2": ("efficientnet_lite2", 192),
     "lite2_260": ("efficientnet_lite2", 260),
 }
-NETWORKS = {"compact": "compact_x2", "small": "edsr_small_x2"}
+NETWORKS = {"compact": "compact_x2", "small": "edsr_small_x2", "baseline": "edsr_baseline_x2"}
 
 
 def rows(network: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def rows(network: str) -> dict[str, Any]:
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """One classifier, both networks."""
+    """One classifier, all networks."""
     chosen = common.parse_arg(argument, classifier=common.choice(*CLASSIFIERS))
     name, size = CLASSIFIERS[chosen.classifier]
     config = nips2017.get_config()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -66,6 +67,33 @@ def on_each_device(
     return mapped(*shared, *rows)
 
 
+def abstract(shared: Any, rows: Any, batch_size: int, mesh: Mesh) -> tuple[Any, ...]:
+    """The shapes, types and places of the arguments with which `map_batches` calls its function.
+
+    Parameters
+    ----------
+    shared : tuple of pytrees
+        The same for all batches.
+    rows : tuple of pytrees
+        With one row per image; how many rows these arrays have does not matter.
+    batch_size : int
+    mesh : Mesh
+    """
+    size = -(-batch_size // mesh.devices.size) * mesh.devices.size
+    everywhere, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+    def shape(leaf: Any, rows: int | None, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        leaf = leaf if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf)
+        whole = leaf.shape if rows is None else (rows, *leaf.shape[1:])
+        weak = getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(whole, leaf.dtype, sharding=sharding, weak_type=weak)
+
+    return (
+        *jax.tree.map(lambda leaf: shape(leaf, None, everywhere), shared),
+        *jax.tree.map(lambda leaf: shape(leaf, size, cut), rows),
+    )
+
+
 def slices(count: int, batch_size: int) -> Iterator[slice]:
     """The slices that cut `count` items into batches; the last may be shorter."""
     for start in range(0, count, batch_size):
@@ -77,10 +105,73 @@ def pad_rows(rows: Any, count: int) -> Any:
     missing = count - rows.shape[0]
     if missing == 0:
         return rows
-    if jax.dtypes.issubdtype(rows.dtype, jax.dtypes.prng_key):
-        return jax.numpy.concatenate([rows, jax.numpy.repeat(rows[-1:], missing, axis=0)])
+    if isinstance(rows, jax.Array):  # and stays where it is
+        return jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)])
     rows = np.asarray(rows)
     return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+
+class _OnHost:
+    """Gathers the results of batches in the host's memory, while the device goes on.
+
+    Of several batches each is copied to its place among the others. Of a single one the copy is kept that
+    came from the device: it is read-only.
+    """
+
+    def __init__(self, count: int, given: tuple[Any, ...]) -> None:
+        self._count, self._given = count, given
+        self._result: Any = None
+
+    @staticmethod
+    def announce(result: Any) -> None:
+        """Let the copies begin as soon as the device has computed what they are of."""
+        for leaf in jax.tree.leaves(result):
+            if isinstance(leaf, jax.Array):
+                leaf.copy_to_host_async()
+
+    def add(self, rows: slice, result: Any) -> None:
+        """The results of the next batch; rows beyond those are padding."""
+        parts = jax.tree.map(lambda x: np.asarray(x)[: rows.stop - rows.start], result)
+        if rows == slice(0, self._count):
+            self._result = jax.tree.map(self._own, parts)
+            return
+        if self._result is None:
+            self._result = jax.tree.map(lambda x: np.empty((self._count, *x.shape[1:]), x.dtype), parts)
+        for whole, part in zip(jax.tree.leaves(self._result), jax.tree.leaves(parts), strict=True):
+            whole[rows] = part
+
+    def _own(self, array: np.ndarray) -> np.ndarray:
+        """A copy of what a CPU only hands through: the caller's arrays may change."""
+        handed = any(
+            isinstance(rows, np.ndarray) and np.may_share_memory(array, rows) for rows in self._given
+        )
+        return array.copy() if handed else array
+
+    def get(self) -> Any:
+        """All that was added."""
+        return self._result
+
+
+class _OnDevice:
+    """Gathers the results of batches on the devices."""
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+
+    @staticmethod
+    def announce(result: Any) -> None:
+        """Nothing is copied."""
+
+    def add(self, rows: slice, result: Any) -> None:
+        """The results of the next batch; rows beyond those are padding."""
+        count = rows.stop - rows.start
+        self._parts.append(jax.tree.map(lambda x: x if len(x) == count else x[:count], result))
+
+    def get(self) -> Any:
+        """All that was added."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *self._parts)
 
 
 def map_batches(
@@ -91,8 +182,12 @@ def map_batches(
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
+    on_device: bool = False,
 ) -> Any:
     """Call `function(*shared, *batch)` on consecutive batches and concatenate what it returns.
+
+    The results of a batch are copied to the host while the next one is computed; no more than these two are
+    on the devices.
 
     Parameters
     ----------
@@ -109,11 +204,15 @@ def map_batches(
     mesh : Mesh, optional
         Default: all local devices.
     progress : callable, optional
-        Called with the number of images done after each batch.
+        Called with the number of images of each batch after `function` has returned: the device may still
+        compute, except with the last one.
+    on_device : bool
+        Whether all results stay on the devices.
 
     Returns
     -------
-    pytree of numpy arrays
+    pytree of numpy arrays, or of jax arrays
+        NumPy arrays of a single batch are read-only.
 
     Raises
     ------
@@ -136,17 +235,23 @@ def map_batches(
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     shared = replicate(shared, mesh)
 
-    results = []
+    gathered = _OnDevice() if on_device else _OnHost(count, per_image)
+    before: tuple[slice, Any] | None = None
     for rows in slices(count, size):
         interrupts.check()
         try:
-            batch = [jax.device_put(pad_rows(array[rows], size), sharding) for array in per_image]
+            batch = jax.device_put([pad_rows(array[rows], size) for array in per_image], sharding)
             result = function(*shared, *batch)
-            results.append(jax.tree.map(lambda x, n=rows.stop - rows.start: np.asarray(x)[:n], result))
+            gathered.announce(result)
+            if before is not None:
+                gathered.add(*before)
+            before = rows, result
+            if rows.stop == count:
+                gathered.add(*before)
         except jax.errors.JaxRuntimeError as error:
             if is_out_of_memory(error):
                 raise _out_of_memory(error, size, devices) from error
             raise
         if progress is not None:
             progress(rows.stop - rows.start)
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+    return gathered.get()

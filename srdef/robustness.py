@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from srdef import models, victims
+from srdef.attacks.arithmetic import Arithmetic, check_arithmetic, judging_in, note
 from srdef.attacks.base import REGISTRY, Attack, create, without_early_stop
 from srdef.attacks.batch import Ensemble, perturb, smaller_batch
 from srdef.attacks.projections import Norm
@@ -65,6 +66,8 @@ class RobustAccuracy:
     epsilons : tuple of float
         In units of the [0, 1] range.
     norm : "linf", "l2" or "l1"
+    arithmetic : str, optional
+        What the steps of the attacks were computed in, if it was said.
     """
 
     clean: np.ndarray
@@ -72,6 +75,7 @@ class RobustAccuracy:
     seconds: dict[str, tuple[float, ...]]
     epsilons: tuple[float, ...]
     norm: Norm
+    arithmetic: Arithmetic | None = None
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -137,9 +141,11 @@ class RobustAccuracy:
         for attack in self.attacks:
             cells = [attack, clean, *(_cell(found) for found in self.accuracy(attack))]
             lines.append("| " + " | ".join(cells) + " |")
-        note = f"Accuracy in % over all {len(self.clean)} images, {_NORMS[self.norm]} radius ε; "
-        note += "in brackets 95 % Wilson intervals."
-        return "\n".join([*lines, "", note]) + "\n"
+        text = f"Accuracy in % over all {len(self.clean)} images, {_NORMS[self.norm]} radius ε; "
+        text += "in brackets 95 % Wilson intervals."
+        if steps := note(self.arithmetic):
+            text += f" {steps}"
+        return "\n".join([*lines, "", text]) + "\n"
 
     def plot(self, path: Any = None) -> Any:
         """Accuracy against ε, a line for each attack, as a matplotlib figure.
@@ -230,6 +236,7 @@ def evaluate_robustness(
     targets: TargetName | None = None,
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
+    arithmetic: Arithmetic | None = None,
     progress: Callable[[str, float, float], None] | None = None,
     on_batch: Callable[[str, float, int, int], None] | None = None,
 ) -> RobustAccuracy:
@@ -263,8 +270,8 @@ def evaluate_robustness(
     targets : "least_likely", "random" or "second", optional
         Attacks aim at this class of each image (see `srdef.attacks.targets`); those given by name are made
         targeted. The accuracy is that of the labels as ever.
-    ids, batch_size
-        As for `attacks.perturb`.
+    ids, batch_size, arithmetic
+        As for `attacks.perturb`. With an arithmetic, all accuracies are computed in float32.
     progress : callable, optional
         Called after each attack and ε with the attack's name, ε and the accuracy.
     on_batch : callable, optional
@@ -285,6 +292,7 @@ def evaluate_robustness(
     check_choice("norm", norm, ("linf", "l2", "l1"))
     check_choice("threat", threat, ("white_box", "gray_box"))
     check_count("draws", draws)
+    check_arithmetic(arithmetic)
     given = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
     for epsilon in given:
         check_epsilon(epsilon, norm)
@@ -299,7 +307,8 @@ def evaluate_robustness(
     makers = _makers(attacks, norm, targets, images)
     for name, maker in makers.items():
         _check_attack(name, maker.make(radii[-1]), norm, radii[-1], targets)
-    case = _Case(judge, seen, images, labels, ids, key, norm, draws if random else 1, batch_size, targets)
+    fresh = draws if random else 1
+    case = _Case(judge, seen, images, labels, ids, key, norm, fresh, batch_size, targets, arithmetic)
 
     clean = case.correct(images, np.arange(len(images)), 0)
     correct, seconds = {}, {}
@@ -322,7 +331,7 @@ def evaluate_robustness(
             if progress is not None:
                 progress(name, epsilon, float(rows[-1].mean()))
         correct[name], seconds[name] = np.stack(rows), tuple(spent)
-    return RobustAccuracy(clean, correct, seconds, radii, norm)
+    return RobustAccuracy(clean, correct, seconds, radii, norm, arithmetic)
 
 
 def _victims(classifier: Any, defense: Defense | None, threat: Threat, draws: int) -> tuple[Victim, Victim]:
@@ -448,19 +457,21 @@ class _Case:
     draws: int
     batch_size: int | None
     targets: TargetName | None
+    arithmetic: Arithmetic | None
 
     def correct(self, images: np.ndarray, rows: np.ndarray, purpose: int) -> np.ndarray:
         """Whether more than half of the judge's fresh draws classify these images as their labels."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, _JUDGE), purpose)
-        share = accuracy_over_draws(
-            self.judge,
-            images,
-            self.labels[rows],
-            key=key,
-            ids=self.ids[rows],
-            draws=self.draws,
-            batch_size=smaller_batch(self.batch_size or len(self.images), len(rows)),
-        )
+        with judging_in(self.arithmetic):
+            share = accuracy_over_draws(
+                self.judge,
+                images,
+                self.labels[rows],
+                key=key,
+                ids=self.ids[rows],
+                draws=self.draws,
+                batch_size=smaller_batch(self.batch_size or len(self.images), len(rows)),
+            )
         return share > 0.5
 
     def broken_at(
@@ -484,6 +495,7 @@ class _Case:
             ids=self.ids[rows],
             batch_size=batch_size,
             targets=self.targets,
+            arithmetic=self.arithmetic,
             progress=_counting(watch, len(rows), isinstance(attack, Ensemble)) if watch else None,
         ).images
         flat = (adversarial - images).reshape(len(images), -1).astype(np.float64)

@@ -1,3 +1,5 @@
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,44 @@ def test_batches_do_not_change_the_result(batch_size):
     np.testing.assert_array_equal(result["scaled"], 2 * x)
     np.testing.assert_array_equal(result["draw"], jax.vmap(jax.random.uniform)(keys(7)))
     assert sum(seen) == 7
+
+
+@pytest.mark.parametrize("batch_size", [None, 3, 7])
+def test_results_may_stay_on_the_device(batch_size):
+    x = np.arange(7.0, dtype=np.float32)
+    host, device = (
+        batching.map_batches(scale, (2.0,), (x, keys(7)), batch_size=batch_size, on_device=on_device)
+        for on_device in (False, True)
+    )
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(device))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(host))
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+    # And be the arguments of the next program, also where they do not fill a batch.
+    again = batching.map_batches(scale, (0.5,), (device["scaled"], keys(7)), batch_size=4)
+    np.testing.assert_array_equal(again["scaled"], x)
+
+
+def test_the_next_batch_is_computed_before_the_last_is_fetched_and_two_are_alive():
+    results, alive = [], []
+
+    def function(x):
+        result = jnp.sin(x)
+        results.append(weakref.ref(result))
+        alive.append(sum(found() is not None for found in results))
+        return result
+
+    x = np.arange(20.0, dtype=np.float32)
+    result = batching.map_batches(function, (), (x,), batch_size=4)
+    np.testing.assert_array_equal(result, jnp.sin(x))
+    assert alive == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_results_are_no_part_of_the_arguments(batch_size):
+    x = np.zeros((64, 64), np.float32)
+    result = batching.map_batches(jax.jit(lambda x: x), (), (x,), batch_size=batch_size)
+    x[:] = 1
+    assert not result.any()
 
 
 def test_one_batch_size_is_one_program():

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from srdef.attacks import masked_gradients
 from srdef.attacks.apgd import apgd, apgd_t
+from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.base import REGISTRY, Attack, AttackResult, without_early_stop
 from srdef.attacks.batch import Ensemble, Storage, perturb, smaller_batch
 from srdef.attacks.fab import fab, fab_t
@@ -174,6 +175,7 @@ class AutoAttack(Ensemble):
         storage: Storage = "float32",
         mesh: Mesh | None = None,
         progress: Callable[[int], None] | None = None,
+        arithmetic: Arithmetic | None = None,
     ) -> AutoAttackResult:
         """Attack every image; what `srdef.attacks.perturb` calls, with the same parameters.
 
@@ -244,7 +246,14 @@ class AutoAttack(Ensemble):
                     # Said once at the end, and not by every attack.
                     warnings.simplefilter("ignore", SrdefWarning)
                     result = perturb(
-                        attack, seen, images[left], labels[left], key=fresh, storage=storage, **options(left)
+                        attack,
+                        seen,
+                        images[left],
+                        labels[left],
+                        key=fresh,
+                        storage=storage,
+                        arithmetic=arithmetic,
+                        **options(left),
                     )
                 distance = _distance(result.images - images[left], self.norm)
                 inside = distance <= radius[left] * (1 + 1e-5) + 1e-6

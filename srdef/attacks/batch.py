@@ -1,7 +1,7 @@
 """Run an attack over a batch of images, each on its own: `perturb`.
 
-Finished images leave the batch: whenever at most a quarter of it still needs steps, the others go on in a
-batch of a quarter of the size.
+Finished images leave the batch: whenever at most a quarter of it still needs steps, and many of them, the
+others go on in a batch of a quarter of the size.
 """
 
 # A quarter and not a half, because each size is a program of its own to compile. The host runs the loop over
@@ -21,7 +21,15 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from srdef import interrupts, validation
-from srdef.attacks.base import Attack, AttackResult, is_adversarial, same_types, strong_types, within_range
+from srdef.attacks.arithmetic import (
+    Arithmetic,
+    check_arithmetic,
+    computing_in,
+    judging_in,
+    misjudged,
+    with_rows,
+)
+from srdef.attacks.base import Attack, AttackResult, reaches_aim, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.starts import with_start
 from srdef.attacks.targets import TargetName, choose
@@ -48,6 +56,11 @@ class Ensemble:
 
 # By how much a batch shrinks at least when finished images leave it.
 SHRINK = 4
+
+# Where fewer steps are left, a smaller batch saves less time than it takes to compile its program. By the
+# number of steps and not by a clock, as the size of a batch decides how sums are rounded. On a GPU compiling
+# takes a few hundred times as long as a step of a large network, on a CPU a few times.
+FEWEST_STEPS = {"cpu": 1, "others": 200}
 
 # The draws with which a random victim is judged must be neither those that the attack has seen nor those
 # with which a rounding was searched.
@@ -161,8 +174,12 @@ def _looped(attack: Attack, sharding: Sharding) -> bool:
 
     Not for gradients on a CPU, where XLA takes twice as long for those of most convolutions within a loop.
     """
+    return _platform(sharding) != "cpu" or not attack.uses_gradients
+
+
+def _platform(sharding: Sharding) -> str:
     device: Any = next(iter(sharding.device_set))
-    return device.platform != "cpu" or not attack.uses_gradients
+    return device.platform
 
 
 @jax.jit
@@ -205,9 +222,8 @@ def _round(
     )
 
 
-@partial(jax.jit, static_argnames="draws")
+@partial(jax.jit, static_argnames=("targeted", "draws"))
 def _judge(
-    attack: Attack,
     victim: Victim,
     key: jax.Array,
     images: jax.Array,
@@ -215,20 +231,20 @@ def _judge(
     labels: jax.Array,
     ids: jax.Array,
     *,
+    targeted: bool,
     draws: int,
 ) -> AttackResult:
-    """Success and distances of adversarial images.
+    """Success and distances of adversarial images, without these images and the attack's norm.
 
     A program of its own: inside another a compiler may compute the images once more, rounded
-    otherwise, and judge something else than what is returned.
+    otherwise, and judge something else than what is returned. It does not know the attack, so that all
+    attacks of a victim share it.
     """
 
-    def one(
-        attack: Attack, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
-    ) -> AttackResult:
+    def one(image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array) -> AttackResult:
         def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits = victim(adversarial, key)
-            return is_adversarial(attack, logits, label), jnp.isnan(logits).any()
+            return reaches_aim(targeted, logits, label), jnp.isnan(logits).any()
 
         if draws == 1:  # without the loop, in which XLA's CPU back end is slower
             fools, is_nan = draw(key)
@@ -237,7 +253,7 @@ def _judge(
         rate = fools.astype(jnp.float32).mean()
         difference = adversarial - image
         return AttackResult(
-            images=adversarial,
+            images=None,
             success=rate > 0.5,
             linf=jnp.abs(difference).max(),
             l2=jnp.linalg.norm(difference.ravel()),
@@ -247,10 +263,10 @@ def _judge(
             success_rate=rate,
             nonfinite=is_nan.any(),
             zero_gradient=jnp.bool_(False),
-            norm=attack.norm,
+            norm="linf",
         )
 
-    return jax.vmap(one)(attack, images, adversarial, labels, _keys_of(_JUDGE, key, ids))
+    return jax.vmap(one)(images, adversarial, labels, _keys_of(_JUDGE, key, ids))
 
 
 @jax.jit
@@ -273,6 +289,7 @@ def _run_steps(
     finished: jax.Array,
     sharding: Sharding,
     recorder: Recorder | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Any:
     """Step until all images of a batch are finished, in smaller batches as fewer of them are left.
 
@@ -286,6 +303,8 @@ def _run_steps(
         How a batch lies on the devices; its size stays a multiple of their number.
     recorder : Recorder, optional
         Looks at the state before the first step and after each.
+    arithmetic
+        Of the steps.
 
     Returns
     -------
@@ -295,6 +314,7 @@ def _run_steps(
     looped = _looped(attack, sharding)
     # Asking which images are finished waits for the device, so long attacks ask less often.
     patience = 1 if looped else max(attack.max_steps // 1000, 1) if attack.stops_early else attack.max_steps
+    fewest = FEWEST_STEPS.get(_platform(sharding), FEWEST_STEPS["others"])
     everything, batch = state, attack
     size = len(finished)
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
@@ -303,8 +323,10 @@ def _run_steps(
         recorder(batch, state, rows)
     while not (done := np.asarray(finished) | (rows == size)).all():
         left = np.flatnonzero(~done)
+        taken = int(np.asarray(state[1])[left].max())
+        shrinks = attack.max_steps - taken >= fewest
         smaller = len(rows) // SHRINK // devices * devices
-        if smaller > 0 and len(left) <= smaller:
+        if shrinks and smaller > 0 and len(left) <= smaller:
             everything = _put(everything, rows, state)
             while len(left) <= smaller // SHRINK // devices * devices:
                 smaller = smaller // SHRINK // devices * devices
@@ -313,12 +335,12 @@ def _run_steps(
             state, batch = _take((everything, attack), kept, sharding=sharding)
             pace = _Pace()
         batch, needed = jax.device_put((batch, rows < size), sharding)
-        enough = len(rows) // SHRINK // devices * devices
+        enough = len(rows) // SHRINK // devices * devices if shrinks else 0
         for _ in range(patience):
             interrupts.check()
             # On one device XLA forgets the sharding; it is said again, or the steps were compiled once more.
             state = jax.device_put(state, sharding)
-            with pace if looped else nullcontext():
+            with pace if looped else nullcontext(), computing_in(arithmetic):
                 state, finished = _steps(
                     batch,
                     victim,
@@ -384,6 +406,7 @@ def perturb(
     start: np.ndarray | jax.Array | None = None,
     trace: bool = False,
     targets: TargetName | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> AttackResult:
     """Attack every image of a batch on its own: vmapped, compiled once, sharded over the devices.
 
@@ -426,11 +449,16 @@ def perturb(
     targets : "least_likely", "random" or "second", optional
         For a targeted attack: the classes to reach, in the place of the labels, which are the images' own
         then. See `srdef.attacks.targets`.
+    arithmetic : "float32", "tensorfloat32" or "bfloat16", optional
+        What the steps compute products and convolutions in, by the words of `jax.default_matmul_precision`;
+        all that the result holds is judged in float32 then. Images that only the lower precision took for
+        adversarial are attacked once more in float32, by attacks that stop early or are of minimal norm.
+        Default: everything as the program has it, `jax_default_matmul_precision`.
 
     Returns
     -------
     AttackResult
-        NumPy arrays.
+        NumPy arrays; those of a single batch are read-only.
 
     Raises
     ------
@@ -445,22 +473,72 @@ def perturb(
     """
     validation.check_choice("storage", storage, get_args(Storage))
     validation.check_count("draws", draws)
+    check_arithmetic(arithmetic)
     options: dict[str, Any]
     if isinstance(attack, Ensemble):
         options = {"key": key, "ids": ids, "batch_size": batch_size, "storage": storage, "mesh": mesh}
-        others = {"draws": draws, "start": start, "trace": trace, "targets": targets}
+        others = {
+            "draws": draws,
+            "start": start,
+            "trace": trace,
+            "targets": targets,
+            "arithmetic": arithmetic,
+        }
         for name, value in others.items():
             if value is inspect.signature(perturb).parameters[name].default:
                 continue
             if name not in inspect.signature(attack.perturb).parameters:
                 raise InputError(f"{name}: not of {type(attack).__name__}, only of each of its attacks")
             options[name] = value
-        return attack.perturb(victim, images, labels, progress=progress, **options)
-    images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
-    options = {"batch_size": batch_size, "mesh": mesh}
-    labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
-    if start is not None:
-        attack, start = with_start(attack, start, images)
+        with judging_in(arithmetic):
+            return attack.perturb(victim, images, labels, progress=progress, **options)
+    with judging_in(arithmetic):
+        images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
+        options = {"batch_size": batch_size, "mesh": mesh}
+        labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
+        if start is not None:
+            attack, start = with_start(attack, start, images)
+        own: dict[str, Any] = {"storage": storage, "draws": draws, "trace": trace}
+        result = _run(
+            attack,
+            victim,
+            (images, labels, ids),
+            key,
+            start,
+            {"progress": progress, **options},
+            arithmetic=arithmetic,
+            **own,
+        )
+        rows = misjudged(attack, result, arithmetic)
+        if len(rows):
+            part, first = jax.tree.map(lambda leaf: leaf[rows], (attack, start))
+            size = smaller_batch(batch_size or len(images), len(rows))
+            given = (images[rows], labels[rows], ids[rows])
+            again = _run(part, victim, given, key, first, {**options, "batch_size": size}, **own)
+            result = with_rows(result, rows, again)
+        if result.nonfinite.any():
+            _refuse_nan(victim, images, ids, key, options)
+    warn(result, ids)
+    return result
+
+
+def _run(
+    attack: Attack,
+    victim: Victim,
+    given: tuple[np.ndarray, np.ndarray, np.ndarray],
+    key: jax.Array,
+    start: np.ndarray | None,
+    options: dict[str, Any],
+    *,
+    storage: Storage,
+    draws: int,
+    trace: bool,
+    arithmetic: Arithmetic | None = None,
+) -> AttackResult:
+    """What `perturb` does with checked arguments; `given` are images, labels and ids.
+
+    Judged in the arithmetic of the surrounding context; `arithmetic` is that of the steps, if another.
+    """
     recorder = Recorder(victim, key) if trace else None
     leaves, structure = jax.tree.flatten((attack, start))
 
@@ -470,23 +548,25 @@ def perturb(
         attack, start = jax.tree.unflatten(structure, rows)
         if recorder is not None:
             recorder.start(images, labels, ids)
-        state, finished = _init(attack, victim, key, images, labels, ids, start, sharding=images.sharding)
-        state, steps = _run_steps(attack, victim, state, finished, images.sharding, recorder)
+        sharding = images.sharding
+        with computing_in(arithmetic):
+            state, finished = _init(attack, victim, key, images, labels, ids, start, sharding=sharding)
+        state, steps = _run_steps(attack, victim, state, finished, sharding, recorder, arithmetic)
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
-        result = _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        adversarial.copy_to_host_async()  # while they are judged
+        result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
         return result.replace(
+            images=adversarial,
+            norm=attack.norm,
             steps=steps,
             nonfinite=result.nonfinite | diagnostics.nonfinite,
             zero_gradient=diagnostics.zero_gradient & ~result.success,
         )
 
-    result = map_batches(batch, (victim, key), (images, labels, ids, *leaves), progress=progress, **options)
-    if result.nonfinite.any():
-        _refuse_nan(victim, images, ids, key, options)
-    warn(result, ids)
-    return result if recorder is None else result.replace(trace=recorder.trace(len(images)))
+    result = map_batches(batch, (victim, key), (*given, *leaves), **options)
+    return result if recorder is None else result.replace(trace=recorder.trace(len(given[0])))
 
 
 def check_labels(
@@ -549,7 +629,8 @@ def judge(
         attack = jax.tree.unflatten(structure, rows)
         if rounded:
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
-        return _judge(attack, victim, key, images, adversarial, labels, ids, draws=draws)
+        result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
+        return result.replace(images=adversarial, norm=attack.norm)
 
     return map_batches(batch, (victim, key), (images, adversarial, labels, ids, *leaves), **options)
 

@@ -243,6 +243,6 @@ def hop_skip_jump(
     check_choice("norm", norm, ("l2", "linf"))
     check_numbers(gamma=gamma)
     if start is not None:
-        start = np.asarray(start)
+        start = np.array(start)  # a copy, as the caller's may change
         start = check_images(start[None])[0] if start.ndim == 3 else check_images(start)
     return HopSkipJump(gamma, init_num_evals, max_num_evals, steps, norm, targeted, start)

@@ -15,6 +15,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from srdef.attacks import batch
+from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.base import REGISTRY, RESTART, Attack, AttackResult
 from srdef.attacks.projections import AnyNorm
 from srdef.attacks.targets import TargetName
@@ -82,6 +83,7 @@ class Repeated(batch.Ensemble):
         start: np.ndarray | jax.Array | None = None,
         trace: bool = False,
         targets: TargetName | None = None,
+        arithmetic: Arithmetic | None = None,
     ) -> AttackResult:
         """Attack every image; what `srdef.attacks.perturb` calls, with the same parameters.
 
@@ -128,6 +130,7 @@ class Repeated(batch.Ensemble):
                     draws=draws,
                     start=start if run == 0 else None,
                     trace=trace,
+                    arithmetic=arithmetic,
                     **options,
                 )
             found = self._score(part, victim, result, labels[left], own, ids[left], options)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from srdef.attacks.arithmetic import Arithmetic, judging_in
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
 from srdef.batching import map_batches
@@ -121,6 +122,7 @@ def transfer(
     storage: Storage = "float32",
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> AttackResult:
     """Attack the source victim and judge on the target: the attacker of whom the target is hidden.
 
@@ -131,7 +133,7 @@ def transfer(
         attack that stops as soon as the source is fooled leaves a point at the source's boundary.
     source, target : Victim
         With the same classes.
-    images, labels, key, ids, batch_size, storage, mesh, progress
+    images, labels, key, ids, batch_size, storage, mesh, progress, arithmetic
         As for `perturb`, but labels are given, not predicted.
 
     Returns
@@ -163,9 +165,11 @@ def transfer(
         storage=storage,
         mesh=mesh,
         progress=progress,
+        arithmetic=arithmetic,
     )
     fresh = jax.random.fold_in(key, _TARGET)
-    hit = _share_of_draws(target, result.images, labels, fresh, ids, 1, batch_size, mesh)
+    with judging_in(arithmetic):
+        hit = _share_of_draws(target, result.images, labels, fresh, ids, 1, batch_size, mesh)
     # NaN is equal to neither: no success.
     success = hit == 1 if attack.targeted else hit == 0
     return dataclasses.replace(

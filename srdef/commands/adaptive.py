@@ -52,7 +52,7 @@ def main(
     reporter = progress.Reporter(cli.console, processes=members)
     with members.hold(workdir):
         if members.first:
-            gray_box_files.write_setting(workdir, plain)
+            gray_box_files.write_setting(workdir, plain, experiment.arithmetic)
         if threats:
             attack(experiment, workdir, reporter)
         if checks:

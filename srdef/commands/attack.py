@@ -16,13 +16,14 @@ import argparse
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from rich.table import Table
 
 from srdef import attacks, batching, datasets, models
+from srdef.attacks.arithmetic import Arithmetic
 from srdef.commands import cli, configuration
 from srdef.datasets import Dataset
 from srdef.defenses import Defense
@@ -179,6 +180,7 @@ def measure(
             targets=config.get("targets"),
             ids=dataset.ids,
             batch_size=min(config["batch_size"], len(dataset)),
+            arithmetic=config.get("arithmetic", "float32"),
             progress=progress,
             on_batch=on_batch,
         )
@@ -191,7 +193,7 @@ def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder} ({error.strerror})") from None
     files.write_atomically(folder / "config.json", files.canonical_json(config) + "\n")
-    environment = files.canonical_json(gray_box_files.environment()) + "\n"
+    environment = files.canonical_json(gray_box_files.environment(config.get("arithmetic"))) + "\n"
     files.write_atomically(folder / "environment.json", environment)
     result.to_csv(folder / "robustness.csv")
     files.write_atomically(folder / "robustness.md", result.to_markdown())
@@ -232,6 +234,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", metavar="NUMBER", type=int, default=100, help="images at a time (100)"
     )
+    parser.add_argument(
+        "--arithmetic",
+        choices=get_args(Arithmetic),
+        default="float32",
+        help="of the attacks' steps; all that is reported is computed in float32 (default: float32)",
+    )
     parser.add_argument("--seed", metavar="NUMBER", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--output", metavar="FOLDER", help="leave CSV, Markdown and a plot here")
     parser.add_argument(
@@ -262,6 +270,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "seed": options.seed,
         **({"targets": options.targets} if options.targets else {}),
+        # What results of older settings do not say.
+        **({"arithmetic": options.arithmetic} if options.arithmetic != "float32" else {}),
     }
 
 

@@ -1,6 +1,6 @@
 """Time srdef beside the libraries people use, on the same weights and images.
 
-    python -m experiments.benchmark attacks|cifar|defenses|models
+    python -m experiments.benchmark attacks|cifar|defenses|models|accelerator
 
 All take turns in one process, so that whatever else the machine does weighs on all of them;
 medians and their ratios are reported, and the first call, with its compilation, apart. The other
@@ -10,10 +10,16 @@ libraries come from requirements-parity.txt.
 import argparse
 
 from srdef.commands import cli
-from srdef.commands.benchmarks import attacks, cifar, common, defenses, models
+from srdef.commands.benchmarks import accelerator, attacks, cifar, common, defenses, models
 from srdef.errors import InputError
 
-BENCHMARKS = {"attacks": attacks.run, "cifar": cifar.run, "defenses": defenses.run, "models": models.run}
+BENCHMARKS = {
+    "attacks": attacks.run,
+    "cifar": cifar.run,
+    "defenses": defenses.run,
+    "models": models.run,
+    "accelerator": accelerator.run,
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,9 @@
 Leaves `report.html` in the workdir, which is that of `experiments.evaluate`, `experiments.adaptive` or
 `experiments.manifold`. The page of an evaluation has a gallery: `--attack=FGSM-2 --attack=DeepFool` chooses
 whose images it shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves
-it out, and then neither the data set nor the networks are needed. Of an attack at four ε or more it draws the
-curve, and leaves it as `epsilon_curves.pdf`, `.png`, `.csv` and `.md` too.
+it out, and then neither the data set nor the networks are needed. `--trace=I-FGSM` attacks these images once
+more, and draws margin, loss and success over the steps (`trace.pdf`, `.png`). Of an attack at four ε or more
+it draws the curve, and leaves it as `epsilon_curves.pdf`, `.png`, `.csv` and `.md` too.
 
 Code of your own that the run used (a configuration that registers something, names `MODULE:FUNCTION`) is
 imported again from the files that the run has noted: make reports only of runs that you trust.
@@ -31,6 +32,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="attack whose images are shown; may be given again",
     )
     parser.add_argument(
+        "--trace",
+        metavar="LABEL",
+        action="append",
+        default=[],
+        help="attack whose steps are drawn; may be given again",
+    )
+    parser.add_argument(
         "--images", metavar="NUMBER", type=int, default=6, help="images in the gallery for each attack (6)"
     )
 
@@ -40,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     file = options.workdir / "report.html"
     if options.images:
         restore_imports(options.workdir)
-    text = page.build(options.workdir, options.attack, options.images)
+    text = page.build(options.workdir, options.attack, options.images, options.trace)
     files.write_atomically(file, text)
     cli.console.print(f"wrote {file} ({len(text) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
 

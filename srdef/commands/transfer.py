@@ -26,7 +26,7 @@ def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes
     experiments = transfer_matrix.resolve(plain)
     with members.hold(workdir):
         if members.first:
-            gray_box_files.write_setting(workdir, plain)
+            gray_box_files.write_setting(workdir, plain, plain.get("arithmetic"))
         reporter = progress.Reporter(cli.console, processes=members)
         matrix = transfer_matrix.run(experiments, workdir / "store", reporter)
         if not members.first:

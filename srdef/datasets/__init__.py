@@ -1,15 +1,16 @@
 """Labelled images by name: `images, labels = datasets.load("imagenet_samples", size=160)`.
 
-`datasets.list_names()` gives the names: `imagenet_samples` (20 images that a package brings along), `folder`
-and `arrays` (your own images), `cifar10`, `cifar100` and `mnist` (their published files), `imagenet2012` (its
-validation images), `nips2017` (the competition's layout) and `tfds` (TensorFlow Datasets). A function of your
-own is named `MODULE:FUNCTION`.
-`srdef.datasets.selection` chooses the images that a classifier classifies correctly and keeps their list.
+`datasets.list_names()` gives the names: `imagenet_samples` (20 images that a package brings along), `folder`,
+`crops` and `arrays` (your own images), `cifar10`, `cifar100` and `mnist` (their published files),
+`imagenet2012` (its validation images), `nips2017` (the competition's layout), `tfds` (TensorFlow Datasets). A
+function of your own is called `MODULE:FUNCTION`. `srdef.datasets.selection` chooses the images that a
+classifier classifies correctly and keeps their list.
 """
 
 from srdef.datasets import (  # they register themselves
     arrays,
     cifar,
+    crops,
     folder,
     imagenet2012,
     imagenet_samples,
@@ -28,6 +29,7 @@ __all__ = [
     "ImagesOnDisk",
     "arrays",
     "cifar",
+    "crops",
     "folder",
     "imagenet2012",
     "imagenet_class_names",

@@ -141,7 +141,8 @@ def apply(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
     mesh: Mesh | None = None,
-) -> np.ndarray:
+    on_device: bool = False,
+) -> Any:
     """Defend many images: vmapped, jitted, sharded over the devices of `mesh`.
 
     Image i gets the key `fold_in(key, ids[i])`, so its result depends neither on the batch, nor
@@ -157,11 +158,14 @@ def apply(
         Default: 0, 1, ..., N - 1.
     batch_size, progress, mesh
         As in `srdef.batching.map_batches`.
+    on_device : bool
+        Whether all defended images stay on the devices, for a classifier there. Otherwise those of a batch
+        are copied to the host while the next one is computed, and no more than these two are on the devices.
 
     Returns
     -------
-    numpy array (N, H', W', 3)
-        float32, clipped to [0, 1].
+    numpy or jax array (N, H', W', 3)
+        float32, clipped to [0, 1]; a NumPy array of a single batch is read-only.
 
     Raises
     ------
@@ -180,4 +184,5 @@ def apply(
         batch_size=batch_size,
         mesh=mesh,
         progress=progress,
+        on_device=on_device,
     )

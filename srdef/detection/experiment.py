@@ -1,12 +1,15 @@
 """Section 4.1: a classifier of clean against adversarial images, and what it says of defended ones.
 
 Data are pairs of a clean image and the same image under one attack that fools the classifier, from all
-attacks of the configuration. All versions of an image are either trained on or tested with, never both.
+attacks of the configuration. All versions of an image, and all crops of it, are either trained on or tested
+with, never both.
 Every image that the network sees is rounded to 8 bits, so that float32 noise gives nothing away.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import numpy as np
 
 from srdef import batching, images
 from srdef.detection.network import ManifoldClassifier, detect
-from srdef.detection.training import Pairs, create, pair_accuracy, scores, split_by_image, train
+from srdef.detection.pairs import Pairs, pair_accuracy, split_by_image
+from srdef.detection.training import create, scores, train
 from srdef.errors import InputError
-from srdef.evaluation.experiment import CLEAN, FIELDS, check_fields, resolve
+from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, resolve
 from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
@@ -49,7 +53,7 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     InputError
         For fields that are unknown, missing or of another type, and attacks that are not kept in 8 bits.
     """
-    check_fields(config, (), (*FIELDS, "manifold"))
+    check_fields(config, (), (*FIELDS, "manifold", "study"))
     options = config.get("manifold")
     if not isinstance(options, dict) or set(options) != set(OPTIONS):
         raise InputError(f"config.manifold must have the fields {', '.join(OPTIONS)}")
@@ -65,11 +69,14 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def adversarial(run: Run, attack: str) -> tuple[np.ndarray, np.ndarray]:
+def adversarial(
+    run: Run, attack: str, rows: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray]:
     """The images under an attack (or `CLEAN`), `(N, H, W, 3)`, and which of them fool the classifier."""
     if attack == CLEAN:
-        return run.dataset.images, np.ones(len(run.dataset), bool)
-    return run.pixels(attack), run.adversarial(attack).read("success").astype(bool)
+        return run.dataset.batch(rows), np.ones(len(run.dataset), bool)[rows]
+    store = run.adversarial(attack)
+    return images.from_uint8(store.read("images")[rows]), store.read("success").astype(bool)[rows]
 
 
 def _digest_of(run: Run, attack: str) -> str:
@@ -102,20 +109,18 @@ def feature_maps(run: Run, attack: str, endpoint: str) -> tuple[np.ndarray, np.n
 
 
 def defended_scores(
-    run: Run, model: ManifoldClassifier, attack: str, defense: str, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of some images under an attack and a defense, in 8 bits, kept, and which fooled before."""
-    experiment, chosen = run.experiment, run.select(rows)
-    pixels, fooled = (array[rows] for array in adversarial(run, attack))
-    transformation = experiment.defenses[defense]
+    run: Run, model: ManifoldClassifier, attack: str, defense: str, pixels: np.ndarray
+) -> np.ndarray:
+    """Logits `(N,)` of the images of a run under an attack, then a defense, in 8 bits; kept."""
+    experiment, transformation = run.experiment, run.experiment.defenses[defense]
 
     def compute(batch: slice) -> dict[str, np.ndarray]:
-        ids, size = chosen.dataset.ids[batch], experiment.batch_size
+        ids, size = run.dataset.ids[batch], experiment.batch_size
         defended = defended_images(experiment, transformation, pixels[batch], ids, size)
         rounded = images.from_uint8(images.to_uint8(defended))
         return {"logits": batching.map_batches(detect, (model,), (rounded,), batch_size=size)}
 
-    store = chosen.stored(
+    store = run.stored(
         f"{attack}: {defense}",
         "scores",
         (attack, defense),
@@ -126,7 +131,7 @@ def defended_scores(
         defense=digest(transformation),
         detector=digest(model),
     )
-    return store.read("logits"), fooled
+    return store.read("logits")
 
 
 @dataclass(frozen=True)
@@ -182,49 +187,109 @@ def run(
         For bad fields, a folder of another configuration or training, or data that give no pairs.
     """
     options = check(config)
-    fields = {name: config[name] for name in FIELDS if name in config}
-    experiment = resolve(fields)
+    experiment = start(config, workdir)
     model = create(experiment.classifier, options, experiment.seed)
+    correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
+    train_rows, test_rows = split(correct, options["test_share"], workdir)
+    attacks = list(experiment.attacks)
+    clean, _ = feature_maps(correct, CLEAN, model.endpoint)
+    maps, fooled = zip(*(feature_maps(correct, attack, model.endpoint) for attack in attacks), strict=True)
+    pairs = Pairs(np.stack([clean, *maps]), np.stack(fooled))
+    training, testing = pairs.select(train_rows), pairs.select(test_rows)
+    model.detector = train(model.detector, training, testing, options, experiment.seed, workdir, report)
+    return judge(correct, model, training, testing, test_rows, attacks, 4 * options["pairs_per_batch"])
+
+
+def start(config: dict[str, Any], workdir: Path) -> Experiment:
+    """Resolve the configuration, and write it to `workdir`.
+
+    Raises
+    ------
+    InputError
+        If the folder has a run of another configuration.
+    """
+    experiment = resolve({name: config[name] for name in FIELDS if name in config})
     written, text = workdir / "config.json", canonical_json(config) + "\n"
     if written.exists() and written.read_text() != text:
         raise InputError(f"{workdir} holds a run of another configuration; choose another --workdir")
     write_atomically(written, text)
+    return experiment
 
-    correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
-    dataset = correct.dataset
-    train_rows, test_rows = split_by_image(len(dataset), options["test_share"], experiment.seed)
-    split = {
-        part: [dataset.names[row] for row in rows]
-        for part, rows in (("train", train_rows), ("test", test_rows))
-    }
-    write_atomically(workdir / "images.json", canonical_json(split) + "\n")
-    attacks = list(experiment.attacks)
-    clean, _ = feature_maps(correct, CLEAN, model.endpoint)
-    maps, fooled = zip(*(feature_maps(correct, attack, model.endpoint) for attack in attacks), strict=True)
-    pairs = Pairs(clean, np.stack(maps), np.stack(fooled))
-    training, testing = pairs.select(train_rows), pairs.select(test_rows)
-    model.detector = train(model.detector, training, testing, options, experiment.seed, workdir, report)
 
-    clean_logits, adversarial_logits = scores(model.detector, testing, 4 * options["pairs_per_batch"])
+def split(run: Run, test_share: float, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images to train on and to test with, whose names are written to `images.json`."""
+    names, parts = run.dataset.names, split_by_image(run.dataset.names, test_share, run.experiment.seed)
+    named = {part: [names[row] for row in rows] for part, rows in zip(("train", "test"), parts, strict=True)}
+    write_atomically(workdir / "images.json", canonical_json(named) + "\n")
+    return parts
+
+
+def judge(
+    run: Run,
+    model: ManifoldClassifier,
+    training: Pairs,
+    testing: Pairs,
+    test_rows: np.ndarray,
+    attacks: Sequence[str],
+    batch_size: int,
+    workers: int = 1,
+) -> Result:
+    """What a trained detector says of the test images, as they are and behind every defense.
+
+    Parameters
+    ----------
+    run : Run
+        About the images that `test_rows` are positions of.
+    model : ManifoldClassifier
+    training, testing : Pairs
+    test_rows : (N,) int
+    attacks : sequence of str
+        In the order of the pairs.
+    batch_size : int
+        Of feature maps.
+    workers : int
+        How many defenses at the same time.
+    """
+    clean_logits, adversarial_logits = scores(model.detector, testing, batch_size)
     per_attack = {}
     called: dict[str, dict[str, Rate]] = {AS_THEY_ARE: {CLEAN: rate(clean_logits <= 0)}}
     for attack, logits, fools in zip(attacks, adversarial_logits, testing.fooled, strict=True):
-        both = np.concatenate([clean_logits, logits[fools]])
-        area = roc_auc(both, np.arange(len(both)) >= len(clean_logits))
-        per_attack[attack] = (rate(logits[fools] > 0), area)
+        per_attack[attack] = (rate(logits[fools] > 0), area(clean_logits, logits[fools]))
         called[AS_THEY_ARE][attack] = rate(logits[fools] <= 0)
-    for defense in experiment.defenses:
-        called[defense] = {}
-        for attack in (CLEAN, *attacks):
-            logits, fools = defended_scores(correct, model, attack, defense, test_rows)
-            called[defense][attack] = rate(logits[fools] <= 0)
-    every = np.concatenate([clean_logits, adversarial_logits[testing.fooled]])
+    versions = {attack: adversarial(run, attack, test_rows) for attack in (CLEAN, *attacks)}
+    tested = run.select(test_rows)
+
+    def row(defense: str) -> dict[str, Rate]:
+        return {
+            attack: rate(defended_scores(tested, model, attack, defense, pixels)[fools] <= 0)
+            for attack, (pixels, fools) in versions.items()
+        }
+
+    defenses = list(run.experiment.defenses)
+    called.update(
+        zip(defenses, side_by_side([partial(row, name) for name in defenses], workers), strict=True)
+    )
     return Result(
-        images={"train": len(train_rows), "test": len(test_rows)},
+        images={"train": training.fooled.shape[1], "test": len(test_rows)},
         pairs={"train": int(training.fooled.sum()), "test": int(testing.fooled.sum())},
         accuracy=pair_accuracy(clean_logits, adversarial_logits, testing.fooled),
-        auc=roc_auc(every, np.arange(len(every)) >= len(clean_logits)),
+        auc=area(clean_logits, adversarial_logits[testing.fooled]),
         clean=rate(clean_logits <= 0),
         attacks=per_attack,
         called_clean=called,
     )
+
+
+def area(clean: np.ndarray, adversarial: np.ndarray) -> float:
+    """The area under the ROC curve over logits of clean and of adversarial images."""
+    return roc_auc(
+        np.concatenate([clean, adversarial]), np.arange(len(clean) + len(adversarial)) >= len(clean)
+    )
+
+
+def side_by_side(tasks: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
+    """What the tasks return, `workers` of them at a time: XLA compiles their programs at the same time."""
+    if workers == 1:
+        return [task() for task in tasks]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda task: task(), tasks))

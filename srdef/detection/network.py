@@ -1,6 +1,6 @@
 """The network of the manifold classifier of section 4.1: a frozen classifier and a detector on top.
 
-Its two highest blocks are trained further; the head is new: global average pooling, batch normalisation,
+Its highest blocks are trained further; the head is new: global average pooling, batch normalisation,
 dropout, a dense layer of 1024 and one of 1. What lies below is frozen, its batch statistics too.
 """
 
@@ -34,6 +34,8 @@ class Top(nnx.Module):
 def cut(network: Any, blocks: int) -> tuple[str, Top]:
     """The name of the feature map below the last `blocks` blocks of a classifier, and what is above it.
 
+    With 0 blocks it is the last feature map, and nothing.
+
     Raises
     ------
     InputError
@@ -50,8 +52,10 @@ def cut(network: Any, blocks: int) -> tuple[str, Top]:
             f"manifold: the top of a {type(network).__name__} is not known; choose an efficientnet_lite or "
             "inception_v3"
         )
-    if not 1 <= blocks < len(stack):
-        raise InputError(f"manifold: blocks must be 1 to {len(stack) - 1}, not {blocks}")
+    if not 0 <= blocks < len(stack):
+        raise InputError(f"manifold: blocks must be 0 to {len(stack) - 1}, not {blocks}")
+    if blocks == 0:
+        return network.last_endpoint, Top([])
     return f"{prefix}{len(stack) - blocks - 1}", Top(stack[-blocks:], *head)
 
 

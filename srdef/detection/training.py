@@ -1,13 +1,13 @@
 """Training the manifold classifier of section 4.1: does an image look clean or adversarial?
 
-The two highest blocks of a pre-trained classifier are trained further, with a tenth of the learning rate of
+The highest blocks of a pre-trained classifier are trained further, with a tenth of the learning rate of
 a new head. All below is frozen, so what it computes is computed once for each image and kept, and only the
 top is run in training (there is no augmentation).
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from flax import nnx
 
 from srdef import batching, interrupts, models
 from srdef.detection.network import Detector, ManifoldClassifier
+from srdef.detection.pairs import Pairs, pair_accuracy
 from srdef.errors import InputError
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
@@ -30,59 +31,6 @@ from srdef.training.super_resolution import split_modes
 @jax.jit
 def _detect(detector: Detector, maps: jax.Array) -> jax.Array:
     return detector(maps)
-
-
-def split_by_image(count: int, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the images to train on and of those to test with, both ascending; at least one each.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two images, or the share is not between 0 and 1.
-    """
-    if count < 2 or not 0 < test_share < 1:
-        raise InputError(
-            f"manifold: cannot split {count} images with a test_share of {test_share}; at least two images "
-            "and a share between 0 and 1 are needed"
-        )
-    order = np.random.default_rng(seed).permutation(count)
-    tested = min(max(round(test_share * count), 1), count - 1)
-    return np.sort(order[tested:]), np.sort(order[:tested])
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Feature maps of clean images and of their adversarial versions.
-
-    Attributes
-    ----------
-    clean : (N, h, w, C) float32
-    adversarial : (A, N, h, w, C) float32
-    fooled : (A, N) bool
-        Which adversarial images fool the classifier: the pairs.
-    """
-
-    clean: np.ndarray
-    adversarial: np.ndarray
-    fooled: np.ndarray
-
-    def select(self, rows: np.ndarray) -> "Pairs":
-        """The images at these positions."""
-        return Pairs(self.clean[rows], self.adversarial[:, rows], self.fooled[:, rows])
-
-    def batch(self, index: int, size: int, seed: int) -> np.ndarray:
-        """Batch number `index`: `(size, h, w, C)` clean, then as many adversarial ones in the same order.
-
-        A function of its arguments alone: every epoch is a permutation of all pairs.
-        """
-        attacks, rows = np.nonzero(self.fooled)
-        places = np.arange(index * size, (index + 1) * size)
-        chosen = np.empty(size, int)
-        for epoch in np.unique(places // len(rows)):
-            order = np.random.default_rng((seed, int(epoch))).permutation(len(rows))
-            here = places // len(rows) == epoch
-            chosen[here] = order[places[here] % len(rows)]
-        return np.concatenate([self.clean[rows[chosen]], self.adversarial[attacks[chosen], rows[chosen]]])
 
 
 def labels_of_parameters(parameters: Any) -> Any:
@@ -108,7 +56,7 @@ def fingerprint(
 ) -> dict[str, str]:
     """What the course of a training depends on, by name; not how many steps it goes on."""
     course = {name: value for name, value in options.items() if name != "steps"}
-    pairs = [array for part in (training, testing) for array in (part.clean, part.adversarial, part.fooled)]
+    pairs = [array for part in (training, testing) for array in (part.origin or part.maps, part.fooled)]
     return {
         "images": digest(pairs),
         "weights": digest(detector),
@@ -129,6 +77,33 @@ def refuse_another(workdir: Path, wanted: dict[str, str]) -> None:
             f"the checkpoints in {workdir} are of a training with other {', '.join(other)}: delete "
             "checkpoints/ there to train again, or choose another --workdir"
         )
+
+
+# Trainings of the same network share one program, whatever pairs they have.
+@lru_cache(maxsize=16)
+def _stepper(structure: Any, rates: tuple[float, float], seed: int) -> Callable[..., Any]:
+    """A compiled step of the training of a detector with this structure."""
+    optimizer = create_optimizer(*rates)
+
+    # Nothing is donated: the first state is the classifier's own arrays, which it still needs.
+    @jax.jit
+    def step(
+        state: dict[str, Any], maps: jax.Array, versions: jax.Array, rows: jax.Array, index: jax.Array
+    ) -> tuple[dict[str, Any], jax.Array]:
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        batch, labels = maps[versions, rows], (versions > 0).astype(jnp.float32)
+
+        def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
+            network = nnx.merge(structure, parameters, state["statistics"], copy=True)
+            loss = optax.sigmoid_binary_cross_entropy(network(batch, key), labels).mean()
+            return loss, nnx.state(network, nnx.Not(nnx.Param))
+
+        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["parameters"])
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
+        parameters = optax.apply_updates(state["parameters"], updates)
+        return {"parameters": parameters, "statistics": statistics, "optimizer": optimizer_state}, loss
+
+    return step
 
 
 def train(
@@ -158,29 +133,14 @@ def train(
     size = min(options["pairs_per_batch"], int(training.fooled.sum()))
     origin = fingerprint(detector, training, testing, options, seed)
     structure, evaluated, parameters, statistics = split_modes(detector)
-    optimizer = create_optimizer(options["learning_rate"], options["top_factor"])
+    rates = options["learning_rate"], options["top_factor"]
     state = {
         "parameters": parameters,
         "statistics": statistics,
-        "optimizer": optimizer.init(parameters),
+        "optimizer": create_optimizer(*rates).init(parameters),
     }
-    labels = jnp.repeat(jnp.array([0.0, 1.0]), size)
-
-    # Nothing is donated: the first state is the classifier's own arrays, which it still needs.
-    @jax.jit
-    def step(state: dict[str, Any], maps: jax.Array, index: jax.Array) -> tuple[dict[str, Any], jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed), index)
-
-        def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
-            network = nnx.merge(structure, parameters, state["statistics"], copy=True)
-            loss = optax.sigmoid_binary_cross_entropy(network(maps, key), labels).mean()
-            return loss, nnx.state(network, nnx.Not(nnx.Param))
-
-        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["parameters"])
-        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
-        parameters = optax.apply_updates(state["parameters"], updates)
-        return {"parameters": parameters, "statistics": statistics, "optimizer": optimizer_state}, loss
-
+    step = _stepper(structure, rates, seed)
+    maps = jnp.asarray(training.maps)
     log = workdir / "metrics.jsonl"
     every = options["evaluate_every"]
     with Checkpoints(workdir) as checkpoints:
@@ -192,7 +152,7 @@ def train(
         losses = []
         for index in range(first, options["steps"]):
             interrupts.check()
-            state, loss = step(state, training.batch(index, size, seed), jnp.asarray(index))
+            state, loss = step(state, maps, *training.batch(index, size, seed), np.int32(index))
             losses.append(loss)
             if (index + 1) % every and index + 1 < options["steps"]:
                 continue
@@ -213,17 +173,10 @@ def train(
 
 def scores(detector: Detector, pairs: Pairs, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits of the clean `(N,)` and of the adversarial images `(A, N)`."""
-    maps = np.concatenate([pairs.clean[None], pairs.adversarial])
-    flat = maps.reshape(-1, *maps.shape[2:])
+    flat = pairs.maps.reshape(-1, *pairs.maps.shape[2:])
     logits = batching.map_batches(_detect, (detector,), (flat,), batch_size=batch_size)
-    logits = logits.reshape(maps.shape[:2])
+    logits = logits.reshape(pairs.maps.shape[:2])
     return logits[0], logits[1:]
-
-
-def pair_accuracy(clean: np.ndarray, adversarial: np.ndarray, fooled: np.ndarray) -> float:
-    """The mean accuracy over the images of all pairs, half of them clean: 0.5 for a coin."""
-    called_clean = np.broadcast_to(clean <= 0, fooled.shape)[fooled]
-    return float((called_clean.mean() + (adversarial > 0)[fooled].mean()) / 2)
 
 
 def create(classifier: Any, options: dict[str, Any], seed: int) -> ManifoldClassifier:

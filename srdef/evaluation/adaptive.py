@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from srdef import attacks, victims
+from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.projections import Norm
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment
 from srdef.evaluation.experiment import CLEAN
@@ -47,6 +48,8 @@ class Outcome:
         The norm of the ε.
     flagged : dict of (defense, threat) to dict of str to bool array (images, epsilons)
         Where something was not finite on the way of an attack, or a gradient exactly zero: `measures.FLAGS`.
+    arithmetic : str
+        What the steps of the attacks were computed in.
     """
 
     images: int
@@ -57,6 +60,7 @@ class Outcome:
     judged: dict[tuple[str, str], np.ndarray]
     norm: Norm = "linf"
     flagged: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
+    arithmetic: Arithmetic = "float32"
 
     def accuracy(self, defense: str, threat: str) -> np.ndarray | None:
         """Accuracies `(epsilons,)` under one threat or in the worst case; None or NaN where not attacked."""
@@ -152,6 +156,7 @@ def perturb(
         key=run.experiment.attack_key,
         ids=run.dataset.ids[rows],
         batch_size=attacks.batch.smaller_batch(run.experiment.batch_size, len(rows)),
+        arithmetic=run.experiment.arithmetic,
     )
 
 
@@ -177,6 +182,7 @@ def blind(run: AdaptiveRun, label: str, epsilon: float) -> Store:
         code=(*_CODE, attack, victim),
         attack=digest(attack),
         victim=digest(victim),
+        **experiment.steps_in,
     )
 
 
@@ -243,6 +249,7 @@ def attacked(run: AdaptiveRun, defense: str, label: str) -> Store | None:
         victim=digest(victim),
         defense=digest(transformation),
         draws=experiment.draws(defense),
+        **experiment.steps_in,
     )
 
 
@@ -285,4 +292,5 @@ def run(experiment: AdaptiveExperiment, folder: Path | None, reporter: Reporter)
         judged,
         experiment.norm,
         flagged,
+        experiment.arithmetic,
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+from srdef.attacks.arithmetic import check_arithmetic
 from srdef.attacks.projections import Norm
 from srdef.defenses.base import Defense, Identity
 from srdef.errors import InputError
@@ -115,7 +116,8 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     InputError
         For unknown or missing fields, names and options, or unreadable files.
     """
-    check_fields(config, FIELDS)
+    check_fields(config, FIELDS, ("arithmetic",))
+    check_arithmetic(config.get("arithmetic"))
     seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
     # Some choose the worst case, others judge it.
     final_draws = check_whole(config, "final_draws", 2)

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from srdef import attacks, datasets, defenses, models
+from srdef import __version__, attacks, batching, datasets, defenses, images, models
+from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.datasets import Dataset
@@ -15,13 +16,13 @@ from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
 from srdef.models.protocols import Classifier
-from srdef.storage.fingerprint import digest
+from srdef.storage.fingerprint import code_digest, digest
 from srdef.victims import Undefended, check_victim
 
 CLEAN = "clean"
 
 FIELDS = ("seed", "batch_size", "dataset", "classifier", "attacks", "defenses")
-OPTIONAL = ("paper", "gallery")
+OPTIONAL = ("paper", "gallery", "arithmetic")
 
 # What an entry of `config.defenses` may say beside the defense.
 BESIDE = ("passes", "paper")
@@ -59,10 +60,33 @@ class Experiment:
         """The registered name, for records and tables."""
         return self.config["classifier"]["name"]
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the steps of attacks are computed in; all else is computed in float32."""
+        return self.config.get("arithmetic", "float32")
+
+    @property
+    def steps_in(self) -> dict[str, str]:
+        """What the manifest of attacked images says of the arithmetic: nothing for float32."""
+        return {} if self.arithmetic == "float32" else {"arithmetic": self.arithmetic}
+
     @cached_property
     def classifier_digest(self) -> str:
         """The hash of the classifier's weights, which every store's manifest names."""
         return digest(self.classifier)
+
+    def manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
+        """What every store of one kind of result depends on, beside the images, with the source of `code`."""
+        name = self.config["classifier"]["name"]
+        own = [models.REGISTRY.builder(name)] if ":" in name else []  # what a function of the user's has made
+        return {
+            "kind": kind,
+            "srdef": __version__,  # the module itself would bring its rooms, loaded or not, into `code`
+            "classifier": self.config["classifier"],
+            "classifier_digest": self.classifier_digest,
+            "seed": self.seed,
+            "code": code_digest(self.classifier, batching, images, *code, *own),
+        }
 
     def key(self, purpose: int) -> jax.Array:
         """A key for each purpose, so that no two of them draw the same."""
@@ -203,8 +227,8 @@ def resolve(config: dict[str, Any]) -> Experiment:
     ----------
     config : dict
         Plain data with the fields `FIELDS` (see `configs/quickstart.py`), and perhaps `paper`, the table
-        of the paper whose numbers are shown beside ours (`{"table": 1, "classifier": "inception_v3"}`), and
-        `gallery`, which picture is drawn.
+        of the paper whose numbers are shown beside ours (`{"table": 1, "classifier": "inception_v3"}`),
+        `gallery`, which picture is drawn, and `arithmetic`, what the steps of attacks are computed in.
 
     Raises
     ------
@@ -212,6 +236,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
         For unknown or missing fields, names and options, or unreadable files.
     """
     check_fields(config, FIELDS, OPTIONAL)
+    check_arithmetic(config.get("arithmetic"))
     seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
 
     specified: dict[str, dict[str, Any]] = {}

@@ -13,6 +13,7 @@ import numpy as np
 
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.measures import MEASURES, read_measures
+from srdef.evaluation.programs import Programs, of_attacks, of_predictions
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.evaluation.summaries import Strength
@@ -77,9 +78,17 @@ def run(experiment: Experiment, folder: Path | None, reporter: Reporter) -> Outc
     InputError
         If no image is classified correctly, or the folder cannot be written.
     """
+    shape, size = experiment.dataset.image_shape, experiment.batch_size
+    jobs = {**of_predictions(experiment, size, shape), **of_attacks(experiment, size, shape)}
+    with Programs(jobs) as programs:
+        return _run(Run(experiment, experiment.dataset, folder, reporter, programs.ahead_of))
+
+
+def _run(run: Run) -> Outcome:
     import pyarrow as pa
 
-    everything, clean_correct = Run(experiment, experiment.dataset, folder, reporter).labelled()
+    experiment = run.experiment
+    everything, clean_correct = run.labelled()
     correct = everything.select(clean_correct)
     untouched = {name: np.zeros(len(clean_correct), dtype) for name, (_, dtype) in MEASURES.items()}
     untouched["success"] = ~clean_correct

@@ -1,6 +1,7 @@
 """What a classifier says of defended images."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,19 @@ def classify(
     )
 
 
-def predict(classifier: Classifier, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+def precompile_prediction(
+    experiment: Experiment, defense: Defense, shape: tuple[int, ...], batch_size: int, passes: int = 1
+) -> None:
+    """Compile what `classify` runs for images of the given shape (height, width, channels)."""
+    mesh = batching.data_mesh()
+    rows = (np.zeros((1, *shape), np.float32), np.zeros(1, np.uint32))
+    shared = (experiment.classifier, defense, experiment.defense_key)
+    _predict.lower(*batching.abstract(shared, rows, batch_size, mesh), passes=passes).compile()
+
+
+def predict(
+    classifier: Classifier, pixels: np.ndarray | jax.Array, batch_size: int | None = None
+) -> np.ndarray:
     """Predict the classes `(N,)` of images `(N, H, W, 3)` without a defense."""
     ids = np.zeros(len(pixels), np.uint32)
     state = (classifier, defenses.Identity(), jax.random.key(0))  # which draws nothing
@@ -76,11 +89,17 @@ def defended_images(
     batch: np.ndarray,
     ids: np.ndarray,
     batch_size: int | None = None,
-) -> np.ndarray:
-    """Defend images with the draws that `classify` takes in its first pass."""
+    *,
+    on_device: bool = False,
+) -> Any:
+    """Defend images with the draws that `classify` takes in its first pass.
+
+    They stay on the devices with `on_device`, where a classifier takes them next.
+    """
     return batching.map_batches(
         _first_pass,
         (defense, experiment.defense_key),
         (batch, ids.astype(np.uint32)),
         batch_size=batch_size,
+        on_device=on_device,
     )

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-import srdef
-from srdef import attacks, batching, defenses, images, models, victims
+from srdef import attacks, defenses, images, victims
 from srdef.datasets import Dataset, ImagesOnDisk
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
@@ -17,7 +16,7 @@ from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.measures import MEASURES, PREDICTION, measures
 from srdef.evaluation.predictions import classify, defended_images, predict
 from srdef.evaluation.progress import Reporter
-from srdef.storage.fingerprint import code_digest, digest
+from srdef.storage.fingerprint import digest
 from srdef.storage.memory import MemoryStore, Store
 from srdef.storage.store import BatchStore
 
@@ -38,12 +37,15 @@ class Run(Generic[E]):
         Where results are kept and found again; None: in memory.
     reporter : Reporter
         Is told what is computed; the default is silent.
+    before : callable, optional
+        Called with the kind and names of a store before each of its batches is computed.
     """
 
     experiment: E
     dataset: Dataset
     folder: Path | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    before: Callable[[tuple[str, ...]], None] | None = None
     _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def select(self, rows: np.ndarray | slice) -> "Run[E]":
@@ -102,28 +104,17 @@ class Run(Generic[E]):
             else:
                 if "dataset" not in parts:
                     parts["dataset"] = self.dataset_digest
-                manifest = {**self._manifest(kind, code), **parts}
+                manifest = {**self.experiment.manifest(kind, code), **parts}
                 store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
-            self.reporter.complete(title, store, compute, self.dataset.ahead if reads else None)
+            ahead = self.dataset.ahead if reads else None
+            self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)), ahead)
             self._kept[kind, *names] = store
         return self._kept[kind, *names]
 
-    def _manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
-        """What all stores of the run depend on, beside the images."""
-        experiment = self.experiment
-        return {
-            "kind": kind,
-            "srdef": srdef.__version__,
-            "classifier": experiment.config["classifier"],
-            "classifier_digest": experiment.classifier_digest,
-            "seed": experiment.seed,
-            "code": code_digest(experiment.classifier, batching, images, *code, *self._own_code()),
-        }
-
-    def _own_code(self) -> list[Any]:
-        """The function of the user's own that has made the classifier, if it was one."""
-        name = self.experiment.config["classifier"]["name"]
-        return [models.REGISTRY.builder(name)] if ":" in name else []
+    def _compute(self, compute: Compute, stage: tuple[str, ...], rows: slice) -> dict[str, np.ndarray]:
+        if self.before is not None:
+            self.before(stage)
+        return compute(rows)
 
     def _source(self, attack: str) -> str:
         """What identifies the images under `attack`: the digest of the data, or the name of their store."""
@@ -237,6 +228,7 @@ class Run(Generic[E]):
                 ids=dataset.ids[rows],
                 batch_size=experiment.batch_size,
                 storage=storage,
+                arithmetic=experiment.arithmetic,
             )
             stored = images.to_uint8(result.images) if storage == "uint8" else result.images
             return {"images": stored, **measures(result)}
@@ -251,6 +243,7 @@ class Run(Generic[E]):
             code=(victim, attack, attacks.batch),
             attack=digest(attack),
             storage=storage,
+            **experiment.steps_in,
         )
 
     def rounded(self, label: str) -> Store:

@@ -6,9 +6,10 @@ from the builders' annotations. The texts of the fields are what `--help` prints
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from srdef import attacks, datasets, defenses, models
+from srdef.attacks.arithmetic import Arithmetic
 from srdef.errors import InputError
 from srdef.evaluation.fields import (
     Field,
@@ -98,6 +99,11 @@ _PROTECTED = either(
 
 SEED = whole("everything random is drawn from it", low=0)
 BATCH_SIZE = whole("images in a batch, shared by all devices")
+ARITHMETIC = word(
+    "what steps of attacks are computed in, where the device has it; all else is computed in float32",
+    *get_args(Arithmetic),
+    optional=True,
+)
 
 SHARED: dict[str, Field] = {
     "seed": SEED,
@@ -110,6 +116,7 @@ SHARED: dict[str, Field] = {
 
 EVALUATION: dict[str, Field] = {
     **SHARED,
+    "arithmetic": ARITHMETIC,
     "gallery": section(
         "the picture of the first images, before and after",
         {"attack": word("label of the attack"), "images": whole("how many; 0: no picture", low=0)},
@@ -142,6 +149,7 @@ _THREAT = section(
 ADAPTIVE: dict[str, Field] = {
     "seed": SEED,
     "batch_size": BATCH_SIZE,
+    "arithmetic": ARITHMETIC,
     "dataset": _dataset(),
     "classifier": _model("the classifier that is attacked"),
     "other_classifier": _model("the one that an attacker by transfer has instead"),
@@ -169,6 +177,7 @@ ADAPTIVE: dict[str, Field] = {
 TRANSFER: dict[str, Field] = {
     "seed": SEED,
     "batch_size": BATCH_SIZE,
+    "arithmetic": ARITHMETIC,
     "dataset": _dataset(),
     "classifiers": labelled("the classifiers by label, each a source and a target", _model("")),
     "attacks": labelled(
@@ -197,6 +206,21 @@ MANIFOLD: dict[str, Field] = {
             "steps": whole("of training"),
             "evaluate_every": whole("steps between two looks at the test images"),
         },
+    ),
+    "study": section(
+        "many trainings, each as in config.manifold but for these",
+        {
+            "pairs": items("how many pairs are trained on", whole(""), least=1),
+            "blocks": items("how many blocks are trained; 0: the head alone", whole("", low=0), least=1),
+            "controls": items(
+                "labels of config.attacks that are no attacks, such as noise: no pairs", word("")
+            ),
+            "joint": section(
+                "the attack on classifier and detector together",
+                {"epsilon": number("its budget", 0, 1, above=True), "steps": whole("of APGD")},
+            ),
+        },
+        optional=True,
     ),
 }
 

@@ -5,12 +5,14 @@ counts the same ones. The attacker knows one classifier, and no defense.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srdef import attacks
+from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.defenses import Identity
@@ -27,6 +29,7 @@ from srdef.evaluation.experiment import (
     subsections,
 )
 from srdef.evaluation.predictions import defended_images, predict
+from srdef.evaluation.programs import Programs, of_attacks
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
@@ -48,6 +51,8 @@ class Matrix:
     cells : dict
         The `Rate` of misclassified images by (source, attack, target, defense). The source of the attack
         `CLEAN`, which leaves the images as they are, is "".
+    arithmetic : str
+        What the steps of the attacks were computed in.
     """
 
     images: int
@@ -55,6 +60,7 @@ class Matrix:
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     cells: dict[tuple[str, str, str, str], Rate]
+    arithmetic: Arithmetic = "float32"
 
     def mean(self, attack: str, defense: str, *, itself: bool) -> float:
         """The mean share over the pairs of source and target: the same classifier, or another one."""
@@ -84,7 +90,8 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
     InputError
         For unknown or missing fields, names and options, or unreadable files.
     """
-    check_fields(config, FIELDS)
+    check_fields(config, FIELDS, ("arithmetic",))
+    check_arithmetic(config.get("arithmetic"))
     seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
     entries = subsections(config, "classifiers")
     if len(entries) < 2:
@@ -149,16 +156,35 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
     if not correct.any():
         raise InputError(f"none of the {len(dataset)} images is classified correctly by all classifiers")
     count = int(correct.sum())
-    runs = {
-        label: Run(
-            replace(experiment, batch_size=min(experiment.batch_size, count)),
-            dataset.select(correct),
-            folder,
-            reporter,
-        )
-        for label, experiment in experiments.items()
+    size = min(first.batch_size, count)
+    ahead = {
+        label: of_attacks(experiment, size, dataset.image_shape) for label, experiment in experiments.items()
     }
-    labels = dataset.labels[correct][:, None]
+    # In the order in which they will run: every attack on all classifiers.
+    stages = [(label, stage) for stage in ahead[next(iter(ahead))] for label in ahead]
+    with Programs({(label, *stage): ahead[label][stage] for label, stage in stages}) as programs:
+        runs = {
+            label: Run(
+                replace(experiment, batch_size=size),
+                dataset.select(correct),
+                folder,
+                reporter,
+                partial(_ahead_of, programs, label),
+            )
+            for label, experiment in experiments.items()
+        }
+        return _run(experiments, runs)
+
+
+def _ahead_of(programs: Programs, label: str, stage: tuple[str, ...]) -> None:
+    programs.ahead_of((label, *stage))
+
+
+def _run(experiments: dict[str, Experiment], runs: dict[str, Run]) -> Matrix:
+    first = next(iter(experiments.values()))
+    targets = list(experiments.values())
+    dataset = next(iter(runs.values())).dataset
+    labels = dataset.labels[:, None]
     cells: dict[tuple[str, str, str, str], Rate] = {}
 
     def fill(run: Run, source: str, attack: str) -> None:
@@ -171,7 +197,8 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
     for attack in first.attacks:
         for source, attacked in runs.items():
             fill(attacked, source, attack)
-    return Matrix(count, tuple(runs), tuple(first.attacks), tuple(first.defenses), cells)
+    shares = tuple(runs), tuple(first.attacks), tuple(first.defenses), cells
+    return Matrix(len(dataset), *shares, first.arithmetic)
 
 
 def _predictions(
@@ -189,10 +216,12 @@ def _predictions(
 
     def compute(rows: slice) -> dict[str, np.ndarray]:
         pixels, said = attacked.pixels(attack, rows), []
-        defended: dict[str, np.ndarray] = {}  # most defenses are the same for all targets
+        defended: dict[str, Any] = {}  # most defenses are the same for all targets
         for target, transformation, name in zip(targets, protecting, digests, strict=True):
             if name not in defended:
-                defended[name] = defended_images(target, transformation, pixels, ids[rows], size)
+                defended[name] = defended_images(
+                    target, transformation, pixels, ids[rows], size, on_device=True
+                )
             said.append(predict(target.classifier, defended[name], size))
         return {"prediction": np.stack(said, axis=1).astype(np.int32)}
 

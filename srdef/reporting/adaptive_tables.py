@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from srdef.attacks import arithmetic
 from srdef.attacks.projections import Norm
 from srdef.errors import InputError
 from srdef.evaluation.adaptive import Outcome
@@ -114,6 +115,8 @@ def to_markdown(outcome: Outcome) -> str:
         for line in warnings(outcome, epsilon):
             lines += ["", f"> {line}"]
         parts.append("\n".join(lines) + "\n")
+    if steps := arithmetic.note(outcome.arithmetic):
+        parts.append(f"{steps}\n")
     return "\n".join(parts)
 
 

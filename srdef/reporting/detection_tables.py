@@ -1,8 +1,12 @@
-"""The tables of the detector: how good it is, and how many defended images it calls clean."""
+"""The tables of the detector: how good it is, how many defended images it calls clean, and its study."""
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 from srdef.detection.experiment import Result
+from srdef.detection.pairs import Accuracy
+from srdef.detection.study import Study
 from srdef.evaluation.experiment import CLEAN
 from srdef.metrics import Rate
 from srdef.storage.files import canonical_json, without_nan
@@ -10,7 +14,11 @@ from srdef.storage.files import canonical_json, without_nan
 
 def to_json(result: Result) -> str:
     """All numbers; null for a share of no images."""
-    numbers = {
+    return canonical_json(without_nan(_numbers(result)))
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    return {
         "images": result.images,
         "pairs": result.pairs,
         "pair_accuracy": result.accuracy,
@@ -25,7 +33,6 @@ def to_json(result: Result) -> str:
             for defense, row in result.called_clean.items()
         },
     }
-    return canonical_json(without_nan(numbers))
 
 
 def to_markdown(result: Result) -> str:
@@ -61,6 +68,83 @@ def to_markdown(result: Result) -> str:
         "adversarial images are called clean.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def study_to_json(study: Study) -> str:
+    """All numbers of a study; null for a share of no images."""
+    numbers = {
+        "settings": [asdict(setting) for setting in study.settings],
+        "best": {"blocks": study.best.blocks, "pairs": study.best.pairs},
+        "sources": study.sources,
+        "result": _numbers(study.result),
+        "folders": {folder: asdict(found) for folder, found in study.folders.items()},
+        "controls": {label: found._asdict() for label, found in study.controls.items()},
+        "both": {
+            attacker: {name: found._asdict() for name, found in row.items()}
+            for attacker, row in study.both.items()
+        },
+    }
+    return canonical_json(without_nan(numbers))
+
+
+def study_to_markdown(study: Study) -> str:
+    """Accuracy by pairs and blocks, and what the best detector says."""
+    counts = list(dict.fromkeys(setting.pairs for setting in study.settings))
+    found = {(setting.blocks, setting.pairs): setting for setting in study.settings}
+    lines = [
+        f"**Accuracy (%) on the same {study.best.accuracy.pairs} test pairs,** of "
+        f"{study.result.images['test']} images from {study.sources['test']} source images, none of which is "
+        f"among the {study.sources['train']} trained on. Rows: how many of the last blocks are trained, "
+        "beside the new head.",
+        "",
+        "| blocks | "
+        + " | ".join(f"{count:,} pairs" for count in counts)
+        + " | ROC-AUC | on its training pairs |",
+        "|---:" * (len(counts) + 3) + "|",
+    ]
+    for blocks in dict.fromkeys(setting.blocks for setting in study.settings):
+        row = [found[blocks, count] for count in counts]
+        cells = [_accuracy(setting.accuracy) for setting in row]
+        ends = [_number(row[-1].auc, 4), f"{100 * row[-1].train_accuracy:.1f}"]
+        lines.append(f"| {blocks or 'none'} | " + " | ".join([*cells, *ends]) + " |")
+    lines += [
+        "",
+        "In brackets 95 % bootstrap intervals over the source images. The last two columns are those of the "
+        f"most pairs. The best setting, chosen by these test pairs: {_blocks(study.best.blocks)}, "
+        f"{study.best.pairs:,} pairs. All below is about it.",
+        "",
+        "| crops from | test pairs | accuracy (%) |",
+        "|---|---:|---:|",
+        *(
+            f"| {name or 'one folder'} | {its.pairs} | {_accuracy(its)} |"
+            for name, its in study.folders.items()
+        ),
+        "",
+        to_markdown(study.result),
+        "**Clean images with noise, and an attacker who knows the detector.**",
+        "",
+        "| | fools the classifier (%) | called clean (%) | both (%) |",
+        "|---|---:|---:|---:|",
+        *(f"| {label} | – | {_cell(its)} | – |" for label, its in study.controls.items()),
+        *(
+            f"| APGD against {attacker} | "
+            + " | ".join(_cell(row[name]) for name in ("fools", "clean", "both"))
+            + " |"
+            for attacker, row in study.both.items()
+        ),
+        "",
+        "The shares are those of all test images.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _blocks(count: int) -> str:
+    """What of the network is trained beside the head, in words."""
+    return "the head alone" if count == 0 else f"the last {count} blocks" if count > 1 else "the last block"
+
+
+def _accuracy(found: Accuracy) -> str:
+    return f"{100 * found.value:.1f} [{100 * found.low:.0f}–{100 * found.high:.0f}]"
 
 
 def _number(value: float, digits: int) -> str:

@@ -10,6 +10,7 @@ import jax
 
 import srdef
 from srdef import defenses
+from srdef.attacks import arithmetic
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
@@ -51,27 +52,32 @@ def label_notes(experiment: Experiment) -> list[str]:
 def build_table(experiment: Experiment, records: "pa.Table") -> tables.ResultTable:
     """The paper's table from the records of `gray_box.run`."""
     summary = summarize(records, attacks=[CLEAN, *experiment.attacks], defenses=list(experiment.defenses))
-    notes = (*label_notes(experiment), *storage_notes(experiment))
+    steps = arithmetic.note(experiment.arithmetic)
+    notes = (*label_notes(experiment), *storage_notes(experiment), *([steps] if steps else []))
     return tables.ResultTable(summary, experiment.seed, notes, Reference.of(experiment.config))
 
 
-def environment() -> dict[str, Any]:
-    """Versions, devices and arithmetic of this process, and the user's own code that it has imported."""
+def environment(steps: arithmetic.Arithmetic | None = None) -> dict[str, Any]:
+    """Versions, devices and arithmetic of this process, and the user's own code that it has imported.
+
+    `steps` is the arithmetic of the attacks' steps, where they have one of their own.
+    """
     own = imports()
     return {
         "srdef": srdef.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "jaxwt", "numpy")},
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
+        **({"attack_arithmetic": steps} if arithmetic.note(steps) else {}),
         "devices": [device.device_kind for device in jax.local_devices()],
         **({"imports": own} if own else {}),
     }
 
 
-def write_setting(workdir: Path, config: dict[str, Any]) -> None:
+def write_setting(workdir: Path, config: dict[str, Any], steps: arithmetic.Arithmetic | None) -> None:
     """Write `config.json` and `environment.json`, which say what a run is of and where it runs."""
     write_atomically(workdir / "config.json", canonical_json(config) + "\n")
-    write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
+    write_atomically(workdir / "environment.json", canonical_json(environment(steps)) + "\n")
 
 
 def check_gallery(experiment: Experiment) -> tuple[str, int]:
@@ -165,7 +171,8 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
         if not _holds(workdir / name, contents[name]):
             write_atomically(workdir / name, contents[name])
     if another or not _is_json(workdir / "environment.json"):
-        write_atomically(workdir / "environment.json", canonical_json(environment()) + "\n")
+        found = environment(experiment.arithmetic)
+        write_atomically(workdir / "environment.json", canonical_json(found) + "\n")
     attack, count = check_gallery(experiment)
     if count and (another or not _is_image(workdir / "gallery.png")):
         save_gallery(workdir / "gallery.png", outcome, attack, count)

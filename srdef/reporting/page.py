@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from srdef.errors import InputError
-from srdef.reporting import epsilon_curves, text_page
+from srdef.reporting import epsilon_curves, page_traces, text_page
 from srdef.reporting.html import document, facts, read_json
 from srdef.reporting.page_images import Case, find_store, gallery, make_cases, seconds_of
 from srdef.reporting.tables import diagnoses
@@ -149,7 +149,12 @@ def page(
     return document(title, sections, config)
 
 
-def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -> str:
+def build(
+    workdir: Path,
+    attacks: Sequence[str] | None = None,
+    count: int = 6,
+    traced: Sequence[str] = (),
+) -> str:
     """The page of the run in `workdir`.
 
     An evaluation with an attack at several ε also gets its curves there: see `epsilon_curves`.
@@ -163,17 +168,20 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
         gallery, or the first.
     count : int
         Images in the gallery for each attack; 0 for no gallery, which needs neither data nor networks.
+    traced : sequence of str
+        Attacks that are run once more on as many images, to draw their loss, margin and success at each step.
 
     Raises
     ------
     InputError
-        If the evaluation is not finished, or the gallery cannot be made.
+        If the evaluation is not finished, or the gallery or the traces cannot be made.
     """
     config = read_json(workdir, "config.json")
     for field, other in (("threats", text_page.adaptive), ("manifold", text_page.manifold)):
         if field in config:
-            if attacks:
-                raise InputError(f"{workdir} is not of experiments.evaluate: its page has no gallery")
+            if attacks or traced:
+                wanted = "gallery" if attacks else "traces"
+                raise InputError(f"{workdir} is not of experiments.evaluate: its page has no {wanted}")
             return other(workdir, config)
     table, strengths, environment = (read_json(workdir, name) for name in FILES[1:4])
     if not (workdir / FILES[4]).is_file():
@@ -201,4 +209,8 @@ def build(workdir: Path, attacks: Sequence[str] | None = None, count: int = 6) -
             )
             + text_page.render(epsilon_curves.to_markdown(curves))
         )
+    if traced:
+        if not count:
+            raise InputError("traces are of the images of the gallery: --images must be at least 1")
+        section += page_traces.section(workdir, config, records, traced, count)
     return page(config, table, strengths, environment, seconds, cases, curves=section)

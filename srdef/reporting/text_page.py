@@ -72,7 +72,7 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
 
 
 def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
-    """The page of `experiments.manifold`: its tables, and loss and accuracy in training.
+    """The page of `experiments.manifold`: its tables, and its curves in training or those of its study.
 
     Raises
     ------
@@ -80,12 +80,17 @@ def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
         If the run is not finished.
     """
     counts = read_json(workdir, "manifold.json", "manifold")["images"]
+    curves = [
+        "<h2>Training</h2>",
+        picture(workdir / "curves.png", "Loss and accuracy over the steps of the training"),
+    ]
+    if "study" in config:
+        curves = [picture(workdir / "study.png", "Accuracy against the number of pairs trained on")]
     sections = [
         "<p class=lead>A detector of adversarial images, trained on top of the classifier, and what it says "
         "of defended ones.</p>",
-        render(read_text(workdir, "manifold.md", "manifold")),
-        "<h2>Training</h2>",
-        picture(workdir / "curves.png", "Loss and accuracy over the steps of the training"),
+        render(read_text(workdir, "study.md" if "study" in config else "manifold.md", "manifold")),
+        *curves,
         _how(workdir, config, "manifold", f"{counts['train']} trained on, {counts['test']} tested with"),
     ]
     return document(f"{config['classifier']['name']}: clean or adversarial?", sections, config)

@@ -7,6 +7,7 @@ import numpy as np
 import rich.box
 from rich.table import Table
 
+from srdef.attacks import arithmetic
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.transfer_matrix import Matrix
 from srdef.reporting import style
@@ -65,6 +66,8 @@ def to_markdown(matrix: Matrix) -> str:
         parts.append(
             f"**{defense}: misclassified (%), in brackets the 95 % Wilson interval.**\n\n{_markdown(rows, 2)}"
         )
+    if steps := arithmetic.note(matrix.arithmetic):
+        parts.append(f"{steps}\n")
     return "\n".join(parts)
 
 

@@ -51,7 +51,7 @@ class Bank:
     """
 
     def __init__(self, images: Any) -> None:
-        self.images = check_images(images)
+        self.images = check_images(images).copy()  # the caller's may change
         self._digest = hashlib.sha256(repr(self.images.shape).encode() + self.images.tobytes()).hexdigest()
 
     def __eq__(self, other: object) -> bool:

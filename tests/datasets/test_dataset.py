@@ -120,6 +120,7 @@ def test_list():
         "arrays",
         "cifar10",
         "cifar100",
+        "crops",
         "folder",
         "imagenet2012",
         "imagenet_samples",

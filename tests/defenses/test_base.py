@@ -201,3 +201,14 @@ def test_the_weights_of_a_network_are_arguments_of_the_program():
         defenses.apply(defenses.SuperResolution(Double(gain)), images, key=KEY) for gain in (0.25, 0.5)
     )
     np.testing.assert_allclose(2 * dark, light, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_defended_images_may_stay_on_the_device(batch_size):
+    images = np.stack([photograph(i, 8, 6) for i in range(5)])
+    host = defenses.apply(AddNoise(), images, key=KEY, batch_size=batch_size)
+    device = defenses.apply(AddNoise(), images, key=KEY, batch_size=batch_size, on_device=True)
+    assert isinstance(host, np.ndarray)
+    assert isinstance(device, jax.Array)
+    np.testing.assert_array_equal(host, device)
+    assert 0 <= host.min() < host.max() <= 1

@@ -20,6 +20,7 @@ from srdef.commands import manifold as script
 from srdef.detection import experiment as evaluation
 from srdef.detection import network as network_module
 from srdef.detection import training
+from srdef.detection.pairs import split_by_image
 from srdef.errors import InputError
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate
@@ -99,8 +100,7 @@ def test_no_image_is_both_trained_on_and_tested_with(finished, monkeypatch):
     for part, names in split.items():
         rows = [right.index(name) for name in names]
         assert len(rows) == result.images[part]
-        np.testing.assert_array_equal(given[part].clean, clean[rows])
-        np.testing.assert_array_equal(given[part].adversarial[0], adversarial[rows])
+        np.testing.assert_array_equal(given[part].maps, [clean[rows], adversarial[rows]])
 
 
 def test_the_predicted_class_can_be_the_label(tmp_path, monkeypatch):
@@ -173,7 +173,8 @@ def test_a_loaded_classifier_is_the_trained_one(finished):
     logits += np.asarray(model.detector.output.bias[...])
     # As many test images are called clean as the run has counted with the weights it had just trained.
     correct = np.array([score for score, right in zip(logits, was_right(images), strict=True) if right])
-    _, test = training.split_by_image(len(correct), run_config()["manifold"]["test_share"], seed=0)
+    names = [str(i) for i in range(len(correct))]
+    _, test = split_by_image(names, run_config()["manifold"]["test_share"], seed=0)
     assert int((correct[test] <= 0).sum()) == finished[1].clean.successes
 
 

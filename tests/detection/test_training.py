@@ -10,6 +10,7 @@ from flax import nnx
 from srdef import models
 from srdef.detection import network as network_module
 from srdef.detection import training as detector_training
+from srdef.detection.pairs import Pairs, pair_accuracy, split_by_image
 from srdef.errors import InputError
 from srdef.storage.fingerprint import digest
 
@@ -18,8 +19,8 @@ def small_pairs(count=12, seed=0):
     """Feature maps whose adversarial versions differ in their mean."""
     rng = np.random.default_rng(seed)
     clean = rng.normal(size=(count, 2, 2, 192)).astype(np.float32)
-    adversarial = np.stack([clean + 0.5, clean - 0.5]).astype(np.float32)
-    return detector_training.Pairs(clean, adversarial, rng.uniform(size=(2, count)) < 0.8)
+    maps = np.stack([clean, clean + 0.5, clean - 0.5]).astype(np.float32)
+    return Pairs(maps, rng.uniform(size=(2, count)) < 0.8)
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +35,44 @@ def separable_pairs(count, seed):
     """Attacked maps that differ from the clean ones in one direction: a linear detector could tell them."""
     direction = np.random.default_rng(9).choice([-1, 1], 192)
     clean = np.random.default_rng(seed).normal(size=(count, 2, 2, 192))
-    adversarial = np.stack([clean + direction, clean + 1.5 * direction])
+    maps = np.stack([clean, clean + direction, clean + 1.5 * direction])
     fooled = np.random.default_rng(seed).uniform(size=(2, count)) < 0.8
-    return detector_training.Pairs(clean.astype(np.float32), adversarial.astype(np.float32), fooled)
+    return Pairs(maps.astype(np.float32), fooled)
 
 
 @pytest.mark.parametrize(("count", "share"), [(20, 0.3), (2, 0.01), (3, 0.99)])
 def test_split_is_by_image_and_leaves_something_on_both_sides(count, share):
-    train, test = detector_training.split_by_image(count, share, seed=1)
+    names = [f"{i}.png" for i in range(count)]
+    train, test = split_by_image(names, share, seed=1)
     assert sorted([*train, *test]) == list(range(count))
     assert len(train) >= 1
     assert len(test) >= 1
-    np.testing.assert_array_equal(train, detector_training.split_by_image(count, share, seed=1)[0])
+    np.testing.assert_array_equal(train, split_by_image(names, share, seed=1)[0])
 
 
-def test_split_refuses_what_cannot_be_split():
+def test_crops_of_one_image_are_on_one_side():
+    names = [f"photos/{i}.png#{number}" for number in range(3) for i in range(10)]
+    train, test = split_by_image(names, 0.3, seed=1)
+    sides = [{names[row].partition("#")[0] for row in rows} for rows in (train, test)]
+    assert not sides[0] & sides[1]
+    assert [len(side) for side in sides] == [7, 3]
+    assert [len(train), len(test)] == [21, 9]
+
+
+@pytest.mark.parametrize("names", [["a.png"], ["a.png#0", "a.png#1"]])
+def test_split_refuses_what_cannot_be_split(names):
     with pytest.raises(InputError, match="cannot split 1 images"):
-        detector_training.split_by_image(1, 0.5, 0)
+        split_by_image(names, 0.5, 0)
+
+
+def test_fewer_pairs_are_some_of_more():
+    pairs = small_pairs(40)
+    total = int(pairs.fooled.sum())
+    few, some, every = (pairs.fewer(count, seed=3) for count in (5, 20, total + 1))
+    assert [int(part.fooled.sum()) for part in (few, some, every)] == [5, 20, total]
+    assert not (few.fooled & ~some.fooled).any()
+    assert not (some.fooled & ~pairs.fooled).any()
+    assert few.maps is pairs.maps
 
 
 def test_an_epoch_holds_every_pair_once():
@@ -58,10 +80,10 @@ def test_an_epoch_holds_every_pair_once():
     total, size = int(pairs.fooled.sum()), 3
     wanted = sorted(
         (clean.tobytes(), adversarial.tobytes())
-        for attack, fooled in zip(pairs.adversarial, pairs.fooled, strict=True)
-        for clean, adversarial in zip(pairs.clean[fooled], attack[fooled], strict=True)
+        for attack, fooled in zip(pairs.maps[1:], pairs.fooled, strict=True)
+        for clean, adversarial in zip(pairs.maps[0, fooled], attack[fooled], strict=True)
     )
-    batches = [pairs.batch(i, size, seed=0) for i in range(-(-2 * total // size))]
+    batches = [pairs.maps[pairs.batch(i, size, seed=0)] for i in range(-(-2 * total // size))]
     drawn = [
         (clean.tobytes(), adversarial.tobytes())
         for batch in batches
@@ -86,6 +108,9 @@ def test_the_frozen_part_and_the_top_are_the_whole_network(network):
         return top(network.endpoints(images)[endpoint]), network.features(images)
 
     assert network_module.cut(network, 2)[0] == "block13"
+    endpoint, nothing = network_module.cut(network, 0)
+    assert endpoint == network.last_endpoint
+    assert nothing(images) is images
     ours, whole = both(network, images)
     np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
 
@@ -122,10 +147,10 @@ def test_it_learns_what_can_be_told_and_adversarial_is_positive(network, options
     course = {**options, "steps": 60, "evaluate_every": 60, "pairs_per_batch": 16}
     trained = detector_training.train(model.detector, training, testing, course, 0, tmp_path)
     clean, adversarial = detector_training.scores(trained, testing, 20)
-    assert detector_training.pair_accuracy(clean, adversarial, testing.fooled) > 0.9
+    assert pair_accuracy(clean, adversarial, testing.fooled) > 0.9
     assert np.median(adversarial) > 0 > np.median(clean)
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert record["test_accuracy"] == detector_training.pair_accuracy(clean, adversarial, testing.fooled)
+    assert record["test_accuracy"] == pair_accuracy(clean, adversarial, testing.fooled)
 
 
 def test_checkpoints_of_another_training_are_refused(network, options, tmp_path, monkeypatch):

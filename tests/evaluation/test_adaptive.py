@@ -72,7 +72,7 @@ def experiment():
     labels = np.array(classifier(images).argmax(axis=-1), np.int32)
     labels[4] = (labels[4] + 1) % CLASSES  # one that is not classified correctly
     dataset = Dataset(
-        images=images,
+        pixels=images,
         labels=labels,
         ids=np.arange(9, dtype=np.uint32),
         names=tuple(f"image {i}" for i in range(9)),
@@ -373,6 +373,8 @@ def test_reports(outcome, tmp_path):
     text = adaptive_tables.to_markdown(outcome)
     assert text.count("| none |") == len(EPSILONS)
     assert "8 images" in text
+    assert "float32" not in text
+    assert "in bfloat16" in adaptive_tables.to_markdown(replace(outcome, arithmetic="bfloat16"))
     values = json.loads(adaptive_tables.to_json(outcome))
     assert values["accuracy"]["none"][CLEAN] == [1.0] * 3
     assert "EOT" not in values["accuracy"]["WD"]
@@ -460,6 +462,7 @@ def config_of_samples(**changes):
             {"threats": {"x": {"knows": "scores", "attack": {"name": "fgsm"}, "epsilons": (0.3,)}}},
             "threat 'x': epsilons must be some of config.epsilons",
         ),
+        ({"arithmetic": "fp8"}, "unknown arithmetic 'fp8'; choose from: float32, tensorfloat32, bfloat16"),
         ({"seed": 0.5}, r"config\.seed must be a whole number"),
         ({"checks": {"epsilon": 0.1}}, r"config\.checks must have the fields epsilon, images"),
         (

@@ -78,8 +78,12 @@ def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
 def test_every_program_is_compiled_once(tmp_path, reporter, caplog):
     """Three batches, the last of them padded; two attacks that differ in ε alone share a program."""
     jax.clear_caches()
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        gray_box.run(make_experiment(), tmp_path, reporter)
+    jax.config.update("jax_log_compiles", True)  # in all threads; the context manager is for this one
+    try:
+        with caplog.at_level(logging.WARNING):
+            gray_box.run(make_experiment(), tmp_path, reporter)
+    finally:
+        jax.config.update("jax_log_compiles", False)
     compiled = collections.Counter(
         match[1]
         for record in caplog.records
@@ -217,3 +221,25 @@ def test_what_went_wrong_in_an_attack_is_stored_and_shown(tmp_path, reporter, mo
         assert (
             "FGSM-2 (stored as uint8): for 1 of 6 images a gradient, a loss or a logit was not finite" in text
         )
+
+
+def test_only_another_arithmetic_is_another_run_and_said(tmp_path, reporter):
+    plain = make_experiment()
+
+    def run(**changes):
+        experiment = replace(plain, config={**plain.config, **changes})
+        return Run(experiment, experiment.dataset, tmp_path, reporter)
+
+    names = [
+        run(**changes).adversarial("FGSM-2").path.name
+        for changes in ({}, {"arithmetic": "float32"}, {"arithmetic": "bfloat16"})
+    ]
+    assert names[0] == names[1] != names[2]
+    lower = run(arithmetic="bfloat16").experiment
+    outcome = gray_box.run(lower, tmp_path, reporter)
+    gray_box_files.write(tmp_path, lower, outcome)
+    assert "Attacks took their steps in bfloat16;" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "environment.json").read_text())["attack_arithmetic"] == "bfloat16"
+    notes = gray_box_files.build_table(plain, outcome.records).notes
+    assert not any("steps" in note for note in notes)
+    assert "attack_arithmetic" not in gray_box_files.environment(plain.arithmetic)

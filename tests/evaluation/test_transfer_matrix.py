@@ -89,6 +89,8 @@ def test_every_cell_is_an_attack_on_the_source_judged_by_the_target(tmp_path):
     assert found in text
     assert f"{100 * cell.value:.0f} [{100 * cell.low:.0f}–{100 * cell.high:.0f}]" in text
     assert Image.open(tmp_path / "transfer.png").width > 300
+    assert "float32" not in text
+    assert "in bfloat16" in transfer_files.to_markdown(replace(matrix, arithmetic="bfloat16"))
 
 
 def test_images_that_no_two_classifiers_share_are_refused():
@@ -111,6 +113,7 @@ def test_the_configuration_names_what_there_is(argument):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"arithmetic": "fp8"}, "unknown arithmetic 'fp8'; choose from: float32, tensorfloat32, bfloat16"),
         ({"columns": ["BIM"]}, "config.columns: config.attacks has no 'BIM'; choose from: "),
         ({"rows": ["JPEG"]}, "config.rows: config.defenses has no 'JPEG'; choose from: "),
         ({"classifiers": {"one": {"name": "squeezenet"}}}, "config.classifiers must be at least two"),

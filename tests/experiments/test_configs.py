@@ -45,6 +45,7 @@ def sections(config):
     ("name", "argument"),
     [
         *((name, "lite0") for name in [*TABLE_CONFIGS, "nips2017", "manifold"]),
+        ("manifold", "study,lite2,224"),
         *(("adaptive", argument) for argument in ["samples", "nips_lite2", "nips,short", "nips,long"]),
         *(("figures", figure) for figure in ["figure1", "spectra,nips2017"]),
         *(("smallest_epsilon", argument) for argument in ["lite0", "lite2,edsr_baseline_x2,curve"]),
@@ -131,6 +132,24 @@ def test_the_papers_numbers_find_their_places(name, monkeypatch):
 def test_bad_arguments(argument):
     with pytest.raises(InputError, match=r"unknown argument .*; choose from: classifier=lite0 \| lite2"):
         shared.start(1, argument)
+
+
+@pytest.mark.parametrize("argument", ["lite0", "lite2,samples,3x20", "study,lite0,160", "study,samples"])
+def test_the_schema_knows_every_field_of_the_manifold(argument):
+    schema.check("manifold", cli.plain(manifold.get_config(argument)))
+
+
+def test_the_study_takes_crops_of_all_folders(monkeypatch):
+    monkeypatch.setenv("SRDEF_NIPS2017", "nips")
+    monkeypatch.setenv("SRDEF_SR_TRAIN", "sr")
+    config = manifold.get_config("study,lite0,224,3x20")
+    assert config.dataset.name == "crops"
+    assert config.dataset.side == 224
+    assert config.dataset.paths == ("nips/images", "sr/bsd200", "sr/t91", "sr/debian")
+    assert "C&W 3x20" in config.attacks
+    assert set(config.study.controls) < set(config.attacks)
+    with pytest.raises(InputError, match="the side of crops is that of a study"):
+        manifold.get_config("lite0,224")
 
 
 @pytest.mark.parametrize("argument", ["lite0,3x", "lite0,3x60,4x60", "lite0,downloads"])

@@ -271,7 +271,7 @@ VALUES = [
 CONFIGS = {
     "evaluation": defense_gallery.get_config(),
     "adaptive": adaptive.get_config(),
-    "manifold": manifold.get_config("samples"),
+    "manifold": manifold.get_config("study,samples"),
     "transfer": transfer.get_config(),
     "figures": figures.get_config("figure5"),
     "training": train_edsr.get_config("srgan_x2,gpu"),

@@ -286,6 +286,11 @@ def broken(tmp_path, old, new):
             "unknown field config.batch_sise; choose",
         ),
         ("config.batch_size = 2", "config.batch_size = 0", "config.batch_size"),
+        (
+            "config.seed = 3",
+            "config.seed = 3; config.arithmetic = 'fp8'",
+            "config.arithmetic is 'fp8'; choose from: float32, tensorfloat32, bfloat16",
+        ),
         ("config.seed = 3", "", "field config.seed is missing"),
         ('"attack": "FGSM-2", "images"', '"attack": "FGSM-3", "images"', "FGSM-3"),
         ('"uint8"', '"uint16"', "storage is 'uint16'; choose from: float32, uint8"),

@@ -97,6 +97,18 @@ def test_every_number_of_the_table_is_there(finished, page):
     assert f"{table['clean_accuracy']['successes']} of {table['clean_accuracy']['total']} images" in page
 
 
+def test_traces_of_attacks(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    page = report.build(workdir, count=2, traced=["<FGSM> & 4"])
+    assert "<h2>What the attacks did</h2>" in page
+    assert "&lt;FGSM&gt; &amp; 4, once more" in page
+    assert Image.open(workdir / "trace.png").width > 1000
+    with pytest.raises(InputError, match="unknown attack 'pgd'; the run has: <FGSM> & 4"):
+        report.build(workdir, count=2, traced=["pgd"])
+    with pytest.raises(InputError, match="--images must be at least 1"):
+        report.build(workdir, count=0, traced=["<FGSM> & 4"])
+
+
 def decode(address):
     assert address.startswith("data:image/webp;base64,")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB"))

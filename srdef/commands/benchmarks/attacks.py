@@ -78,7 +78,9 @@ def _predict(classifier: Any, images: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _value_and_gradient(classifier: Any, images: jax.Array, labels: jax.Array) -> Any:
+def value_and_gradient(classifier: Any, images: jax.Array, labels: jax.Array) -> Any:
+    """The sum of the cross-entropies, and its gradient with respect to the images."""
+
     def loss(images: jax.Array) -> jax.Array:
         return jax.vmap(cross_entropy)(classifier(images), labels).sum()
 
@@ -252,7 +254,7 @@ def run(settings: Settings) -> None:
     records: list[dict[str, Any]] = []
     for name in names:
         turns = {library: runs[library][name] for library in libraries if name in runs[library]}
-        turns["gradient"] = partial(_value_and_gradient, classifier, images, labels)
+        turns["gradient"] = partial(value_and_gradient, classifier, images, labels)
         timings = common.take_turns(turns, settings.repeats, name)
         gradient = timings.pop("gradient").median
         for library, timing in timings.items():

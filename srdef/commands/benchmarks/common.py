@@ -35,8 +35,14 @@ class Settings:
         Rows and libraries; empty: all.
     write : Path or None
         File for the table, as Markdown; JSON beside it.
-    batch : int
-        Images in the batch of the networks.
+    batch : int or None
+        Images in the batch of the networks; None: each benchmark has its own.
+    rows : list of str
+        Rows of the parts in `only`, in the benchmark of an accelerator; empty: all.
+    limit, total : float
+        Seconds after which no row of a part is begun, and none at all; a total of None: no limit.
+    tiny : bool
+        Whether everything is so small that the benchmark only shows that it runs.
     """
 
     size: int | None
@@ -45,14 +51,21 @@ class Settings:
     only: list[str]
     libraries: list[str]
     write: Path | None
-    batch: int
+    batch: int | None
+    rows: list[str]
+    limit: float
+    total: float | None
+    tiny: bool
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Settings":
         """From the options of the command line."""
-        for name in ("size", "copies", "repeats"):
+        for name in ("size", "copies", "repeats", "batch"):
             if getattr(options, name) is not None and getattr(options, name) < 1:
                 raise InputError(f"--{name} must be at least 1, not {getattr(options, name)}")
+        for name in ("limit", "total"):
+            if getattr(options, name) is not None and not getattr(options, name) > 0:
+                raise InputError(f"--{name} must be above 0 seconds, not {getattr(options, name)}")
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
@@ -79,7 +92,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--write", metavar="FILE.md", type=Path, help="file for the table, as Markdown; JSON beside it"
     )
     parser.add_argument(
-        "--batch", metavar="NUMBER", type=int, default=8, help="images in the batch of the networks (8)"
+        "--batch",
+        metavar="NUMBER",
+        type=int,
+        help="images in the batch of the networks; each has its default",
+    )
+    alone = parser.add_argument_group("accelerator", "whose --only chooses parts")
+    alone.add_argument("--rows", metavar="ROW,ROW", type=words, default=[], help="rows of the parts (all)")
+    alone.add_argument(
+        "--limit", metavar="SECONDS", type=float, default=60.0, help="no row of a part is begun later (60)"
+    )
+    alone.add_argument(
+        "--total", metavar="SECONDS", type=float, help="no row at all is begun later (no limit)"
+    )
+    alone.add_argument(
+        "--tiny", action="store_true", help="small images and networks: only to see that it runs"
     )
 
 
@@ -142,6 +169,12 @@ def device() -> str:
     return f"{kind}, {len(os.sched_getaffinity(0))} cores" if kind == "cpu" else kind
 
 
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """The table in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
 def report(
     title: str,
     header: list[str],
@@ -155,7 +188,5 @@ def report(
         table.add_row(*row)
     cli.console.print(table)
     if write:
-        lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        write.write_text(f"{title}, {device()}\n\n" + "\n".join(lines) + "\n")
+        write.write_text(f"{title}, {device()}\n\n{markdown(header, rows)}")
         write.with_suffix(".json").write_text(json.dumps(records, indent=1))

@@ -24,7 +24,7 @@ from srdef.images import from_uint8, to_uint8
 
 SIZES = (160, 299)
 WEIGHT = 0.03  # of the total variation
-KEY = jax.random.key(0)
+SEED = 0
 
 
 class Row(NamedTuple):
@@ -88,7 +88,7 @@ def deflection(size: int) -> Row:
     def theirs(images: np.ndarray) -> np.ndarray:
         results = []
         for number, image in enumerate(images):
-            key = jax.random.fold_in(KEY, number)
+            key = jax.random.fold_in(jax.random.key(SEED), number)
             draws = draw(key, np.zeros(image.shape[:2], np.float32))
             results.append(numpy_defenses.deflect(image, [np.asarray(part) for part in draws]))
         return np.stack(results)
@@ -182,7 +182,9 @@ def measure(name: str, size: int, libraries: list[str], settings: Settings) -> l
     samples, _ = common.sample_images(size, settings.copies)
     images = samples[np.arange(row.images * settings.copies) % len(samples)]
     some = images[: row.others_images]
-    turns: dict[str, common.Run] = {"srdef": partial(defenses.apply, row.ours, images, key=KEY)}
+    turns: dict[str, common.Run] = {
+        "srdef": partial(defenses.apply, row.ours, images, key=jax.random.key(SEED))
+    }
     for library, run in row.others.items():
         if library.split(",")[0] in libraries:
             turns[library] = partial(run, some)

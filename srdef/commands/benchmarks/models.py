@@ -31,6 +31,7 @@ NETWORKS: dict[str, tuple[str, str, str]] = {
     "inception_resnet_v2": ("inception_resnet_v2", "InceptionResNetV2", "inception_resnet_v2"),
 }
 PASSES = ("forward", "gradient", "gradient in a loop")
+BATCH = 8
 
 
 @jax.jit
@@ -145,12 +146,13 @@ def run(settings: Settings) -> None:
     """Time all networks and report."""
     names = common.chosen(list(NETWORKS), settings.only, "network")
     libraries = common.chosen(["srdef", "keras", "torch"], settings.libraries, "library")
-    if settings.batch < 2 or settings.batch % 2:
-        raise InputError(f"--batch must be even, for the halves of the loop, not {settings.batch}")
+    batch = settings.batch or BATCH
+    if batch % 2:
+        raise InputError(f"--batch must be even, for the halves of the loop, not {batch}")
     records: list[dict[str, Any]] = []
     for name in names:
         records += measure(name, libraries, settings)
-    title = f"Classifiers, {settings.batch} images"
+    title = f"Classifiers, {batch} images"
     common.report(title, HEADER, rows(records), records, settings.write)
 
 
@@ -158,7 +160,9 @@ def measure(name: str, libraries: list[str], settings: Settings) -> list[dict[st
     """One network with all libraries that have it."""
     network = models.create(name, pretrained=name.startswith("efficientnet"))
     side = settings.size or network.image_size
-    images = np.resize(common.sample_images(side, settings.copies)[0], (settings.batch, side, side, 3))
+    images = np.resize(
+        common.sample_images(side, settings.copies)[0], (settings.batch or BATCH, side, side, 3)
+    )
     shape = jax.eval_shape(_forward, network, images, images).shape
     cotangent = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     runs: dict[str, dict[str, Run]] = {}

@@ -1,0 +1,63 @@
+"""Compile what `perturb` will run before there are images: `precompile`.
+
+JAX compiles a program at its first call, while everything waits. A run knows its programs from its
+configuration and can compile several at once, in threads: the compiler leaves the interpreter free.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from srdef.attacks import batch
+from srdef.attacks.arithmetic import Arithmetic, computing_in, judging_in
+from srdef.attacks.base import Attack
+from srdef.batching import abstract, data_mesh
+from srdef.victims import Victim
+
+
+def precompile(
+    attack: Any,
+    victim: Victim,
+    shape: tuple[int, ...],
+    *,
+    key: jax.Array,
+    batch_size: int,
+    storage: batch.Storage = "float32",
+    draws: int = 1,
+    mesh: Mesh | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> None:
+    """Compile the programs of `perturb` for a full batch; a call with the same arguments finds them.
+
+    Parameters
+    ----------
+    attack, victim, key, batch_size, storage, draws, mesh, arithmetic
+        As `perturb` takes them. Nothing is done for an attack that runs others (AutoAttack): what these need
+        depends on what the first of them leave.
+    shape : (height, width, channels)
+    """
+    if not isinstance(attack, Attack):
+        return
+    mesh = data_mesh() if mesh is None else mesh
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    targeted = attack.targeted
+    one = np.zeros((1, *shape), np.float32)
+    _, ids, attack, _ = batch.check_arguments(attack, victim, one, None, key)
+    rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
+    victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
+
+    with computing_in(arithmetic):
+        first = batch._init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
+        state, _ = abstract((), first.out_info, batch_size, mesh)
+        looped = batch._looped(attack, sharding)
+        steps = batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
+    judged = {"targeted": targeted, "draws": draws}
+    with judging_in(arithmetic):
+        programs = [first, steps, batch._result.lower(attack, state[0], images)]
+        if storage == "uint8":
+            programs.append(batch._round.lower(attack, victim, key, images, images, labels, ids))
+        programs.append(batch._judge.lower(victim, key, images, images, labels, ids, **judged))
+    for program in programs:
+        program.compile()

@@ -1,0 +1,118 @@
+"""An attacker who knows the detector: one attack on the classifier and the detector together."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from srdef import attacks, batching, images
+from srdef.attacks.losses import max_other_logit
+from srdef.detection.network import ManifoldClassifier, detect
+from srdef.evaluation.run import Run
+from srdef.metrics import Rate, rate
+from srdef.storage.fingerprint import digest
+from srdef.victims import Victim, as_logits
+
+CLASSIFIER_ALONE, BOTH = "the classifier alone", "classifier and detector"
+
+# The attacks draw from `experiment.key(JOINT)`.
+JOINT = 2
+
+
+@struct.dataclass
+class WithDetector(Victim):
+    """A classifier with one more class, "adversarial", that wins where the detector says so.
+
+    Its logit is max Z + D - threshold, where Z are the logits of the classifier and D is that of the
+    detector: as in Carlini and Wagner 2017, "Adversarial examples are not easily detected"
+    (arXiv:1705.07263), who multiply by D + 1 instead of adding D.
+
+    Parameters
+    ----------
+    model : ManifoldClassifier
+    threshold : float
+        An image is called adversarial above it; with infinity there is no detector.
+    """
+
+    model: Any
+    threshold: Any = 0.0
+
+    @property
+    def classifier(self) -> Any:
+        """The network under the detector."""
+        return self.model.network
+
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.num_classes + 1
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        network = self.classifier
+        maps = network.endpoints(image[None])
+        logits = as_logits(network.classifier(jnp.mean(maps[network.last_endpoint], axis=(1, 2)))[0])
+        suspicion = self.model.detector(maps[self.model.endpoint])[0]
+        return jnp.append(logits, logits.max() + suspicion - self.threshold)
+
+
+def lead_over_both(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """By how much another class leads the label's and the class "adversarial": above 0 fools both."""
+    classes = logits[:-1]
+    return max_other_logit(classes, label) - jnp.maximum(classes[label], logits[-1])
+
+
+def attack_both(
+    run: Run, model: ManifoldClassifier, epsilon: float, steps: int
+) -> dict[str, dict[str, Rate]]:
+    """Attack the images of a run with APGD, without and with the detector in the loss.
+
+    Parameters
+    ----------
+    run : Run
+        Its images are all classified correctly when clean.
+    model : ManifoldClassifier
+    epsilon : float
+        Radius of the L∞ ball, in units of the [0, 1] range.
+    steps : int
+
+    Returns
+    -------
+    dict
+        By attacker (`CLASSIFIER_ALONE`, `BOTH`) the share of images, in 8 bits, that fool the classifier
+        ("fools"), that are called clean ("clean"), and that do both ("both").
+    """
+    experiment, dataset = run.experiment, run.dataset
+    attack = attacks.create("apgd", epsilon=epsilon, steps=steps, loss=lead_over_both, stop_early=False)
+    found = {}
+    for label, threshold in ((CLASSIFIER_ALONE, np.inf), (BOTH, 0.0)):
+        victim = WithDetector(model, jnp.float32(threshold))
+
+        def compute(rows: slice, victim: WithDetector = victim) -> dict[str, np.ndarray]:
+            result = attacks.perturb(
+                attack,
+                victim,
+                dataset.batch(rows),
+                dataset.labels[rows],
+                key=experiment.key(JOINT),
+                ids=dataset.ids[rows],
+                batch_size=experiment.batch_size,
+                storage="uint8",
+            )
+            pixels = images.from_uint8(images.to_uint8(result.images))
+            logits = batching.map_batches(detect, (model,), (pixels,), batch_size=experiment.batch_size)
+            return {"prediction": run.predict(pixels).astype(np.int32), "logits": logits}
+
+        store = run.stored(
+            f"attack {label}",
+            "joint",
+            (label,),
+            {"prediction": ((), np.int32), "logits": ((), np.float32)},
+            compute,
+            code=(victim, attack, attacks.batch, detect),
+            attack=digest(attack),
+            victim=digest(victim),
+        )
+        fools, clean = store.read("prediction") != dataset.labels, store.read("logits") <= 0
+        found[label] = {"fools": rate(fools), "clean": rate(clean), "both": rate(fools & clean)}
+    return found

@@ -1,0 +1,156 @@
+"""The data of the manifold classifier: pairs of a clean and an adversarial image, split and drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from srdef.datasets.crops import source_image
+from srdef.errors import InputError
+
+# Which of the pairs are kept is drawn from `(seed, FEWER)`; smaller numbers are those of epochs.
+FEWER = 0xFFFFFFFF
+
+# Resamples of the bootstrap.
+RESAMPLES = 2000
+
+
+def split_by_image(names: Sequence[str], test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images to train on and of those to test with, both ascending; at least one each.
+
+    Crops of the same image are never on both sides.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the images; those of crops say what they were cut from (`datasets.crops.source_image`).
+    test_share : float
+        Share of the images that crops are cut from, or of the images themselves.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two images, or the share is not between 0 and 1.
+    """
+    order_of_first = {source: i for i, source in enumerate(dict.fromkeys(map(source_image, names)))}
+    sources = np.array([order_of_first[source_image(name)] for name in names], int)
+    count = len(order_of_first)
+    if count < 2 or not 0 < test_share < 1:
+        raise InputError(
+            f"manifold: cannot split {count} images with a test_share of {test_share}; at least two images "
+            "and a share between 0 and 1 are needed"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    tested = min(max(round(test_share * count), 1), count - 1)
+    is_tested = np.isin(sources, order[:tested])
+    return np.flatnonzero(~is_tested), np.flatnonzero(is_tested)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Feature maps of clean images and of their adversarial versions.
+
+    Attributes
+    ----------
+    maps : (1 + A, N, h, w, C) float32
+        Of the clean images, then of those under each attack; NumPy's, or on the device.
+    fooled : (A, N) bool
+        Which adversarial images fool the classifier: the pairs.
+    origin : str
+        A hash of `maps`, where it is known.
+    """
+
+    maps: Any
+    fooled: np.ndarray
+    origin: str = ""
+
+    def select(self, rows: np.ndarray) -> "Pairs":
+        """The images at these positions."""
+        return Pairs(self.maps[:, rows], self.fooled[:, rows])
+
+    def fewer(self, count: int, seed: int) -> "Pairs":
+        """At most `count` of the pairs, drawn at random; a smaller count gives some of a larger one's."""
+        attacks, rows = np.nonzero(self.fooled)
+        kept = np.random.default_rng((seed, FEWER)).permutation(len(rows))[:count]
+        fooled = np.zeros_like(self.fooled)
+        fooled[attacks[kept], rows[kept]] = True
+        return replace(self, fooled=fooled)
+
+    def batch(self, index: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which maps are batch number `index`: `size` clean ones, then their adversarial partners.
+
+        A function of its arguments alone: every epoch is a permutation of all pairs.
+
+        Returns
+        -------
+        versions, rows : (2 size,) int32
+            Positions on the first two axes of `maps`.
+        """
+        attacks, rows = np.nonzero(self.fooled)
+        places = np.arange(index * size, (index + 1) * size)
+        chosen = np.empty(size, int)
+        for epoch in np.unique(places // len(rows)):
+            order = _order(seed, int(epoch), len(rows))
+            here = places // len(rows) == epoch
+            chosen[here] = order[places[here] % len(rows)]
+        versions = np.concatenate([np.zeros(size, int), 1 + attacks[chosen]])
+        return versions.astype(np.int32), np.tile(rows[chosen], 2).astype(np.int32)
+
+
+@lru_cache(maxsize=32)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of the pairs in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def pair_accuracy(clean: np.ndarray, adversarial: np.ndarray, fooled: np.ndarray) -> float:
+    """The mean accuracy over the images of all pairs, half of them clean: 0.5 for a coin."""
+    called_clean = np.broadcast_to(clean <= 0, fooled.shape)[fooled]
+    return float((called_clean.mean() + (adversarial > 0)[fooled].mean()) / 2)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean accuracy over the images of pairs, half of them clean, with a 95 % interval.
+
+    Attributes
+    ----------
+    value, low, high : float
+        The interval is a percentile bootstrap over the images that crops are cut from.
+    pairs : int
+    """
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+
+def accuracy_of(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, names: list[str]) -> Accuracy:
+    """The accuracy of logits, with its interval.
+
+    Parameters
+    ----------
+    clean : (N,)
+    attacked, fooled : (A, N)
+    names : list of str
+        Of the images.
+    """
+    pairs = fooled.sum(axis=0)
+    right = pairs * (clean <= 0) + (fooled & (attacked > 0)).sum(axis=0)
+    numbers = {source: i for i, source in enumerate(dict.fromkeys(map(source_image, names)))}
+    group = [numbers[source_image(name)] for name in names]
+    totals, rights = np.zeros(len(numbers)), np.zeros(len(numbers))
+    np.add.at(totals, group, pairs)
+    np.add.at(rights, group, right)
+    # How often each image is drawn in each resample.
+    draws = np.random.default_rng(0).multinomial(
+        len(numbers), np.full(len(numbers), 1 / len(numbers)), RESAMPLES
+    )
+    drawn = draws @ totals
+    shares = (draws @ rights)[drawn > 0] / (2 * drawn[drawn > 0])
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return Accuracy(pair_accuracy(clean, attacked, fooled), float(low), float(high), int(pairs.sum()))

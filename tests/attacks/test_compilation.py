@@ -1,0 +1,61 @@
+"""What `precompile` compiles is what `perturb` runs."""
+
+import logging
+
+import jax
+import linear_victims
+import numpy as np
+import pytest
+from registered import every
+
+from srdef import attacks
+from srdef.attacks.compilation import precompile
+from srdef.victims import Undefended
+
+KEY = jax.random.key(0)
+PROGRAMS = ("_init", "_steps", "_result", "_round", "_judge")
+
+
+@pytest.fixture
+def compiled(caplog):
+    """The programs of `perturb` that were compiled, by name; clear it to begin anew."""
+    jax.config.update("jax_log_compiles", True)
+    caplog.set_level(logging.WARNING, logger="jax")
+    yield lambda: {
+        name
+        for name in PROGRAMS
+        for record in caplog.records
+        if record.getMessage().startswith(f"Compiling jit({name})")
+    }
+    jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.parametrize("name", every([name for name in attacks.list_names() if name != "repeat"]))
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_perturb_finds_its_programs(compiled, caplog, name, storage):
+    # Of a size of its own: programs of other tests are no witnesses.
+    images = np.pad(linear_victims.images(3), ((0, 0), (0, 1 + len(storage)), (0, 0), (0, 0)))
+    options = {"bank": images} if name == "admix" else {}
+    inner = {"attack": {"name": "ifgsm", "epsilon": 0.1, "steps": 2}} if name == "minimal_epsilon" else {}
+    attack = attacks.create(name, **options, **inner)
+    if not isinstance(attack, attacks.Attack):
+        pytest.skip("runs several attacks")
+    victim = Undefended(linear_victims.linear(classes=5))
+    options = {"key": KEY, "batch_size": 3, "storage": storage, "arithmetic": "float32"}
+    precompile(attack, victim, images.shape[1:], **options)
+    # The judge may have been compiled for another attack.
+    assert compiled() >= {"_init", "_steps", "_result"} | ({"_round"} if storage == "uint8" else set())
+    caplog.clear()
+    attacks.perturb(attack, victim, images, np.arange(3), **options)
+    assert compiled() == set()
+
+
+def test_all_attacks_share_the_judge(compiled, caplog):
+    images = linear_victims.images(7)
+    victim = Undefended(linear_victims.linear(classes=5))
+    attacks.perturb(attacks.fgsm(0.1), victim, images, "predicted", key=KEY)
+    assert "_judge" in compiled()
+    caplog.clear()
+    attacks.perturb(attacks.deepfool(), victim, images, "predicted", key=KEY)
+    assert "_steps" in compiled()
+    assert "_judge" not in compiled()
