@@ -57,11 +57,6 @@ class Dataset:
         """Some images as float32 `(n, height, width, channels)`; only these are in memory."""
         return self.pixels[rows]
 
-    def ahead(self, rows: slice) -> None:
-        """Begin to read the images that `batch` is going to ask for next, if they are on the disk."""
-        if isinstance(self.pixels, ImagesOnDisk):
-            self.pixels.ahead(rows)
-
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

@@ -106,7 +106,8 @@ class Run(Generic[E]):
                     parts["dataset"] = self.dataset_digest
                 manifest = {**self.experiment.manifest(kind, code), **parts}
                 store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
-            ahead = self.dataset.ahead if reads else None
+            pixels = self.dataset.pixels
+            ahead = pixels.ahead if reads and isinstance(pixels, ImagesOnDisk) else None
             self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)), ahead)
             self._kept[kind, *names] = store
         return self._kept[kind, *names]

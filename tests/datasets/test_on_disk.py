@@ -132,7 +132,7 @@ def test_only_what_is_asked_for_is_read(levels, monkeypatch):
     dataset.batch(slice(2, 5))
     assert sorted(reads) == [2, 3, 4]
     # The next batch is read while the first one is at work, and no image of the two again.
-    dataset.ahead(slice(5, 8))
+    dataset.pixels.ahead(slice(5, 8))
     dataset.batch(np.array([3, 4]))
     dataset.batch(slice(5, 8))
     assert sorted(reads) == [2, 3, 4, 5, 6, 7]
