@@ -75,6 +75,13 @@ def test_nips2017(competition):
     check_the_same(*both("nips2017", path=competition, stride=2, size=8))
 
 
+def test_crops(folder):
+    lazy, kept = both("crops", paths=(str(folder),), side=8, num_classes=4)
+    check_the_same(lazy, kept)
+    other = datasets.load("crops", paths=(str(folder),), side=7, num_classes=4, keep=False, size=8)
+    assert lazy.pixels.signature() != other.pixels.signature()
+
+
 def test_arrays(tmp_path, levels):
     labels = np.arange(9) % 4
     check_the_same(*both("arrays", images=levels, labels=labels))

@@ -16,6 +16,7 @@ import pytest
 from srdef.commands import cli, evaluate, processes
 from srdef.errors import InputError
 from srdef.evaluation.links import Place
+from srdef.storage import store
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,15 +267,12 @@ def test_a_process_that_fails_says_why_to_all(place, tmp_path):
 
 @pytest.mark.slow
 def test_another_run_is_kept_out_and_says_so_to_all(place, tmp_path):
-    holder = start(place, tmp_path)
-    wait_for_files([holder], tmp_path, 3)
-    ended = [end(process) for process in start_all(place, tmp_path, 2)]
-    holder.kill()
-    holder.communicate()
+    with store.exclusive(tmp_path):
+        ended = [end(process) for process in start_all(place, tmp_path, 2)]
     assert [code for code, _, _ in ended] == [2, 1]
     for _, _, errors in ended:
         assert errors.count("\n") == 1
-        assert f"workdir {tmp_path} is in use by another run (process {holder.pid})" in errors
+        assert f"workdir {tmp_path} is in use by another run (process {os.getpid()})" in errors
 
 
 SRUN = """#!/bin/bash
