@@ -39,6 +39,7 @@ from srdef.errors import InputError, SrdefWarning
 from srdef.victims import Victim, canvas_side, check_victim
 
 Storage = Literal["float32", "uint8"]
+Images = np.ndarray | jax.Array
 
 
 class Ensemble:
@@ -407,6 +408,7 @@ def perturb(
     trace: bool = False,
     targets: TargetName | None = None,
     arithmetic: Arithmetic | None = None,
+    on_device: bool = False,
 ) -> AttackResult:
     """Attack every image of a batch on its own: vmapped, compiled once, sharded over the devices.
 
@@ -454,6 +456,9 @@ def perturb(
         all that the result holds is judged in float32 then. Images that only the lower precision took for
         adversarial are attacked once more in float32, by attacks that stop early or are of minimal norm.
         Default: everything as the program has it, `jax_default_matmul_precision`.
+    on_device : bool
+        Whether the adversarial images stay on the devices, as a JAX array, for what is computed there next;
+        images that are a JAX array do not leave them either. Copying takes as long as some gradients.
 
     Returns
     -------
@@ -483,6 +488,7 @@ def perturb(
             "trace": trace,
             "targets": targets,
             "arithmetic": arithmetic,
+            "on_device": on_device,
         }
         for name, value in others.items():
             if value is inspect.signature(perturb).parameters[name].default:
@@ -493,12 +499,17 @@ def perturb(
         with judging_in(arithmetic):
             return attack.perturb(victim, images, labels, progress=progress, **options)
     with judging_in(arithmetic):
-        images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
+        images, ids, attack, classes = check_arguments(attack, victim, images, ids, key, on_device)
         options = {"batch_size": batch_size, "mesh": mesh}
         labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
         if start is not None:
             attack, start = with_start(attack, start, images)
-        own: dict[str, Any] = {"storage": storage, "draws": draws, "trace": trace}
+        own: dict[str, Any] = {
+            "storage": storage,
+            "draws": draws,
+            "trace": trace,
+            "on_device": on_device,
+        }
         result = _run(
             attack,
             victim,
@@ -525,7 +536,7 @@ def perturb(
 def _run(
     attack: Attack,
     victim: Victim,
-    given: tuple[np.ndarray, np.ndarray, np.ndarray],
+    given: tuple[Images, np.ndarray, np.ndarray],
     key: jax.Array,
     start: np.ndarray | None,
     options: dict[str, Any],
@@ -533,6 +544,7 @@ def _run(
     storage: Storage,
     draws: int,
     trace: bool,
+    on_device: bool,
     arithmetic: Arithmetic | None = None,
 ) -> AttackResult:
     """What `perturb` does with checked arguments; `given` are images, labels and ids.
@@ -555,7 +567,8 @@ def _run(
         adversarial, diagnostics = _result(attack, state, images)
         if storage == "uint8":
             adversarial = _round(attack, victim, key, images, adversarial, labels, ids)
-        adversarial.copy_to_host_async()  # while they are judged
+        if not on_device:
+            adversarial.copy_to_host_async()  # while they are judged
         result = _judge(victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws)
         return result.replace(
             images=adversarial,
@@ -565,7 +578,9 @@ def _run(
             zero_gradient=diagnostics.zero_gradient & ~result.success,
         )
 
-    result = map_batches(batch, (victim, key), (*given, *leaves), **options)
+    result = map_batches(batch, (victim, key), (*given, *leaves), on_device=on_device, **options)
+    if on_device:  # all but the images
+        result = jax.tree.map(np.asarray, result.replace(images=None)).replace(images=result.images)
     return result if recorder is None else result.replace(trace=recorder.trace(len(given[0])))
 
 
@@ -573,7 +588,7 @@ def check_labels(
     attack: Attack,
     victim: Victim,
     labels: Any,
-    images: np.ndarray,
+    images: Images,
     key: jax.Array,
     ids: np.ndarray,
     classes: int,
@@ -601,8 +616,8 @@ def check_labels(
 def judge(
     attack: Attack,
     victim: Victim,
-    images: np.ndarray,
-    adversarial: np.ndarray,
+    images: Images,
+    adversarial: Images,
     labels: np.ndarray,
     key: jax.Array,
     ids: np.ndarray,
@@ -636,7 +651,7 @@ def judge(
 
 
 def _refuse_nan(
-    victim: Victim, images: np.ndarray, ids: np.ndarray, key: jax.Array, options: dict[str, Any]
+    victim: Victim, images: Images, ids: np.ndarray, key: jax.Array, options: dict[str, Any]
 ) -> None:
     """InputError if the victim's logits of one of the given images are NaN: it has no class to leave."""
     is_nan = map_batches(_is_nan, (victim, key), (images, ids), **options)
@@ -722,12 +737,12 @@ def round_result(
 
 
 def check_arguments(
-    attack: Any, victim: Victim, images: Any, ids: Any, key: Any
-) -> tuple[np.ndarray, np.ndarray, Attack, int]:
+    attack: Any, victim: Victim, images: Any, ids: Any, key: Any, on_device: bool = False
+) -> tuple[Any, np.ndarray, Attack, int]:
     """Images and ids as they shall be, the attack with one row per image in every leaf, and the classes."""
     if not isinstance(attack, Attack):
         raise InputError(f"attack must be an attack like attacks.fgsm(), not {attack!r}")
-    images = validation.check_images(images)
+    images = validation.check_images(images, on_device=on_device)
     validation.check_key(key)
     classes = check_victim(victim, images.shape[1:])
     if getattr(attack, "enlarges", False):  # as DiverseInputs does

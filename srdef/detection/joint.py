@@ -1,65 +1,19 @@
 """An attacker who knows the detector: one attack on the classifier and the detector together."""
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from srdef import attacks, batching, images
-from srdef.attacks.losses import max_other_logit
 from srdef.detection.network import ManifoldClassifier, detect
+from srdef.detection.victim import WithDetector, lead_over_both
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
 from srdef.storage.fingerprint import digest
-from srdef.victims import Victim, as_logits
 
 CLASSIFIER_ALONE, BOTH = "the classifier alone", "classifier and detector"
 
 # The attacks draw from `experiment.key(JOINT)`.
 JOINT = 2
-
-
-@struct.dataclass
-class WithDetector(Victim):
-    """A classifier with one more class, "adversarial", that wins where the detector says so.
-
-    Its logit is max Z + D - threshold, where Z are the logits of the classifier and D is that of the
-    detector: as in Carlini and Wagner 2017, "Adversarial examples are not easily detected"
-    (arXiv:1705.07263), who multiply by D + 1 instead of adding D.
-
-    Parameters
-    ----------
-    model : ManifoldClassifier
-    threshold : float
-        An image is called adversarial above it; with infinity there is no detector.
-    """
-
-    model: Any
-    threshold: Any = 0.0
-
-    @property
-    def classifier(self) -> Any:
-        """The network under the detector."""
-        return self.model.network
-
-    @property
-    def num_classes(self) -> int:
-        return self.classifier.num_classes + 1
-
-    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        network = self.classifier
-        maps = network.endpoints(image[None])
-        logits = as_logits(network.classifier(jnp.mean(maps[network.last_endpoint], axis=(1, 2)))[0])
-        suspicion = self.model.detector(maps[self.model.endpoint])[0]
-        return jnp.append(logits, logits.max() + suspicion - self.threshold)
-
-
-def lead_over_both(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """By how much another class leads the label's and the class "adversarial": above 0 fools both."""
-    classes = logits[:-1]
-    return max_other_logit(classes, label) - jnp.maximum(classes[label], logits[-1])
 
 
 def attack_both(

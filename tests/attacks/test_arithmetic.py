@@ -136,6 +136,9 @@ def test_an_attack_that_stopped_early_by_mistake_goes_on():
     np.testing.assert_array_equal(result.success[rows], exact.success[rows])
     np.testing.assert_array_equal(result.trace.success[-1], result.success)
     assert exact.success[rows].any()
+    options = {"arithmetic": "tensorfloat32", "on_device": True}
+    kept = perturb(attack, Two(blind, EXACT), labels, images=jnp.asarray(IMAGES), **options)
+    np.testing.assert_array_equal(kept.images, result.images)
 
 
 def test_ensembles_and_robustness_pass_it_on():

@@ -360,3 +360,34 @@ def test_eight_devices_give_the_result_of_one_and_ask_nothing(script, says):
     )
     assert run.returncode == 0, run.stderr
     assert says in run.stdout
+
+
+@pytest.mark.parametrize("batch_size", [4, 3])
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_images_may_stay_on_the_device(batch_size, storage):
+    options = {"batch_size": batch_size, "storage": storage, "attack": attacks.pgd(0.05, steps=3)}
+    expected = perturb(**options)
+    given = jnp.asarray(linear_victims.images(4))
+    found = perturb(images=given, on_device=True, **options)
+    assert isinstance(found.images, jax.Array)
+    for name in ("images", "success", "linf", "l2", "steps", "zero_gradient"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert name == "images" or isinstance(getattr(found, name), np.ndarray)
+    assert repr(found) == repr(expected)
+
+
+def test_images_on_the_device_are_checked_there(monkeypatch):
+    for value, message in ((1.5, "image 2 holds 1.5"), (np.nan, "image 2 holds nan")):
+        with pytest.raises(InputError, match=message):
+            perturb(images=jnp.asarray(changed(2, value)), on_device=True)
+    # A rounding error of the caller is clipped, and the caller's array is as it was.
+    given = jnp.asarray(changed(2, 1 + 5e-7))
+    assert perturb(images=given, on_device=True).images.max() <= 1
+    assert given.max() > 1
+    monkeypatch.setattr(batch.validation, "_ranges", lambda images: pytest.fail("copied to the host"))
+    perturb(images=jnp.asarray(linear_victims.images(4)), on_device=True)
+
+
+def test_several_attacks_do_not_stay_on_the_device():
+    with pytest.raises(InputError, match="on_device: not of AutoAttack"):
+        perturb(attacks.autoattack(0.05), on_device=True)

@@ -15,6 +15,7 @@ from srdef.commands import manifold as script
 from srdef.detection import joint, study, training
 from srdef.detection.network import detect
 from srdef.detection.pairs import Accuracy, accuracy_of, pair_accuracy
+from srdef.detection.victim import WithDetector, lead_over_both
 from srdef.errors import InputError
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate
@@ -66,6 +67,7 @@ def test_a_study_trains_every_setting_once(finished):
     assert found.best in found.settings
     assert found.best.accuracy.value == max(setting.accuracy.value for setting in found.settings)
     assert most == found.best.pairs
+    assert found.result.images["train"] <= found.best.pairs  # one attack: a pair has an image of its own
     assert found.result.accuracy == pytest.approx(found.best.accuracy.value)
     assert found.sources["test"] == found.result.images["test"]  # the sample images are no crops
     assert found.controls["noise"].total == found.result.images["test"]
@@ -151,7 +153,7 @@ def test_the_last_class_wins_where_the_detector_says_adversarial(model):
     pixels = np.random.default_rng(0).uniform(size=(6, 64, 64, 3)).astype(np.float32)
     suspicion = np.asarray(detect(model, pixels))
     threshold = float(np.median(suspicion))
-    victim = joint.WithDetector(model, jnp.float32(threshold))
+    victim = WithDetector(model, jnp.float32(threshold))
     assert check_victim(victim, (64, 64, 3)) == 6
     logits = np.asarray(jax.jit(jax.vmap(lambda x: victim(x, jax.random.key(0))))(pixels))
     classes = np.asarray(jax.jit(lambda network, x: network(x))(model.network, pixels))
@@ -159,7 +161,7 @@ def test_the_last_class_wins_where_the_detector_says_adversarial(model):
     # Within 1e-4 of the threshold rounding decides.
     clear = np.abs(suspicion - threshold) > 1e-4
     np.testing.assert_array_equal((logits.argmax(1) == 5)[clear], (suspicion > threshold)[clear])
-    unaware = joint.WithDetector(model, jnp.float32(np.inf))
+    unaware = WithDetector(model, jnp.float32(np.inf))
     assert np.isneginf(unaware(pixels[0], jax.random.key(0))[-1])
 
 
@@ -174,21 +176,21 @@ def test_the_last_class_wins_where_the_detector_says_adversarial(model):
     ],
 )
 def test_lead_over_both(logits, lead):
-    assert float(joint.lead_over_both(jnp.array(logits), jnp.int32(0))) == lead
+    assert float(lead_over_both(jnp.array(logits), jnp.int32(0))) == lead
 
 
 def test_an_attacker_who_knows_the_detector_climbs_over_it(model):
     """Where all images are called adversarial at first, only the attack on both gets away from that."""
     pixels = np.random.default_rng(1).uniform(0.2, 0.8, (6, 64, 64, 3)).astype(np.float32)
     threshold = float(np.asarray(detect(model, pixels)).min()) - 0.1
-    aware, unaware = (joint.WithDetector(model, jnp.float32(value)) for value in (threshold, np.inf))
+    aware, unaware = (WithDetector(model, jnp.float32(value)) for value in (threshold, np.inf))
     labels = np.asarray(jax.jit(lambda network, x: network(x))(model.network, pixels)).argmax(1)
-    attack = attacks.create("apgd", epsilon=0.1, steps=8, loss=joint.lead_over_both, stop_early=False)
+    attack = attacks.create("apgd", epsilon=0.1, steps=8, loss=lead_over_both, stop_early=False)
 
     @jax.jit
     def mean_lead(x):
         logits = jax.vmap(lambda image: aware(image, jax.random.key(0)))(x)
-        return jax.vmap(joint.lead_over_both)(logits, labels).mean()
+        return jax.vmap(lead_over_both)(logits, labels).mean()
 
     before = mean_lead(pixels)
     alone, both = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from srdef.commands import benchmark, cli
-from srdef.commands.benchmarks import accelerator, ledger
+from srdef.commands.benchmarks import accelerator, accelerator_torch, ledger
 from srdef.commands.benchmarks.ledger import Ledger, Row
 from srdef.errors import InputError, OutOfMemoryError
 
@@ -190,12 +190,12 @@ def test_the_command_chooses_how_jax_takes_memory():
     assert done.stdout.strip() == "False"
 
 
-def run_tiny(monkeypatch, file, *options):
+def run_tiny(file, *options):
     """Run the command at its smallest; returns the last record of each row, with its arithmetic."""
-    # What torch.compile makes on a CPU takes a C++ compiler and a minute: here it makes nothing.
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
     arguments = ["accelerator", "--tiny", "--repeats=1", "--limit=1000", f"--write={file}", *options]
-    assert cli.run("benchmark", benchmark, arguments) == 0
+    # What torch.compile makes on a CPU takes a C++ compiler and a minute: here it makes nothing.
+    with torch._dynamo.config.patch(disable=True):
+        assert cli.run("benchmark", benchmark, arguments) == 0
     lines = list(map(json.loads, file.with_suffix(".jsonl").read_text().splitlines()))
     assert "tiny sizes" in lines[0]["title"]
     assert jax.__version__ in lines[0]["title"]
@@ -203,10 +203,10 @@ def run_tiny(monkeypatch, file, *options):
     return {tuple(line[name] for name in names): line for line in lines[1:]}
 
 
-def test_two_parts_on_the_smallest_network(monkeypatch, tmp_path):
+def test_two_parts_on_the_smallest_network(tmp_path):
     file = tmp_path / "results.md"
     rows = "--rows=gradient,forward,MI-FGSM 10"
-    found = run_tiny(monkeypatch, file, "--only=floor,attacks", rows, "--libraries=srdef,PyTorch")
+    found = run_tiny(file, "--only=floor,attacks", rows, "--libraries=srdef,PyTorch")
     assert {key[1:] for key in found} == {
         *((what, "srdef", a) for what in ("gradient", "forward") for a in ("float32", "TF32", "bf16")),
         *(("gradient", "PyTorch", a) for a in ("float32", "TF32", "bf16")),
@@ -222,10 +222,21 @@ def test_two_parts_on_the_smallest_network(monkeypatch, tmp_path):
     assert file.read_text().count("\n| ") == len(found) + 1
 
 
-@pytest.mark.slow
-def test_every_part_runs(monkeypatch, tmp_path):
+def test_a_library_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "torchattacks", None)  # as if it were not installed
     file = tmp_path / "results.md"
-    found = run_tiny(monkeypatch, file)
+    found = run_tiny(file, "--only=libraries", "--libraries=torchattacks")
+    assert len(found) > 2
+    assert {record["note"] for record in found.values()} == {"not installed: torchattacks"}
+    assert capsys.readouterr().out.count("torchattacks is skipped") == 1
+    monkeypatch.setitem(sys.modules, "torch", None)
+    accelerator_torch.let_go()
+
+
+@pytest.mark.slow
+def test_every_part_runs(tmp_path):
+    file = tmp_path / "results.md"
+    found = run_tiny(file)
     assert {key[0] for key in found} == set(accelerator.PARTS)
     assert {key[2] for key in found} == set(accelerator.LIBRARIES)
     wrong = {key: record["note"] for key, record in found.items() if "note" in record}

@@ -24,9 +24,8 @@ def device() -> str:
 
 def let_go() -> None:
     """Give memory that PyTorch keeps for later back, so that JAX can have it."""
-    if "torch" in sys.modules:
-        import torch
-
+    torch = sys.modules.get("torch")
+    if torch is not None:
         torch.cuda.empty_cache()
 
 
