@@ -119,7 +119,13 @@ def _notice_silence(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # its name on macOS
-    for name, value in ((idle, SILENCE // 2), ("TCP_KEEPINTVL", SILENCE // 6), ("TCP_KEEPCNT", 3)):
+    options = {
+        idle: SILENCE // 2,  # seconds without a message
+        "TCP_KEEPINTVL": SILENCE // 6,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 1000 * SILENCE,  # milliseconds without an answer to one; Linux only
+    }
+    for name, value in options.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
