@@ -20,8 +20,10 @@ import numpy as np
 from srdef import models, victims
 from srdef.attacks.arithmetic import Arithmetic, check_arithmetic, judging_in, note
 from srdef.attacks.base import REGISTRY, Attack, create, without_early_stop
-from srdef.attacks.batch import Ensemble, perturb, smaller_batch
+from srdef.attacks.batch import perturb
+from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.projections import Norm
+from srdef.attacks.stepping import smaller_batch
 from srdef.attacks.targets import TargetName
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.attacks.transfer_family import create_for

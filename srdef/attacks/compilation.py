@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srdef.attacks import batch
+from srdef.attacks import programs
+from srdef.attacks.arguments import check_arguments
 from srdef.attacks.arithmetic import Arithmetic, computing_in, judging_in
 from srdef.attacks.base import Attack
+from srdef.attacks.batch import Storage
+from srdef.attacks.stepping import is_looped
 from srdef.batching import abstract, data_mesh
 from srdef.victims import Victim
 
@@ -24,7 +27,7 @@ def precompile(
     *,
     key: jax.Array,
     batch_size: int,
-    storage: batch.Storage = "float32",
+    storage: Storage = "float32",
     draws: int = 1,
     mesh: Mesh | None = None,
     arithmetic: Arithmetic | None = None,
@@ -44,20 +47,20 @@ def precompile(
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     targeted = attack.targeted
     one = np.zeros((1, *shape), np.float32)
-    _, ids, attack, _ = batch.check_arguments(attack, victim, one, None, key)
+    _, ids, attack, _ = check_arguments(attack, victim, one, None, key)
     rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
     victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
 
     with computing_in(arithmetic):
-        first = batch._init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
+        first = programs.init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
         state, _ = abstract((), first.out_info, batch_size, mesh)
-        looped = batch._looped(attack, sharding)
-        steps = batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
+        looped = is_looped(attack, sharding)
+        steps = programs.steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
     judged = {"targeted": targeted, "draws": draws}
     with judging_in(arithmetic):
-        programs = [first, steps, batch._result.lower(attack, state[0], images)]
+        compiled = [first, steps, programs.result.lower(attack, state[0], images)]
         if storage == "uint8":
-            programs.append(batch._round.lower(attack, victim, key, images, images, labels, ids))
-        programs.append(batch._judge.lower(victim, key, images, images, labels, ids, **judged))
-    for program in programs:
+            compiled.append(programs.rounded.lower(attack, victim, key, images, images, labels, ids))
+        compiled.append(programs.judged.lower(victim, key, images, images, labels, ids, **judged))
+    for program in compiled:
         program.compile()

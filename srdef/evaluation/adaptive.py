@@ -16,6 +16,7 @@ import numpy as np
 from srdef import attacks, victims
 from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.projections import Norm
+from srdef.attacks.stepping import smaller_batch
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.measures import FLAGS, flags
@@ -155,7 +156,7 @@ def perturb(
         run.dataset.labels[rows],
         key=run.experiment.attack_key,
         ids=run.dataset.ids[rows],
-        batch_size=attacks.batch.smaller_batch(run.experiment.batch_size, len(rows)),
+        batch_size=smaller_batch(run.experiment.batch_size, len(rows)),
         arithmetic=run.experiment.arithmetic,
     )
 
