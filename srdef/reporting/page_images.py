@@ -91,7 +91,7 @@ def make_cases(
             adversarial = images.from_uint8(adversarial)
         ids = np.array([record["image_id"] for record in first])
         position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
-        clean = experiment.dataset.images[[position[int(i)] for i in ids]]
+        clean = experiment.dataset.batch(np.array([position[int(i)] for i in ids], int))
         made = {
             label: defended_images(
                 experiment, experiment.defenses[label], adversarial, ids, experiment.batch_size
