@@ -3,7 +3,9 @@
 import contextlib
 import os
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 # Set by `keep_programs`, or by whoever runs srdef: JAX reads them when it is imported.
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -46,6 +48,39 @@ def keep_programs() -> None:
 
         jax.config.update("jax_compilation_cache_dir", os.environ[_FOLDER])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", float(os.environ[_MINIMUM]))
+
+
+def write_programs_whole() -> None:
+    """Let JAX write a compiled program to a file of another name first, and then rename it.
+
+    JAX writes in place, so that another process may read half a program, and one that is killed leaves such a
+    half for good: a warning in every later process, which compiles it again. There is no public way to change
+    that; a JAX without this class keeps its own.
+    """
+    try:
+        from jax._src.lru_cache import _CACHE_SUFFIX, LRUCache
+    except ImportError:
+        return
+    original = LRUCache.put
+
+    def put(self: Any, key: str, value: bytes) -> None:
+        place = os.fspath(self.path)
+        if self.eviction_enabled or "://" in place:  # not a folder of this machine, or with a lock of its own
+            original(self, key, value)
+            return
+        folder = Path(place)
+        file = folder / f"{key}{_CACHE_SUFFIX}"
+        if file.exists():
+            return
+        part = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.part"
+        try:
+            part.write_bytes(value)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+
+    if original.__module__ != __name__:  # else it has been replaced already
+        LRUCache.put = put  # type: ignore[method-assign]
 
 
 def _make_room(programs: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 EXIT_CODE = 130  # what a shell reports of a command that SIGINT ended
 
@@ -60,14 +61,14 @@ def _listen(reading: int) -> None:
 def _hear() -> None:
     if _deferred.is_set() and not _asked.is_set():
         _asked.set()
-        _say("stopping after this step; Ctrl-C again stops at once")
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
         return
+    leave("\nstopped", EXIT_CODE)
+
+
+def leave(words: str, code: int) -> NoReturn:
+    """Say why, and end the process at once from any thread, whatever the main thread does."""
     if sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\x1b[?25h")  # a progress bar has hidden the cursor
-    _say("stopped")
-    os._exit(EXIT_CODE)
-
-
-def _say(words: str) -> None:
-    """One line on the standard error, past buffers that the main thread may hold."""
-    os.write(2, f"\n{words}\n".encode())
+    os.write(2, f"{words}\n".encode())  # past buffers that the main thread may hold
+    os._exit(code)

@@ -1,6 +1,6 @@
 """Bad arguments of an attack, found before anything is computed."""
 
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,17 @@ Scalar = float | jax.Array | np.ndarray
 RANGE_TOLERANCE = 1e-6
 
 
-def check_images(images: Any, name: str = "images") -> np.ndarray:
+@overload
+def check_images(images: Any, name: str = ...) -> np.ndarray: ...
+@overload
+def check_images(images: Any, name: str = ..., *, on_device: bool) -> Any: ...
+def check_images(images: Any, name: str = "images", *, on_device: bool = False) -> Any:
     """Images `(N, height, width, channels)` as float32 in [0, 1]; InputError says what `name` has wrong.
 
-    They are the given array itself where that is what it holds.
+    They are the given array itself where that is what it holds. With `on_device` a JAX array is looked at
+    where it is; anything else becomes a NumPy array.
     """
-    images = np.asarray(images)
+    images = images if on_device and isinstance(images, jax.Array) else np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         hint = "; divide 8-bit images by 255" if images.dtype == np.uint8 else ""
         raise InputError(f"{name} must be floats in [0, 1], not {images.dtype}{hint}")
@@ -28,17 +33,26 @@ def check_images(images: Any, name: str = "images") -> np.ndarray:
     if len(images) == 0:
         raise InputError("there are no images")
     images = images.astype(np.float32, copy=False)
-    low, high = _ranges(images)
+    if isinstance(images, jax.Array):
+        low, high = map(np.asarray, _ranges_on_device(images))
+    else:
+        low, high = _ranges(images)
     # NaN fails both comparisons.
     bad = ~((low >= -RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE))
     if bad.any():
         index = int(np.argmax(bad))
-        values = images[index]
+        values = np.asarray(images[index])
         value = values[~((values >= -RANGE_TOLERANCE) & (values <= 1 + RANGE_TOLERANCE))][0]
         raise InputError(f"{name} must lie in [0, 1]; image {index} holds {value}")
     if low.min() >= 0 and high.max() <= 1:
         return images
-    return np.clip(images, 0, 1)
+    return jnp.clip(images, 0, 1) if isinstance(images, jax.Array) else np.clip(images, 0, 1)
+
+
+@jax.jit
+def _ranges_on_device(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `_ranges`."""
+    return images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))
 
 
 def _ranges(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,6 +102,13 @@ def check_key(key: Any) -> None:
         raise InputError(f"key must be a single key, not an array of shape {key.shape}")
 
 
+def check_flags(**flags: Any) -> None:
+    """InputError if one of the options is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise InputError(f"{name} must be True or False, not {value!r}")
+
+
 def check_count(name: str, value: Any) -> None:
     """InputError if the option `name` is not an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -134,7 +155,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise InputError(f"unknown {name} {value!r}; choose from: {', '.join(choices)}")
 
 
-def one_start_per_image(start: Any, images: np.ndarray) -> np.ndarray:
+def one_start_per_image(start: Any, images: Any) -> np.ndarray:
     """The image that an attack starts from as a float32 array of the shape of the images."""
     values = np.asarray(start, np.float32)
     if values.shape not in (images.shape, images.shape[1:]):

@@ -41,6 +41,37 @@ def test_a_second_process_loads_what_the_first_has_compiled(tmp_path):
     assert run(SRDEF_CACHE="off")[2] == first[2]
 
 
+def test_a_program_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    from jax._src.lru_cache import LRUCache
+
+    monkeypatch.setattr(LRUCache, "put", LRUCache.put)  # put back at the end
+    cache.write_programs_whole()
+    cache.write_programs_whole()
+    kept = LRUCache(str(tmp_path), max_size=-1)
+    kept.put("program", b"whole")
+    assert kept.get("program") == b"whole"
+    kept.put("program", b"another")  # as JAX has it: the first stays
+    assert kept.get("program") == b"whole"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        kept.put("other", b"half")
+    assert kept.get("other") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["program-cache"]
+
+
+def test_commands_write_programs_whole():
+    script = (
+        "from srdef.command import main; main(['report', '--nowhere']);"
+        "from jax._src.lru_cache import LRUCache; print(LRUCache.put.__module__)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.split()[-1] == "srdef.cache"
+
+
 def test_it_can_be_left_off_and_sent_elsewhere(tmp_path):
     assert run(SRDEF_CACHE="off")[:2] == (0, 0)
     run(SRDEF_CACHE=str(tmp_path / "srdef"), JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"))

@@ -19,7 +19,7 @@ import pytest
 import srdef
 from srdef import attacks, metrics
 from srdef.errors import InputError
-from srdef.robustness import RobustAccuracy
+from srdef.reporting.robust_accuracy import RobustAccuracy
 
 KEY = jax.random.key(0)
 SIDE = 4
@@ -67,7 +67,7 @@ def test_any_iterable_of_attacks_and_epsilons():
 
 def test_options_of_an_attack_that_is_repeated():
     entry = {"name": "repeat", "attack": "pgd", "n": 2, "steps": 3}
-    (accuracy,) = evaluate(entry, (1.0,), norm="l2").accuracy("repeat")
+    (accuracy,) = evaluate(entry, (1.0,), norm="l2").accuracy("repeat of pgd")
     assert accuracy[0] < CLEAN.sum()
     evaluate(entry, targets="second")
 
@@ -384,3 +384,21 @@ def test_the_plot_of_another_norm_has_no_levels():
 def test_bad_input(options, message):
     with pytest.raises(InputError, match=message):
         evaluate(**options)
+
+
+def test_one_radius_may_be_an_array_without_a_dimension():
+    assert evaluate(epsilons=np.array(2 / 255)).epsilons == evaluate(epsilons=2 / 255).epsilons == (2 / 255,)
+
+
+def test_an_attack_is_named_once():
+    with pytest.raises(InputError, match="'bim' and 'I-FGSM' are the same attack; name it once"):
+        evaluate(["bim", "fgsm", "I-FGSM"])
+    # With options of their own they are two.
+    steps = [{"name": "ifgsm", "steps": steps} for steps in (1, 2)]
+    assert evaluate(steps).attacks == ("ifgsm", "ifgsm (2)", "worst case")
+
+
+def test_a_repeated_attack_says_which():
+    by_name = {"name": "repeat", "attack": "pgd", "n": 2, "steps": 2}
+    found = evaluate([by_name, attacks.pgd(2 / 255, steps=2).repeat(2)], epsilons=(2 / 255,))
+    assert found.attacks == ("repeat of pgd", "Repeated GradientSign", "worst case")

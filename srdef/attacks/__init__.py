@@ -13,7 +13,7 @@ from srdef.attacks.base import (
     list_names,
     without_early_stop,
 )
-from srdef.attacks.batch import perturb, round_result
+from srdef.attacks.batch import perturb
 from srdef.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from srdef.attacks.corruptions import contrast_reduction, gaussian_blur, salt_and_pepper
 from srdef.attacks.ddn import DDN, ddn
@@ -24,6 +24,7 @@ from srdef.attacks.fgsm import di2fgsm, fgsm, ifgsm, mdi2fgsm, mifgsm, pgd
 from srdef.attacks.fmn import FMN, fmn
 from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
+from srdef.attacks.judging import round_result
 from srdef.attacks.minimal_epsilon import MinimalEpsilon, minimal_epsilon
 from srdef.attacks.noise import gaussian_noise, uniform_noise
 from srdef.attacks.repeat import Repeated, repeat

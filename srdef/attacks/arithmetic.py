@@ -67,7 +67,9 @@ def with_rows(result: AttackResult, rows: np.ndarray, again: AttackResult) -> At
     changes: dict[str, Any] = {}
     for field in fields(result):
         old, new = getattr(result, field.name), getattr(again, field.name)
-        if isinstance(old, np.ndarray):
+        if isinstance(old, jax.Array):  # the images, if they stay on the devices
+            changes[field.name] = old.at[rows].set(new)
+        elif isinstance(old, np.ndarray):
             changes[field.name] = old.copy()
             changes[field.name][rows] = old[rows] + new if field.name == "steps" else new
     if result.trace is not None:

@@ -16,11 +16,13 @@ from srdef.attacks import masked_gradients
 from srdef.attacks.apgd import apgd, apgd_t
 from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.base import REGISTRY, Attack, AttackResult, without_early_stop
-from srdef.attacks.batch import Ensemble, Storage, perturb, smaller_batch
+from srdef.attacks.batch import Storage, perturb
+from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.fab import fab, fab_t
 from srdef.attacks.losses import classes_needed
 from srdef.attacks.projections import Norm
 from srdef.attacks.square import square
+from srdef.attacks.stepping import smaller_batch
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.errors import InputError, SrdefWarning
 from srdef.validation import (

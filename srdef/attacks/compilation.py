@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srdef.attacks import batch
+from srdef.attacks import programs
+from srdef.attacks.arguments import check_arguments
 from srdef.attacks.arithmetic import Arithmetic, computing_in, judging_in
 from srdef.attacks.base import Attack
+from srdef.attacks.batch import Storage
+from srdef.attacks.stepping import is_looped
 from srdef.batching import abstract, data_mesh
 from srdef.victims import Victim
 
@@ -24,7 +27,7 @@ def precompile(
     *,
     key: jax.Array,
     batch_size: int,
-    storage: batch.Storage = "float32",
+    storage: Storage = "float32",
     draws: int = 1,
     mesh: Mesh | None = None,
     arithmetic: Arithmetic | None = None,
@@ -44,20 +47,21 @@ def precompile(
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     targeted = attack.targeted
     one = np.zeros((1, *shape), np.float32)
-    _, ids, attack, _ = batch.check_arguments(attack, victim, one, None, key)
+    _, ids, attack, _ = check_arguments(attack, victim, one, None, key)
     rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
     victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
 
     # Compiled in the context of the calls, too: JAX knows a compiled program by it.
     with computing_in(arithmetic):
-        first = batch._init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
+        first = programs.init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
         first.compile()
         state, _ = abstract((), first.out_info, batch_size, mesh)
-        looped = batch._looped(attack, sharding)
-        batch._steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding).compile()
+        looped = is_looped(attack, sharding)
+        steps = programs.steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
+        steps.compile()
     judged = {"targeted": targeted, "draws": draws}
     with judging_in(arithmetic):
-        batch._result.lower(attack, state[0], images).compile()
+        programs.result.lower(attack, state[0], images).compile()
         if storage == "uint8":
-            batch._round.lower(attack, victim, key, images, images, labels, ids).compile()
-        batch._judge.lower(victim, key, images, images, labels, ids, **judged).compile()
+            programs.rounded.lower(attack, victim, key, images, images, labels, ids).compile()
+        programs.judged.lower(victim, key, images, images, labels, ids, **judged).compile()

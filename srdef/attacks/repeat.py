@@ -14,10 +14,13 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
-from srdef.attacks import batch
+from srdef.attacks import arguments, judging
 from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.base import REGISTRY, RESTART, Attack, AttackResult
+from srdef.attacks.batch import Storage, perturb
+from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.projections import AnyNorm
+from srdef.attacks.stepping import smaller_batch
 from srdef.attacks.targets import TargetName
 from srdef.attacks.trace import Trace, measure, side_by_side
 from srdef.batching import map_batches
@@ -27,7 +30,7 @@ from srdef.victims import Victim
 
 
 @struct.dataclass
-class Repeated(batch.Ensemble):
+class Repeated(Ensemble):
     """An attack `n` times, each with a random key of its own; the best result is kept for each image.
 
     The best is a success before none; then, of a minimal-norm attack, the smallest perturbation in its norm,
@@ -76,7 +79,7 @@ class Repeated(batch.Ensemble):
         key: jax.Array,
         ids: np.ndarray | None = None,
         batch_size: int | None = None,
-        storage: batch.Storage = "float32",
+        storage: Storage = "float32",
         draws: int = 1,
         mesh: Mesh | None = None,
         progress: Callable[[int], None] | None = None,
@@ -95,12 +98,12 @@ class Repeated(batch.Ensemble):
         AttackResult
             With the steps of all runs together.
         """
-        images, ids, attack, classes = batch.check_arguments(self.attack, victim, images, ids, key)
+        images, ids, attack, classes = arguments.check_arguments(self.attack, victim, images, ids, key)
         count = len(images)
         if batch_size is not None:
             check_count("batch_size", batch_size)
         shared: dict[str, Any] = {"batch_size": batch_size or count, "mesh": mesh}
-        labels = batch.check_labels(attack, victim, labels, images, key, ids, classes, shared, targets)
+        labels = arguments.check_labels(attack, victim, labels, images, key, ids, classes, shared, targets)
         every = self.minimal_norm or not getattr(attack, "stop_early", True)
         left = np.arange(count)
         best = images.copy()
@@ -113,13 +116,13 @@ class Repeated(batch.Ensemble):
                 break
             part = jax.tree.map(lambda leaf, rows=left: leaf[rows], attack)
             options: dict[str, Any] = {
-                "batch_size": batch.smaller_batch(shared["batch_size"], len(left)),
+                "batch_size": smaller_batch(shared["batch_size"], len(left)),
                 "mesh": mesh,
             }
             with warnings.catch_warnings():
                 # Said once at the end, and not by every run.
                 warnings.simplefilter("ignore", SrdefWarning)
-                result = batch.perturb(
+                result = perturb(
                     part,
                     victim,
                     images[left],
@@ -149,7 +152,7 @@ class Repeated(batch.Ensemble):
             if progress is not None:
                 progress(int((score[0] > 0.5).sum()))
         fresh = key if self.n == 1 else jax.random.fold_in(key, RESTART)
-        result = batch.judge(attack, victim, images, best, labels, fresh, ids, draws, shared)
+        result = judging.judge(attack, victim, images, best, labels, fresh, ids, draws, shared)
         result = replace(
             result,
             steps=steps,
@@ -157,7 +160,7 @@ class Repeated(batch.Ensemble):
             zero_gradient=zero_gradient & ~result.success,
             trace=side_by_side(ways) if trace else None,
         )
-        batch.warn(result, ids)
+        judging.warn(result, ids)
         return result
 
     def _score(
@@ -201,7 +204,7 @@ def repeat(attack: Attack | str, n: int = 10, *, epsilon: Scalar | None = None, 
         attack = REGISTRY.create(attack, **options)
     elif options:
         raise InputError(f"repeat: {', '.join(options)} are options of an attack given by name")
-    if isinstance(attack, batch.Ensemble):
+    if isinstance(attack, Ensemble):
         return attack.repeat(n)  # which says why not
     if not isinstance(attack, Attack):
         raise InputError(f"repeat: attack must be one like attacks.pgd(), or a name, not {attack!r:.80}")

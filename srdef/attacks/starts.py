@@ -30,7 +30,7 @@ def names() -> list[str]:
 
 
 def with_start(
-    attack: Attack, start: np.ndarray | jax.Array, images: np.ndarray
+    attack: Attack, start: np.ndarray | jax.Array, images: np.ndarray | jax.Array
 ) -> tuple[Attack, np.ndarray | None]:
     """The attack and one start for each image; None if the attack has a field `start` and holds it now.
 

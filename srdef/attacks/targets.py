@@ -132,7 +132,7 @@ def random(
 def choose(
     name: TargetName,
     victim: Victim,
-    images: np.ndarray,
+    images: np.ndarray | jax.Array,
     labels: np.ndarray,
     classes: int,
     *,

@@ -3,32 +3,41 @@
     python -m experiments.adaptive --config=configs/adaptive.py --workdir=workdir/adaptive
 
 Leaves a table for each ε, the curves of accuracy against ε, and the self-checks with a picture of the loss
-around an image for each defense. A run that was stopped
-continues where it was. `--nochecks` leaves the checks out, `--nothreats` all but them.
+around an image for each defense. A run that was stopped continues where it was. `--nochecks` leaves out the
+checks, `--nothreats` all but them. Many processes share the work by `--coordinator`, `--processes` and
+`--process`, or `--distributed`.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from srdef.commands import cli
+from srdef.commands import cli, processes
 from srdef.errors import InputError
 from srdef.evaluation import adaptive, adaptive_checks, progress, schema
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
+from srdef.evaluation.processes import ALONE, Processes
 from srdef.reporting import adaptive_files, adaptive_tables, gray_box_files
-from srdef.storage import files, store
 
 
 def attack(experiment: AdaptiveExperiment, workdir: Path, reporter: progress.Reporter) -> None:
     """Run the threats, write and print their tables and curves."""
     outcome = adaptive.run(experiment, workdir / "store", reporter)
+    if not reporter.processes.first:
+        return
     adaptive_files.write(workdir, experiment, outcome)
     for epsilon in outcome.epsilons:
         cli.console.print(adaptive_tables.to_rich(outcome, epsilon))
 
 
 def main(
-    config: Any, workdir: Path, overwrite: bool = False, *, threats: bool = True, checks: bool = True
+    config: Any,
+    workdir: Path,
+    overwrite: bool = False,
+    members: Processes = ALONE,
+    *,
+    threats: bool = True,
+    checks: bool = True,
 ) -> None:
     """Resolve the configuration, run what is missing, write and print the results."""
     if not (checks or threats):
@@ -40,16 +49,16 @@ def main(
     experiment = resolve(plain)
     if checks:
         adaptive_checks.check_norm(experiment)
-    reporter = progress.Reporter(cli.console)
-    with store.exclusive(workdir):
-        files.write_atomically(workdir / "config.json", files.canonical_json(plain) + "\n")
-        environment = files.canonical_json(gray_box_files.environment(experiment.arithmetic)) + "\n"
-        files.write_atomically(workdir / "environment.json", environment)
+    reporter = progress.Reporter(cli.console, processes=members)
+    with members.hold(workdir):
+        if members.first:
+            gray_box_files.write_setting(workdir, plain, experiment.arithmetic)
         if threats:
             attack(experiment, workdir, reporter)
         if checks:
             found = adaptive_checks.run(experiment, workdir / "store", reporter)
-            cli.console.print(adaptive_files.write_checks(workdir, experiment, found), markup=False)
+            if members.first:
+                cli.console.print(adaptive_files.write_checks(workdir, experiment, found), markup=False)
     cli.console.print(f"Tables, curves and checks: {workdir}")
 
 
@@ -58,10 +67,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--nochecks", dest="checks", action="store_false", help="do not run the self-checks on every defense"
     )
     parser.add_argument("--nothreats", dest="threats", action="store_false", help="run the self-checks only")
+    processes.add_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    main(options.config, options.workdir, options.overwrite, threats=options.threats, checks=options.checks)
+    chosen = {"threats": options.threats, "checks": options.checks}
+    with processes.of(options, "adaptive", options.config) as members:
+        main(options.config, options.workdir, options.overwrite, members, **chosen)
 
 
 COMMAND = cli.Command(run, schema="adaptive", workdir=True, options=add_options)

@@ -30,7 +30,8 @@ from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.evaluation.experiment import make_defense
 from srdef.reporting import gray_box_files
-from srdef.robustness import RobustAccuracy, evaluate_robustness, radius
+from srdef.reporting.robust_accuracy import RobustAccuracy, radius
+from srdef.robustness import evaluate_robustness
 from srdef.storage import files
 from srdef.weights import catalog
 

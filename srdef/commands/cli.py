@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import jax
 from rich.console import Console
 
-from srdef import interrupts
+from srdef import cache, interrupts
 from srdef.batching import is_out_of_memory
 from srdef.commands import configuration
 from srdef.errors import InputError
@@ -64,6 +64,7 @@ def run(name: str, module: ModuleType, arguments: Sequence[str]) -> int:
     command: Command = module.COMMAND
     warnings.formatwarning = _warning_line
     try:
+        cache.write_programs_whole()
         options = parse(name, module.__doc__ or "", command, arguments)
         if command.exact:
             exact_arithmetic()

@@ -4,21 +4,22 @@
 
 A run that was stopped continues where it was; a finished one only prints its table again. Another
 configuration in the same workdir is refused, unless `--overwrite` says that its table may be replaced; the
-adversarial images and predictions of both are kept.
+adversarial images and predictions of both are kept. Many processes share the work of one run by
+`--coordinator`, `--processes` and `--process`, or `--distributed`.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from srdef.commands import cli
+from srdef.commands import cli, processes
 from srdef.evaluation import gray_box, progress, schema
 from srdef.evaluation.experiment import resolve
+from srdef.evaluation.processes import ALONE, Processes
 from srdef.reporting import gray_box_files, tables
-from srdef.storage import store
 
 
-def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
+def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes = ALONE) -> None:
     """Resolve the configuration, run what is missing, write and print the results."""
     config = cli.plain(config)
     schema.check("evaluation", config)
@@ -26,8 +27,11 @@ def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
     cli.console.print("Loading data and networks")
     experiment = resolve(config)
     gray_box_files.check_gallery(experiment)
-    with store.exclusive(workdir):
-        outcome = gray_box.run(experiment, workdir / "store", progress.Reporter(cli.console))
+    with members.hold(workdir):
+        reporter = progress.Reporter(cli.console, processes=members)
+        outcome = gray_box.run(experiment, workdir / "store", reporter)
+        if not members.first:
+            return
         table = gray_box_files.write(workdir, experiment, outcome)
     cli.console.print(tables.attacks_to_rich(outcome.strengths))
     cli.console.print(table.to_rich(cli.console.width))
@@ -35,7 +39,8 @@ def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    main(options.config, options.workdir, options.overwrite)
+    with processes.of(options, "evaluate", options.config) as members:
+        main(options.config, options.workdir, options.overwrite, members)
 
 
-COMMAND = cli.Command(run, schema="evaluation", workdir=True)
+COMMAND = cli.Command(run, schema="evaluation", workdir=True, options=processes.add_options)

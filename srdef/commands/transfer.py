@@ -3,38 +3,42 @@
     python -m experiments.transfer --config=configs/transfer.py --workdir=workdir/transfer
 
 Leaves the matrix as `transfer.md`, `transfer.json` and the heat map `transfer.png`. A run that was stopped
-continues where it was.
+continues where it was. Many processes share its work by `--coordinator`, `--processes` and `--process`, or
+`--distributed`.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from srdef.commands import cli
+from srdef.commands import cli, processes
 from srdef.evaluation import progress, schema, transfer_matrix
+from srdef.evaluation.processes import ALONE, Processes
 from srdef.reporting import gray_box_files, transfer_files
-from srdef.storage import files, store
 
 
-def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
+def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes = ALONE) -> None:
     """Resolve the configuration, run what is missing, write and print the results."""
     plain = cli.plain(config)
     schema.check("transfer", plain)
     cli.refuse_another(workdir, plain, overwrite)
     cli.console.print("Loading data and networks")
     experiments = transfer_matrix.resolve(plain)
-    with store.exclusive(workdir):
-        files.write_atomically(workdir / "config.json", files.canonical_json(plain) + "\n")
-        environment = files.canonical_json(gray_box_files.environment(plain.get("arithmetic"))) + "\n"
-        files.write_atomically(workdir / "environment.json", environment)
-        matrix = transfer_matrix.run(experiments, workdir / "store", progress.Reporter(cli.console))
+    with members.hold(workdir):
+        if members.first:
+            gray_box_files.write_setting(workdir, plain, plain.get("arithmetic"))
+        reporter = progress.Reporter(cli.console, processes=members)
+        matrix = transfer_matrix.run(experiments, workdir / "store", reporter)
+        if not members.first:
+            return
         transfer_files.write(workdir, matrix)
     cli.console.print(transfer_files.to_rich(matrix))
     cli.console.print(f"Tables and heat map: {workdir}")
 
 
 def run(options: argparse.Namespace) -> None:
-    main(options.config, options.workdir, options.overwrite)
+    with processes.of(options, "transfer", options.config) as members:
+        main(options.config, options.workdir, options.overwrite, members)
 
 
-COMMAND = cli.Command(run, schema="transfer", workdir=True)
+COMMAND = cli.Command(run, schema="transfer", workdir=True, options=processes.add_options)

@@ -1,5 +1,6 @@
 """Your own images as arrays: in memory, or in .npz and .npy files."""
 
+import hashlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from srdef.datasets.base import REGISTRY, Example, Source
+from srdef.datasets.base import REGISTRY, Entry, Example, Source
+from srdef.datasets.files import stamp
 from srdef.errors import InputError
 
 # What the fields of an .npz file are usually called.
@@ -99,8 +101,16 @@ def _source(
         pixels = np.asarray(images[position])
         return Example(_pixels(pixels, f"{where}: image {position}"), int(classes[position]), str(position))
 
+    # An .npy file stays on the disk.
+    mapped = images if isinstance(images, np.memmap) else images.base
+    file = Path(str(mapped.filename)) if isinstance(mapped, np.memmap) and mapped.filename else None
+
+    def entry(position: int) -> Entry:
+        kept = np.ascontiguousarray(images[position]).data if file is None else stamp(file).encode()
+        return Entry(int(classes[position]), str(position), hashlib.sha256(kept).hexdigest())
+
     count = num_classes if num_classes is not None else max(int(classes.max()) + 1, 1)
-    return Source(len(images), read, tuple(map(str, range(count))), crop="none")
+    return Source(len(images), read, tuple(map(str, range(count))), crop="none", entry=entry)
 
 
 def _check_labels(labels: Any, count: int, where: str, num_classes: int | None) -> np.ndarray:

@@ -1,8 +1,7 @@
 """What a data set is, and how one is read by name."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from srdef.datasets.dataset import Dataset
+from srdef.datasets.on_disk import ImagesOnDisk, write_shape
 from srdef.datasets.reading import Crop, check_crop, fit
 from srdef.datasets.selection import Selection
 from srdef.errors import InputError
@@ -18,64 +19,8 @@ from srdef.registry import Registry
 
 REGISTRY = Registry("data set")
 
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Labelled images in memory; unpacks into `images, labels`.
-
-    Attributes
-    ----------
-    images : (N, height, width, channels) float32
-        In [0, 1]; RGB, if the data set does not say otherwise. Each value is one of the 256 levels k/255,
-        but for arrays of floats.
-    labels : (N,) int32
-        Class indices, counted from 0; -1 where the classifier's own clean prediction is to be the
-        label (`labels="predicted"` of the data set `folder`).
-    names : tuple of str
-        What each image is called (a file name); all different.
-    ids : (N,) int32
-        Position of each image in the whole data set, whatever `offset` and `limit` were: with it
-        the random key of an image is made.
-    class_names : tuple of str
-        The name of each class; its length is the number of classes.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
-    ids: np.ndarray
-    class_names: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter((self.images, self.labels))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    def select(self, rows: np.ndarray | slice) -> "Dataset":
-        """The images that `rows` picks: a boolean mask, an array of positions or a slice."""
-        positions = np.arange(len(self))[rows]
-        return replace(
-            self,
-            images=self.images[positions],
-            labels=self.labels[positions],
-            names=tuple(self.names[i] for i in positions),
-            ids=self.ids[positions],
-        )
-
-    def digest(self) -> str:
-        """SHA-256 (hexadecimal) over pixels, labels, names and ids.
-
-        Equal digests mean equal data, so results stored for one digest may be used again.
-        """
-        sha = hashlib.sha256(repr((self.images.shape, self.names)).encode())
-        for array in (self.images, self.labels, self.ids):
-            sha.update(np.ascontiguousarray(array).data)
-        return sha.hexdigest()
+# Up to so many bytes of float32 the images are kept in memory also where they need not be.
+LARGEST_IN_MEMORY = 2**27
 
 
 @dataclass(frozen=True)
@@ -92,6 +37,24 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What is known of an image without reading it.
+
+    Attributes
+    ----------
+    label, name
+        As those of its `Example`.
+    stamp : str
+        Another one whenever the image may be another one: size and time of modification of its file (see
+        `srdef.datasets.files.stamp`), or a hash of what it is made of.
+    """
+
+    label: int
+    name: str
+    stamp: str
+
+
+@dataclass(frozen=True)
 class Source:
     """Where the images of a data set come from: what the builders in `REGISTRY` return.
 
@@ -105,12 +68,16 @@ class Source:
         The name of each class.
     crop : {"center", "none"}
         The crop this data set is read with unless the caller asks for another.
+    entry : callable, optional
+        The `Entry` of the image at a position. With it a data set may be larger than the memory; without, its
+        images are read into memory.
     """
 
     length: int
     read: Callable[[int], Example]
     class_names: tuple[str, ...]
     crop: Crop
+    entry: Callable[[int], Entry] | None = None
 
 
 def list_names() -> list[str]:
@@ -169,8 +136,8 @@ def read_positions(
                 images = np.empty((len(positions), *image.shape), np.float32)
             if image.shape != images.shape[1:]:
                 raise InputError(
-                    f"image {image_name} is {_shape(image)}, and {names[0]} is {_shape(images[0])}: "
-                    "say size=, in pixels"
+                    f"image {image_name} is {write_shape(image.shape)}, and {names[0]} is "
+                    f"{write_shape(images[0].shape)}: say size=, in pixels"
                 )
             images[i] = from_uint8(image) if image.dtype == np.uint8 else image
             labels[i] = label
@@ -182,8 +149,26 @@ def read_positions(
     return Dataset(images, labels, tuple(names), np.array(positions, np.int32), source.class_names)
 
 
-def _shape(image: np.ndarray) -> str:
-    return "x".join(map(str, image.shape))
+def leave_on_disk(source: Source, positions: Sequence[int], size: int | None) -> Dataset | None:
+    """As `read_positions`, but images are read when they are needed; None if they may as well be kept."""
+    entry = source.entry
+    if entry is None:
+        return None
+    Image.init()
+
+    def read(row: int) -> np.ndarray:
+        return fit(source.read(positions[row]).image, size, source.crop)
+
+    first = read(0)
+    if 4 * first.size * len(positions) <= LARGEST_IN_MEMORY:
+        return None
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # a file system may take its time
+        entries = list(pool.map(entry, positions))
+    names = tuple(found.name for found in entries)
+    stamps = [found.stamp for found in entries]
+    images = ImagesOnDisk(read, names, first.shape, stamps, f"size {size}, crop {source.crop}")
+    labels = np.array([found.label for found in entries], np.int32)
+    return Dataset(images, labels, names, np.array(positions, np.int32), source.class_names)
 
 
 def load(
@@ -194,10 +179,11 @@ def load(
     offset: int = 0,
     limit: int | None = None,
     selection: str | Path | None = None,
+    keep: bool = True,
     progress: Callable[[int, int], None] | None = None,
     **options: object,
 ) -> Dataset:
-    """Read a data set into memory.
+    """Read a data set.
 
     Parameters
     ----------
@@ -217,6 +203,9 @@ def load(
     selection : path, optional
         A list of images that `srdef.datasets.selection` saved: only these, in its order; `offset` and
         `limit` count in the list. None or "": all images.
+    keep : bool
+        Whether all images are read into memory. False: those of a large data set (above `LARGEST_IN_MEMORY`)
+        stay where they are, if its source allows it, and are read when `dataset.batch` asks for them.
     progress : callable, optional
         Called after each image with the number of images read and the number to read.
     **options
@@ -246,7 +235,10 @@ def load(
             f"offset {offset} is outside the data set {name!r}, which has {len(positions)} images"
         )
     stop = len(positions) if limit is None else min(offset + limit, len(positions))
-    dataset = read_positions(source, positions[offset:stop], size, progress)
+    chosen_positions = positions[offset:stop]
+    dataset = None if keep else leave_on_disk(source, chosen_positions, size)
+    if dataset is None:
+        dataset = read_positions(source, chosen_positions, size, progress)
     if chosen is not None and selection:
         chosen.check_images(selection, dataset.names, dataset.labels.tolist(), offset)
     return dataset

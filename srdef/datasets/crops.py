@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srdef.datasets.base import REGISTRY, Example, Source
-from srdef.datasets.files import existing_folder, list_images, warn_of_left_out
+from srdef.datasets.base import REGISTRY, Entry, Example, Source
+from srdef.datasets.files import existing_folder, list_images, stamp, warn_of_left_out
 from srdef.datasets.imagenet_classes import imagenet_class_names
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
@@ -78,6 +78,10 @@ def crops(
             f"data set 'crops': no image in {', '.join(map(str, paths))} has {side}x{side} pixels"
         )
 
+    def entry(position: int) -> Entry:
+        file, name, corner = cut[position]
+        return Entry(-1, name, f"{stamp(file)}, {side} pixels at {corner}")
+
     def read(position: int) -> Example:
         file, name, (left, top) = cut[position]
         return Example(read_image(file).crop((left, top, left + side, top + side)), -1, name)
@@ -85,7 +89,7 @@ def crops(
     names = imagenet_class_names()
     if num_classes != len(names):
         names = tuple(f"class {index}" for index in range(num_classes))
-    return Source(len(cut), read, names, crop="none")
+    return Source(len(cut), read, names, crop="none", entry=entry)
 
 
 def source_image(name: str) -> str:

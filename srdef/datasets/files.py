@@ -30,6 +30,15 @@ def existing_folder(path: str | Path) -> Path:
     return folder
 
 
+def stamp(file: Path) -> str:
+    """Size and time of modification of a file; InputError if it is not there."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
+
+
 def list_images(folder: Path) -> list[Path]:
     """All image files below `folder` (known by `SUFFIXES`), sorted; hidden ones are left out.
 

@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
-from srdef.datasets.base import REGISTRY, Example, Source
+from srdef.datasets.base import REGISTRY, Entry, Example, Source
 from srdef.datasets.files import (
     SUFFIXES,
     existing_folder,
     list_images,
     parse_label,
     read_csv,
+    stamp,
     warn_of_left_out,
 )
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
@@ -76,11 +77,15 @@ def folder(path: str | Path, labels: str | None = None, num_classes: int = 1000)
         warn_of_left_out(root, others, f"no row in {labels}")
     paths = sorted(label_of, key=lambda file: file.relative_to(root).as_posix())
 
+    def entry(position: int) -> Entry:
+        file = paths[position]
+        return Entry(label_of[file], file.relative_to(root).as_posix(), stamp(file))
+
     def read(position: int) -> Example:
         file = paths[position]
         return Example(read_image(file), label_of[file], file.relative_to(root).as_posix())
 
-    return Source(len(paths), read, class_names, crop="center")
+    return Source(len(paths), read, class_names, crop="center", entry=entry)
 
 
 def _from_csv(root: Path, table: Path, num_classes: int) -> dict[Path, int]:

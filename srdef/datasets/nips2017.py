@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from srdef.datasets.base import REGISTRY, Example, Source
-from srdef.datasets.files import existing_folder, parse_label, read_csv
+from srdef.datasets.base import REGISTRY, Entry, Example, Source
+from srdef.datasets.files import existing_folder, parse_label, read_csv, stamp
 from srdef.datasets.imagenet_classes import imagenet_class_names
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
@@ -51,8 +51,15 @@ def nips2017(path: str | Path, stride: int = 1) -> Source:
             raise InputError(f"{table}: no row for the file images/{image_id}.png")
     names = list(labels)[::stride]
 
+    def file_of(name: str) -> Path:
+        return folder / "images" / f"{name}.png"
+
+    def entry(position: int) -> Entry:
+        name = names[position]
+        return Entry(labels[name], name, stamp(file_of(name)))
+
     def read(position: int) -> Example:
         name = names[position]
-        return Example(read_image(folder / "images" / f"{name}.png"), labels[name], name)
+        return Example(read_image(file_of(name)), labels[name], name)
 
-    return Source(len(names), read, class_names, crop="none")
+    return Source(len(names), read, class_names, crop="none", entry=entry)

@@ -1,9 +1,12 @@
 """Prepared TensorFlow Datasets, read without TensorFlow (`tfds.data_source`, array_record files)."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from srdef.datasets.base import REGISTRY, Example, Source
+import numpy as np
+
+from srdef.datasets.base import REGISTRY, Entry, Example, Source
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.datasets.reading import read_array
 from srdef.errors import InputError
@@ -55,6 +58,9 @@ def tfds(
         pip install tensorflow-cpu
         python -c "import tensorflow_datasets as tfds; tfds.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 
+    Of a data set that is too large for the memory all images are read once at every start, as there is no
+    label without its image; `imagenet2012` in a folder (`srdef.datasets.imagenet2012`) needs that only once.
+
     `imagenet2012` wants its archive `ILSVRC2012_img_val.tar` (and that of the training images) in
     ~/tensorflow_datasets/downloads/manual; `imagenet_v2` and `imagenette` are downloaded.
 
@@ -97,7 +103,8 @@ def tfds(
         classes = [imagenet[wordnet_id] for wordnet_id in class_names]
         class_names = imagenet_class_names()
 
-    def read(position: int) -> Example:
+    def read_record(position: int) -> tuple[Any, int, str]:
+        """Image, label and name."""
         record, name = records[position], f"{split}/{position}"
         label = int(record["label"])
         if not 0 <= label < len(classes):
@@ -106,6 +113,14 @@ def tfds(
                 f"{where}: example {name} has the label {label}{unlabelled}, which is outside "
                 f"[0, {len(classes) - 1}]; choose a split with labels"
             )
-        return Example(read_array(record["image"], f"{where}: example {name}"), classes[label], name)
+        return record["image"], classes[label], name
 
-    return Source(len(records), read, class_names, crop="center")
+    def entry(position: int) -> Entry:
+        image, label, name = read_record(position)  # TensorFlow Datasets gives no label without its image
+        return Entry(label, name, hashlib.sha256(np.ascontiguousarray(image).data).hexdigest())
+
+    def read(position: int) -> Example:
+        image, label, name = read_record(position)
+        return Example(read_array(image, f"{where}: example {name}"), label, name)
+
+    return Source(len(records), read, class_names, crop="center", entry=entry)

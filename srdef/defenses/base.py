@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from srdef.batching import abstract, data_mesh, map_batches
 from srdef.errors import InputError
 from srdef.registry import Registry
-from srdef.validation import check_ids, check_images, check_key
+from srdef.validation import check_flags, check_ids, check_images, check_key
 
 REGISTRY = Registry("defense")
 
@@ -159,7 +159,8 @@ def apply(
     batch_size, progress, mesh
         As in `srdef.batching.map_batches`.
     on_device : bool
-        Whether all defended images stay on the devices, for a classifier there. Otherwise those of a batch
+        Whether all defended images stay on the devices, for a classifier there; images that are a JAX array
+        do not leave them either. Otherwise those of a batch
         are copied to the host while the next one is computed, and no more than these two are on the devices.
 
     Returns
@@ -173,7 +174,8 @@ def apply(
         If the images have another shape, type or range, if there are none, if there are not as many ids as
         images, or the key is not one of `jax.random.key`.
     """
-    images = check_images(images)
+    check_flags(on_device=on_device)
+    images = check_images(images, on_device=on_device)
     if images.shape[-1] != 3:  # most of them convert colours
         raise InputError(f"defenses take RGB images of the shape (N, height, width, 3), not {images.shape}")
     check_key(key)

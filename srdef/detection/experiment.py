@@ -74,7 +74,7 @@ def adversarial(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images under an attack (or `CLEAN`), `(N, H, W, 3)`, and which of them fool the classifier."""
     if attack == CLEAN:
-        return run.dataset.images[rows], np.ones(len(run.dataset), bool)[rows]
+        return run.dataset.batch(rows), np.ones(len(run.dataset), bool)[rows]
     store = run.adversarial(attack)
     return images.from_uint8(store.read("images")[rows]), store.read("success").astype(bool)[rows]
 

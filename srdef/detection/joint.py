@@ -46,7 +46,7 @@ def attack_both(
             result = attacks.perturb(
                 attack,
                 victim,
-                dataset.images[rows],
+                dataset.batch(rows),
                 dataset.labels[rows],
                 key=experiment.key(JOINT),
                 ids=dataset.ids[rows],

@@ -194,7 +194,7 @@ def load(workdir: Path) -> ManifoldClassifier:
     """
     file = workdir / "config.json"
     if not file.is_file() or not (workdir / "checkpoints").is_dir():
-        raise InputError(f"no trained manifold classifier in {workdir}: run experiments.manifold")
+        raise InputError(f"no trained manifold classifier in {workdir}: run srdef manifold")
     config = _read_json(file)
     specification = dict(config["classifier"])
     model = create(
@@ -212,8 +212,7 @@ def load(workdir: Path) -> ManifoldClassifier:
     steps = config["manifold"]["steps"]
     if done < steps:
         raise InputError(
-            f"the training in {workdir} was stopped after {done} of {steps} steps: run "
-            "experiments.manifold again"
+            f"the training in {workdir} was stopped after {done} of {steps} steps: run srdef manifold again"
         )
     model.detector = nnx.merge(evaluated, state["parameters"], state["statistics"])
     return model
@@ -229,7 +228,7 @@ def trained_on(workdir: Path) -> frozenset[str]:
     """
     file = workdir / "images.json"
     if not file.is_file():
-        raise InputError(f"{file} is missing: run experiments.manifold again")
+        raise InputError(f"{file} is missing: run srdef manifold again")
     return frozenset(_read_json(file)["train"])
 
 
@@ -237,4 +236,4 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError):
-        raise InputError(f"{file} is damaged: run experiments.manifold again") from None
+        raise InputError(f"{file} is damaged: run srdef manifold again") from None

@@ -16,10 +16,12 @@ import numpy as np
 from srdef import attacks, victims
 from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.projections import Norm
+from srdef.attacks.stepping import smaller_batch
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment
 from srdef.evaluation.experiment import CLEAN
+from srdef.evaluation.measures import FLAGS, flags
 from srdef.evaluation.progress import Reporter
-from srdef.evaluation.run import FLAGS, Run, flags
+from srdef.evaluation.run import Run
 from srdef.evaluation.threats import BLIND, WORST, write_epsilon
 from srdef.storage.fingerprint import digest
 from srdef.storage.memory import Store
@@ -46,7 +48,7 @@ class Outcome:
     norm : "linf", "l2" or "l1"
         The norm of the ε.
     flagged : dict of (defense, threat) to dict of str to bool array (images, epsilons)
-        Where something was not finite on the way of an attack, or a gradient exactly zero: `run.FLAGS`.
+        Where something was not finite on the way of an attack, or a gradient exactly zero: `measures.FLAGS`.
     arithmetic : str
         What the steps of the attacks were computed in.
     """
@@ -126,7 +128,7 @@ def clean(run: AdaptiveRun, defense: str) -> tuple[np.ndarray, np.ndarray]:
 
     def compute(rows: slice) -> dict[str, np.ndarray]:
         numbers = np.arange(rows.start, rows.stop)
-        chosen, judged = shares(run, defense, run.dataset.images[rows], numbers)
+        chosen, judged = shares(run, defense, run.dataset.batch(rows), numbers)
         return {"chosen": chosen, "judged": judged}
 
     store = run.stored(
@@ -135,6 +137,7 @@ def clean(run: AdaptiveRun, defense: str) -> tuple[np.ndarray, np.ndarray]:
         (defense,),
         {"chosen": ((), np.float32), "judged": ((), np.float32)},
         compute,
+        reads=True,
         code=(*_CODE, transformation),
         defense=digest(transformation),
         draws=run.experiment.draws(defense),
@@ -149,11 +152,11 @@ def perturb(
     return attacks.perturb(
         attack,
         victim,
-        run.dataset.images[rows],
+        run.dataset.batch(rows),
         run.dataset.labels[rows],
         key=run.experiment.attack_key,
         ids=run.dataset.ids[rows],
-        batch_size=attacks.batch.smaller_batch(run.experiment.batch_size, len(rows)),
+        batch_size=smaller_batch(run.experiment.batch_size, len(rows)),
         arithmetic=run.experiment.arithmetic,
     )
 
@@ -161,7 +164,7 @@ def perturb(
 def blind(run: AdaptiveRun, label: str, epsilon: float) -> Store:
     """The adversarial images of a threat that does not look at the defense."""
     experiment = run.experiment
-    attack = experiment.threats[label].make(epsilon, images=run.dataset.images)
+    attack = experiment.threats[label].make(epsilon, images=run.dataset.pixels)
     victim = experiment.victim(experiment.threats[label], next(iter(experiment.defenses)))
     assert victim is not None
 
@@ -174,8 +177,9 @@ def blind(run: AdaptiveRun, label: str, epsilon: float) -> Store:
         f"{label}, ε {name}",
         "adversarial",
         (label, name),
-        {"images": (run.dataset.images.shape[1:], np.float32), **{flag: ((), np.uint8) for flag in FLAGS}},
+        {"images": (run.dataset.image_shape, np.float32), **{flag: ((), np.uint8) for flag in FLAGS}},
         compute,
+        reads=True,
         code=(*_CODE, attack, victim),
         attack=digest(attack),
         victim=digest(victim),
@@ -192,7 +196,7 @@ def attacked(run: AdaptiveRun, defense: str, label: str) -> Store | None:
         return None
     random, is_blind, count = transformation.random, threat.knows in BLIND, len(experiment.epsilons)
     made = [
-        threat.make(epsilon, random and not is_blind, run.dataset.images)
+        threat.make(epsilon, random and not is_blind, run.dataset.pixels)
         if threat.attacks_at(epsilon)
         else None
         for epsilon in experiment.epsilons
@@ -240,6 +244,7 @@ def attacked(run: AdaptiveRun, defense: str, label: str) -> Store | None:
         (defense, label),
         fields,
         compute,
+        reads=not is_blind,
         code=(*_CODE, victim, transformation, made),
         attacks=[attack and digest(attack) for attack in made],
         victim=digest(victim),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srdef import attacks, victims
+from srdef import attacks, batching, victims
 from srdef.errors import InputError
 from srdef.evaluation import loss_surface, self_checks
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_options
@@ -64,13 +64,25 @@ def check_norm(experiment: AdaptiveExperiment) -> None:
 def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter) -> list[Checked]:
     """Check every defense; what `folder`, that of the stores, already holds is not computed again.
 
+    Of several processes each checks some, and process 0 returns all, the others none.
+
     Raises
     ------
     InputError
         As `check_norm`.
     """
     check_norm(experiment)
-    return [_checked(experiment, defense, folder / "checks", reporter) for defense in experiment.defenses]
+    checked: dict[int, Checked] = {}
+    labels, processes = list(experiment.defenses), reporter.processes
+    for number in processes.divide("checks", len(labels)):
+        checked[number] = _checked(experiment, labels[number], folder / "checks", reporter)
+    if not processes.first:
+        return []
+    processes.finish()
+    for number in range(len(labels)):
+        if number not in checked:  # it is there
+            checked[number] = _checked(experiment, labels[number], folder / "checks", reporter)
+    return [checked[number] for number in range(len(labels))]
 
 
 def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporter: Reporter) -> Checked:
@@ -110,22 +122,27 @@ def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporte
         checks = [Check(**entry) for entry in found["checks"]]
         return Checked(defense, name, checks, np.array(found["landscape"]))
     # The first images that classifier and defense together classify correctly, of a random one in most draws.
-    correct = attacks.accuracy_over_draws(
-        judge,
-        dataset.images,
-        dataset.labels,
-        key=experiment.key(1),
-        ids=dataset.ids,
-        draws=draws,
-        batch_size=experiment.batch_size,
-    )
-    rows = np.flatnonzero(correct > 0.5)[: chosen["images"]]
+    found_rows: list[int] = []
+    for batch in batching.slices(len(dataset), experiment.batch_size):
+        correct = attacks.accuracy_over_draws(
+            judge,
+            dataset.batch(batch),
+            dataset.labels[batch],
+            key=experiment.key(1),
+            ids=dataset.ids[batch],
+            draws=draws,
+            batch_size=experiment.batch_size,
+        )
+        found_rows += (batch.start + np.flatnonzero(correct > 0.5)).tolist()
+        if len(found_rows) >= chosen["images"]:
+            break
+    rows = np.array(found_rows[: chosen["images"]], int)
     if not len(rows):
         return Checked(defense, name, [], np.zeros((0, 0)))
     with reporter.step(f"{defense}: checks", len(rows), len(rows)) as advance:
         subject = self_checks.Subject(
             victim,
-            dataset.images[rows],
+            dataset.batch(rows),
             dataset.labels[rows],
             experiment.key(3),
             epsilon=chosen["epsilon"],

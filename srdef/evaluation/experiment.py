@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from srdef import attacks, datasets, defenses, models
+from srdef import __version__, attacks, batching, datasets, defenses, images, models
 from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
@@ -16,7 +16,7 @@ from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
 from srdef.models.protocols import Classifier
-from srdef.storage.fingerprint import digest
+from srdef.storage.fingerprint import code_digest, digest
 from srdef.victims import Undefended, check_victim
 
 CLEAN = "clean"
@@ -74,6 +74,19 @@ class Experiment:
     def classifier_digest(self) -> str:
         """The hash of the classifier's weights, which every store's manifest names."""
         return digest(self.classifier)
+
+    def manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
+        """What every store of one kind of result depends on, beside the images, with the source of `code`."""
+        name = self.config["classifier"]["name"]
+        own = [models.REGISTRY.builder(name)] if ":" in name else []  # what a function of the user's has made
+        return {
+            "kind": kind,
+            "srdef": __version__,  # the module itself would bring its rooms, loaded or not, into `code`
+            "classifier": self.config["classifier"],
+            "classifier_digest": self.classifier_digest,
+            "seed": self.seed,
+            "code": code_digest(self.classifier, batching, images, *code, *own),
+        }
 
     def key(self, purpose: int) -> jax.Array:
         """A key for each purpose, so that no two of them draw the same."""
@@ -173,11 +186,11 @@ def make_classifier(config: dict[str, Any], field: str = "classifier") -> Classi
 def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     """The data set of `config`; InputError unless it has the classes of all `classifiers`, given by field."""
     options = specification(config, "dataset")
-    dataset = datasets.load(options.pop("name"), **options)
+    dataset = datasets.load(options.pop("name"), keep=False, **options)
     for field, classifier in classifiers.items():
         classes: int | None = classifier.num_classes
         if classes is None:  # known only with the size of the images
-            classes = check_victim(Undefended(classifier), dataset.images.shape[1:])
+            classes = check_victim(Undefended(classifier), dataset.image_shape)
         if dataset.num_classes != classes:
             raise InputError(
                 f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
@@ -255,7 +268,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
     Reference.of(config)
     dataset = load_dataset(config, classifier=classifier)
     made = {
-        label: made.get(label) or attacks.create_for(dataset.images, **options)
+        label: made.get(label) or attacks.create_for(dataset.pixels, **options)
         for label, options in specified.items()
     }
     return Experiment(

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from srdef.evaluation.experiment import CLEAN, Experiment
+from srdef.evaluation.measures import MEASURES, read_measures
 from srdef.evaluation.programs import Programs, of_attacks, of_predictions
 from srdef.evaluation.progress import Reporter
-from srdef.evaluation.run import MEASURES, Run, read_measures
+from srdef.evaluation.run import Run
 from srdef.evaluation.summaries import Strength
 
 if TYPE_CHECKING:  # a third of a second of every start
@@ -77,7 +78,7 @@ def run(experiment: Experiment, folder: Path | None, reporter: Reporter) -> Outc
     InputError
         If no image is classified correctly, or the folder cannot be written.
     """
-    shape, size = experiment.dataset.images.shape[1:], experiment.batch_size
+    shape, size = experiment.dataset.image_shape, experiment.batch_size
     jobs = {**of_predictions(experiment, size, shape), **of_attacks(experiment, size, shape)}
     with Programs(jobs) as programs:
         return _run(Run(experiment, experiment.dataset, folder, reporter, programs.ahead_of))

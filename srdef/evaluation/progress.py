@@ -9,7 +9,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from srdef import interrupts
+from srdef.evaluation.processes import ALONE, Processes
 from srdef.storage.memory import Store
+
+# How often processes look what the others have written, in seconds.
+_PAUSE = 1.0
 
 
 @dataclass
@@ -22,10 +27,13 @@ class Reporter:
         Default: a silent one.
     computed : int
         How many images the steps computed so far.
+    processes : Processes
+        All that do this run; default: this one alone.
     """
 
     console: Console = field(default_factory=lambda: Console(quiet=True))
     computed: int = field(default=0)
+    processes: Processes = ALONE
 
     @contextmanager
     def step(self, title: str, total: int, left: int) -> Iterator[Callable[[int], None]]:
@@ -42,8 +50,17 @@ class Reporter:
                 f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
             )
 
-    def complete(self, title: str, store: Store, compute: Callable[[slice], dict[str, np.ndarray]]) -> None:
-        """Compute and write the batches that `store` does not hold yet."""
+    def complete(
+        self,
+        title: str,
+        store: Store,
+        compute: Callable[[slice], dict[str, np.ndarray]],
+        ahead: Callable[[slice], None] | None = None,
+    ) -> None:
+        """Compute and write the batches that `store` does not hold yet; of several processes each its own.
+
+        Returns when no batch is missing. `ahead`, if given, is told the next batch before one is computed.
+        """
         missing = store.missing()
         if store.damaged:
             images = ", ".join(f"{rows.start} to {rows.stop - 1}" for rows in store.damaged)
@@ -54,6 +71,39 @@ class Reporter:
             )
         left = sum(rows.stop - rows.start for rows in missing)
         with self.step(title, store.count, left) as advance:
-            for rows in missing:
+            pending, looked = {rows.start: rows for rows in missing}, time.monotonic()
+
+            def look() -> None:
+                """Take note of the batches that other processes have written."""
+                for rows in list(pending.values()):
+                    if store.done(rows):
+                        del pending[rows.start]
+                        advance(rows.stop - rows.start)
+
+            for rows in _telling(ahead, self.processes.share(store, missing)):
                 store.write(rows, **compute(rows))
+                pending.pop(rows.start, None)
                 advance(rows.stop - rows.start)
+                if self.processes.shows_others and time.monotonic() > looked + _PAUSE:
+                    look()
+                    looked = time.monotonic()
+            pause = 0.02
+            while pending:  # other processes compute them
+                interrupts.check()
+                time.sleep(pause)
+                pause = min(1.5 * pause, _PAUSE)
+                look()
+
+
+def _telling(ahead: Callable[[slice], None] | None, batches: Iterator[slice]) -> Iterator[slice]:
+    """The same batches; `ahead` is told each of them while the one before it is worked on."""
+    if ahead is None:
+        yield from batches
+        return
+    rows = next(batches, None)
+    while rows is not None:
+        following = next(batches, None)
+        if following is not None:
+            ahead(following)
+        yield rows
+        rows = following

@@ -8,50 +8,20 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-import srdef
-from srdef import attacks, batching, defenses, images, models, victims
-from srdef.datasets import Dataset
+from srdef import attacks, defenses, images, victims
+from srdef.datasets import Dataset, ImagesOnDisk
+from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
+from srdef.evaluation.measures import MEASURES, PREDICTION, measures
 from srdef.evaluation.predictions import classify, defended_images, predict
 from srdef.evaluation.progress import Reporter
-from srdef.storage.fingerprint import code_digest, digest
+from srdef.storage.fingerprint import digest
 from srdef.storage.memory import MemoryStore, Store
 from srdef.storage.store import BatchStore
 
 E = TypeVar("E", bound=Experiment)
 Compute = Callable[[slice], dict[str, np.ndarray]]
-
-# What is kept of every adversarial image beside the image.
-FLAGS = ("nonfinite", "zero_gradient")
-MEASURES: dict[str, tuple[tuple[int, ...], Any]] = {
-    "success": ((), np.uint8),
-    "linf": ((), np.float32),
-    "l2": ((), np.float32),
-    **{name: ((), np.uint8) for name in FLAGS},
-}
-
-
-def flags(result: attacks.AttackResult) -> dict[str, np.ndarray]:
-    """For each image whether anything was not finite on the way, and whether a gradient was zero."""
-    return {name: getattr(result, name).astype(np.uint8) for name in FLAGS}
-
-
-def _measures(result: attacks.AttackResult) -> dict[str, np.ndarray]:
-    return {
-        "success": result.success.astype(np.uint8),
-        "linf": result.linf,
-        "l2": result.l2,
-        **flags(result),
-    }
-
-
-def read_measures(store: Store) -> dict[str, np.ndarray]:
-    """The arrays `MEASURES` of a store, flags as booleans."""
-    found = {name: store.read(name) for name in MEASURES}
-    return {
-        name: values.astype(bool) if values.dtype == np.uint8 else values for name, values in found.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,13 @@ class Run(Generic[E]):
 
     @cached_property
     def dataset_digest(self) -> str:
-        """The hash of the images, labels, names and ids."""
+        """The hash of the images, labels, names and ids.
+
+        That of images on the disk is known when all have been read, which `first_reading` does.
+        """
+        pixels = self.dataset.pixels
+        if isinstance(pixels, ImagesOnDisk) and not pixels.all_known:
+            self.first_reading(pixels)
         return self.dataset.digest()
 
     def stored(
@@ -95,6 +71,7 @@ class Run(Generic[E]):
         fields: dict[str, tuple[tuple[int, ...], Any]],
         compute: Compute,
         *,
+        reads: bool = False,
         code: tuple[Any, ...] = (),
         **parts: Any,
     ) -> Store:
@@ -111,10 +88,13 @@ class Run(Generic[E]):
         fields : mapping of name to (shape of one image's entry, dtype)
         compute : callable
             Computes the fields of some rows.
+        reads : bool
+            Whether it asks the data set for these rows: then they are read ahead.
         code : tuple
             Objects whose source the result depends on, beside the classifier's.
         **parts
-            Plain data that the result depends on, beside classifier, images and seed.
+            Plain data that the result depends on, beside classifier, images and seed; `dataset`, if the
+            digest of the images is not known yet.
         """
         if (kind, *names) not in self._kept:
             store: Store
@@ -122,9 +102,13 @@ class Run(Generic[E]):
             if self.folder is None:
                 store = MemoryStore(label, fields, count, size)
             else:
-                manifest = {**self._manifest(kind, code), **parts}
+                if "dataset" not in parts:
+                    parts["dataset"] = self.dataset_digest
+                manifest = {**self.experiment.manifest(kind, code), **parts}
                 store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
-            self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)))
+            pixels = self.dataset.pixels
+            ahead = pixels.ahead if reads and isinstance(pixels, ImagesOnDisk) else None
+            self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)), ahead)
             self._kept[kind, *names] = store
         return self._kept[kind, *names]
 
@@ -133,27 +117,38 @@ class Run(Generic[E]):
             self.before(stage)
         return compute(rows)
 
-    def _manifest(self, kind: str, code: tuple[Any, ...]) -> dict[str, Any]:
-        """What all stores of the run depend on."""
-        experiment = self.experiment
-        return {
-            "kind": kind,
-            "srdef": srdef.__version__,
-            "dataset": self.dataset_digest,
-            "classifier": experiment.config["classifier"],
-            "classifier_digest": experiment.classifier_digest,
-            "seed": experiment.seed,
-            "code": code_digest(experiment.classifier, batching, images, *code, *self._own_code()),
-        }
-
-    def _own_code(self) -> list[Any]:
-        """The function of the user's own that has made the classifier, if it was one."""
-        name = self.experiment.config["classifier"]["name"]
-        return [models.REGISTRY.builder(name)] if ":" in name else []
-
     def _source(self, attack: str) -> str:
         """What identifies the images under `attack`: the digest of the data, or the name of their store."""
         return self.dataset_digest if attack == CLEAN else self.adversarial(attack).path.name
+
+    def first_reading(self, pixels: ImagesOnDisk) -> Store:
+        """The hash of every image on the disk, and what the undefended classifier says of it, in one pass.
+
+        The next run finds them by size and time of modification of the files, and need not read these.
+        """
+
+        def compute(rows: slice) -> dict[str, np.ndarray]:
+            found = self._classify(defenses.Identity(), 1, self.pixels(CLEAN, rows), rows)
+            return {"hash": pixels.hashes(rows), **found}
+
+        store = self.stored(
+            "clean: undefended",
+            "images",
+            (CLEAN,),
+            {"hash": ((32,), np.uint8), **PREDICTION},
+            compute,
+            reads=True,
+            code=(defenses.Identity(), classify),
+            dataset=pixels.signature(),
+        )
+        pixels.know(store.read("hash"))
+        return store
+
+    def _classify(
+        self, defense: Defense, passes: int, pixels: np.ndarray, rows: slice
+    ) -> dict[str, np.ndarray]:
+        experiment = self.experiment
+        return classify(experiment, defense, pixels, self.dataset.ids[rows], experiment.batch_size, passes)
 
     def predictions(self, attack: str, defense: str | None) -> dict[str, np.ndarray]:
         """Prediction and confidence of the images under `attack` (or `CLEAN`), defended; None: undefended."""
@@ -162,22 +157,26 @@ class Run(Generic[E]):
         passes = 1 if defense is None else experiment.passes.get(defense, 1)
 
         def compute(rows: slice) -> dict[str, np.ndarray]:
-            ids, pixels = self.dataset.ids[rows], self.pixels(attack, rows)
-            return classify(experiment, transformation, pixels, ids, experiment.batch_size, passes)
+            return self._classify(transformation, passes, self.pixels(attack, rows), rows)
 
+        pixels, plain = self.dataset.pixels, isinstance(transformation, defenses.Identity) and passes == 1
+        if attack == CLEAN and plain and isinstance(pixels, ImagesOnDisk):
+            first = self.first_reading(pixels)
+            return {name: first.read(name) for name in PREDICTION}
         label = defense or "undefended"
         store = self.stored(
             f"{attack}: {label}",
             "predictions",
             (attack, label),
-            {"prediction": ((), np.int32), "confidence": ((), np.float32)},
+            PREDICTION,
             compute,
+            reads=attack == CLEAN,
             code=(transformation, classify),
             source=self._source(attack),
             defense=digest(transformation),
             passes=passes,
         )
-        return {name: store.read(name) for name in ("prediction", "confidence")}
+        return {name: store.read(name) for name in PREDICTION}
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         """The undefended classifier's predictions of any version of the images, `(N,)`."""
@@ -224,7 +223,7 @@ class Run(Generic[E]):
             result = attacks.perturb(
                 attack,
                 victim,
-                dataset.images[rows],
+                dataset.batch(rows),
                 dataset.labels[rows],
                 key=experiment.attack_key,
                 ids=dataset.ids[rows],
@@ -233,14 +232,15 @@ class Run(Generic[E]):
                 arithmetic=experiment.arithmetic,
             )
             stored = images.to_uint8(result.images) if storage == "uint8" else result.images
-            return {"images": stored, **_measures(result)}
+            return {"images": stored, **measures(result)}
 
         return self.stored(
             f"attack {label}",
             "adversarial",
             (label,),
-            {"images": (dataset.images.shape[1:], np.dtype(storage)), **MEASURES},
+            {"images": (dataset.image_shape, np.dtype(storage)), **MEASURES},
             compute,
+            reads=True,
             code=(victim, attack, attacks.batch),
             attack=digest(attack),
             storage=storage,
@@ -259,22 +259,24 @@ class Run(Generic[E]):
             result = attacks.round_result(
                 experiment.attacks[label],
                 victims.Undefended(experiment.classifier),
-                dataset.images[rows],
+                dataset.batch(rows),
                 self.pixels(label, rows),
                 dataset.labels[rows],
                 key=experiment.attack_key,
                 ids=dataset.ids[rows],
                 batch_size=experiment.batch_size,
             )
-            return _measures(result)
+            return measures(result)
 
         source = self._source(label)
-        return self.stored(f"round {label}", "rounded", (label,), MEASURES, compute, source=source)
+        return self.stored(
+            f"round {label}", "rounded", (label,), MEASURES, compute, reads=True, source=source
+        )
 
     def pixels(self, attack: str, rows: slice | None = None) -> np.ndarray:
         """Images under `attack` (or `CLEAN`) as float32 in [0, 1]: all, or the rows of a batch."""
         if attack == CLEAN:
-            return self.dataset.images if rows is None else self.dataset.images[rows]
+            return self.dataset.images if rows is None else self.dataset.batch(rows)
         store = self.adversarial(attack)
         stored = store.read("images") if rows is None else store.read_rows("images", rows)
         return images.from_uint8(stored) if stored.dtype == np.uint8 else stored

@@ -44,7 +44,7 @@ class Strength:
 
     @classmethod
     def of(cls, attack: str, storage: str, measures: Mapping[str, np.ndarray]) -> "Strength":
-        """Summarize the arrays `run.MEASURES`, one entry an image; all but the distances are boolean."""
+        """Summarize the arrays `measures.MEASURES`, one entry an image; all but the distances are boolean."""
         success = measures["success"]
         linf, l2 = (float(np.median(measures[d][success])) if success.any() else None for d in ("linf", "l2"))
         nonfinite, zero = (int(measures[name].sum()) for name in ("nonfinite", "zero_gradient"))

@@ -107,7 +107,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
             raise InputError(f"config.attacks: {CLEAN!r} is always there; choose another label")
         options = specification(config["attacks"], label)
         storage[label] = options.pop("storage", "uint8")
-        made[label] = attacks.create_for(dataset.images, options.pop("name"), **options)
+        made[label] = attacks.create_for(dataset.pixels, options.pop("name"), **options)
     return {
         label: Experiment(
             config={**config, "classifier": entries[label]},
@@ -158,8 +158,7 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
     count = int(correct.sum())
     size = min(first.batch_size, count)
     ahead = {
-        label: of_attacks(experiment, size, dataset.images.shape[1:])
-        for label, experiment in experiments.items()
+        label: of_attacks(experiment, size, dataset.image_shape) for label, experiment in experiments.items()
     }
     # In the order in which they will run: every attack on all classifiers.
     stages = [(label, stage) for stage in ahead[next(iter(ahead))] for label in ahead]

@@ -110,6 +110,13 @@ def _own(name: str, common: dict[str, Any], options: dict[str, Any]) -> Any:
         known = inspect.signature(builder).parameters
     except ValueError:
         known = inspect.signature(lambda: None).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for option in ("pretrained", "weights"):
+        if common[option] and option not in known and not anything:
+            raise InputError(
+                f"model {name!r} has no option {option!r}, as srdef's own have; its options are: "
+                f"{', '.join(known) or 'none'}"
+            )
     for option, value in common.items():
         if option in known or value:  # a seed of 0 is as good as none
             options[option] = value

@@ -74,6 +74,12 @@ def environment(steps: arithmetic.Arithmetic | None = None) -> dict[str, Any]:
     }
 
 
+def write_setting(workdir: Path, config: dict[str, Any], steps: arithmetic.Arithmetic | None) -> None:
+    """Write `config.json` and `environment.json`, which say what a run is of and where it runs."""
+    write_atomically(workdir / "config.json", canonical_json(config) + "\n")
+    write_atomically(workdir / "environment.json", canonical_json(environment(steps)) + "\n")
+
+
 def check_gallery(experiment: Experiment) -> tuple[str, int]:
     """The attack of the gallery and the number of its images, 0 without `config.gallery`.
 
@@ -99,7 +105,7 @@ def save_gallery(path: Path, outcome: Outcome, attack: str, count: int) -> None:
 
     run = outcome.correct
     experiment, dataset = run.experiment, run.dataset.select(slice(count))
-    adversarial = run.pixels(attack)[:count]
+    adversarial = run.pixels(attack, slice(len(dataset)))
     named = {
         label: defense
         for label, defense in experiment.defenses.items()
@@ -108,10 +114,11 @@ def save_gallery(path: Path, outcome: Outcome, attack: str, count: int) -> None:
     defended = [defended_images(experiment, defense, adversarial, dataset.ids) for defense in named.values()]
     undefended = run.predict(adversarial)
     predicted = [run.predictions(attack, label)["prediction"] for label in named]
+    clean = dataset.images
     rows = [
         gallery.GalleryRow(
             label=int(dataset.labels[index]),
-            clean=dataset.images[index],
+            clean=clean[index],
             adversarial=adversarial[index],
             defended=[images[index] for images in defended],
             predictions=[

@@ -19,7 +19,7 @@ def read_text(workdir: Path, name: str, script: str = "evaluate") -> str:
     """A file that a script has left; InputError if it is not there."""
     path = workdir / name
     if not path.is_file():
-        raise InputError(f"no finished run in {workdir} ({name} is missing): run experiments.{script}")
+        raise InputError(f"no finished run in {workdir} ({name} is missing): run srdef {script}")
     return path.read_text()
 
 

@@ -181,7 +181,7 @@ def build(
         if field in config:
             if attacks or traced:
                 wanted = "gallery" if attacks else "traces"
-                raise InputError(f"{workdir} is not of experiments.evaluate: its page has no {wanted}")
+                raise InputError(f"{workdir} is not of srdef evaluate: its page has no {wanted}")
             return other(workdir, config)
     table, strengths, environment = (read_json(workdir, name) for name in FILES[1:4])
     if not (workdir / FILES[4]).is_file():

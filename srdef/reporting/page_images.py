@@ -84,14 +84,14 @@ def make_cases(
         first = [r for r in records if r["attack"] == attack and r["defense"] == next(iter(names))]
         store = find_store(workdir, attack, strengths)
         if store is None:
-            raise InputError(f"the images of {attack} are not in {workdir}/store: run experiments.evaluate")
+            raise InputError(f"the images of {attack} are not in {workdir}/store: run srdef evaluate")
         first = first[:count]
         adversarial = read_array(store / "images", slice(len(first)))
         if adversarial.dtype == np.uint8:
             adversarial = images.from_uint8(adversarial)
         ids = np.array([record["image_id"] for record in first])
         position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
-        clean = experiment.dataset.images[[position[int(i)] for i in ids]]
+        clean = experiment.dataset.batch(np.array([position[int(i)] for i in ids], int))
         made = {
             label: defended_images(
                 experiment, experiment.defenses[label], adversarial, ids, experiment.batch_size

@@ -53,7 +53,7 @@ def section(
     right = {r["image_id"]: r["label"] for r in records if r["attack"] == labels[0]}
     ids = np.array(list(right)[:count])
     position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
-    images = experiment.dataset.images[[position[int(i)] for i in ids]]
+    images = experiment.dataset.batch(np.array([position[int(i)] for i in ids], int))
     traces = {
         label: attacks.perturb(
             experiment.attacks[label],

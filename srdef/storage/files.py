@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,7 +53,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.name:
         raise InputError(f"cannot write {path} (not the name of a file)")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Another process, perhaps on another machine, may write the same file at the same time.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield unfinished
         os.replace(unfinished, path)

@@ -32,6 +32,10 @@ class MemoryStore:
         """The rows of the batches that are not there yet."""
         return list(self._missing)
 
+    def done(self, rows: slice) -> bool:
+        """Whether one batch is there."""
+        return rows not in self._missing
+
     def write(self, rows: slice, **arrays: np.ndarray) -> None:
         """Keep one batch."""
         for name, values in arrays.items():

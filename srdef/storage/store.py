@@ -4,7 +4,8 @@ A `BatchStore` holds a few arrays, one chunk a batch, as zarr written by TensorS
 written to a temporary file and renamed, and the size of a batch's files is written last; so a run
 that is killed anywhere leaves only whole batches, and the next run continues after them. A batch whose
 files are missing or have another size is missing too, and one whose files cannot be decoded is an error and
-then missing; never are zeros read in its place. The name of a store's folder ends in the hash of its
+then missing; never are zeros read in its place. Several processes may write different batches of one store at
+the same time. The name of a store's folder ends in the hash of its
 manifest, which says everything its content depends on: a changed configuration finds another folder, never
 stale data.
 """
@@ -25,6 +26,9 @@ import tensorstore as ts
 from srdef import interrupts
 from srdef.errors import InputError
 from srdef.storage.files import canonical_json, remove_unfinished, write_atomically
+
+# How often metadata are made again that others damage or remove at the same time.
+_ATTEMPTS = 4
 
 
 @contextmanager
@@ -165,15 +169,15 @@ class BatchStore:
             "store_data_equal_to_fill_value": True,
         }
         with as_input_error(f"cannot open {self.path / field}"):
-            try:
-                return ts.open(spec).result()
-            except ValueError:
-                # It is all in `spec`, so that a damaged one can be made again beside the chunks.
+            for _ in range(_ATTEMPTS):
+                with suppress(ValueError):
+                    return ts.open(spec).result()
+                # It is all in `spec`, so that a damaged one can be made again beside the chunks; of several
+                # processes that find it damaged another one may just have done so.
                 metadata = self.path / field / ".zarray"
-                if not metadata.is_file() or _is_json(metadata):
-                    raise
-                metadata.unlink()
-                return ts.open(spec).result()
+                if _is_damaged(metadata):
+                    metadata.unlink(missing_ok=True)
+            return ts.open(spec).result()
 
     def _rows(self, batch: int) -> slice:
         return slice(batch * self.batch_size, min((batch + 1) * self.batch_size, self.count))
@@ -210,6 +214,15 @@ class BatchStore:
         missing = [batch for batch, size in enumerate(sizes) if size == 0 or size != self._size(batch)]
         self.damaged = [self._rows(batch) for batch in missing if sizes[batch]]
         return [self._rows(batch) for batch in missing]
+
+    def done(self, rows: slice) -> bool:
+        """Whether one batch is there, as it was written; another process may just have written it."""
+        batch = rows.start // self.batch_size
+        try:
+            size = int(self._sizes[batch].read().result())
+        except ValueError:
+            return False
+        return size != 0 and size == self._size(batch)
 
     def write(self, rows: slice, **arrays: np.ndarray) -> None:
         """Write one batch; it counts as done only when all of it is on the disk.
@@ -262,9 +275,12 @@ class BatchStore:
                 raise
 
 
-def _is_json(file: Path) -> bool:
+def _is_damaged(metadata: Path) -> bool:
+    """Whether a file is there that is no JSON."""
     try:
-        json.loads(file.read_bytes())
-    except ValueError:
+        json.loads(metadata.read_bytes())
+    except FileNotFoundError:
         return False
-    return True
+    except ValueError:
+        return True
+    return False

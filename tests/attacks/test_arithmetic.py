@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from srdef import attacks, evaluate_robustness
-from srdef.attacks import batch
+from srdef.attacks import batch, judging
 from srdef.errors import InputError
 from srdef.victims import Undefended
 
@@ -70,7 +70,7 @@ def test_steps_see_the_lower_precision_and_judging_sees_float32(storage):
 
 def _judge(attack, victim, images, adversarial, labels, *, key):
     images, ids, attack, _ = batch.check_arguments(attack, victim, images, None, key)
-    return batch.judge(attack, victim, images, adversarial, labels, key, ids, 1, {})
+    return judging.judge(attack, victim, images, adversarial, labels, key, ids, 1, {})
 
 
 def test_float32_is_float32_in_a_program_that_computes_in_less():
@@ -136,6 +136,9 @@ def test_an_attack_that_stopped_early_by_mistake_goes_on():
     np.testing.assert_array_equal(result.success[rows], exact.success[rows])
     np.testing.assert_array_equal(result.trace.success[-1], result.success)
     assert exact.success[rows].any()
+    options = {"arithmetic": "tensorfloat32", "on_device": True}
+    kept = perturb(attack, Two(blind, EXACT), labels, images=jnp.asarray(IMAGES), **options)
+    np.testing.assert_array_equal(kept.images, result.images)
 
 
 def test_ensembles_and_robustness_pass_it_on():

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from srdef import attacks
-from srdef.attacks import batch
+from srdef import attacks, validation
+from srdef.attacks import programs, stepping
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
@@ -192,13 +192,13 @@ class Countdown(Noise):
 def test_finished_images_leave_the_batch(monkeypatch):
     """Every image gets the steps it needs, in ever smaller batches."""
     sizes = []
-    steps = batch._steps
+    steps = programs.steps
 
     def spy(attack, victim, state, *numbers, **options):
         sizes.append(len(state[0]["done"]))
         return steps(attack, victim, state, *numbers, **options)
 
-    monkeypatch.setattr(batch, "_steps", spy)
+    monkeypatch.setattr(programs, "steps", spy)
     images = linear_victims.images(11) * 0.5
     turns = np.array([1, 0, 9, 2, 2, 5, 1, 3, 0, 2, 4], np.float32)
     result = perturb(Countdown(turns), images, np.zeros(11, int))
@@ -212,7 +212,7 @@ def test_finished_images_leave_the_batch(monkeypatch):
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_a_trace_has_every_step_of_every_image(batch_size, looped, monkeypatch):
     """In smaller and smaller batches, filled up or not, and on devices that take many steps at a time."""
-    monkeypatch.setattr(batch, "_looped", lambda attack, sharding: looped)
+    monkeypatch.setattr(stepping, "is_looped", lambda attack, sharding: looped)
     images = linear_victims.images(11) * 0.5
     turns = np.array([1, 0, 9, 2, 2, 5, 1, 3, 0, 2, 4], np.float32)
     labels = np.arange(11) % 5
@@ -248,7 +248,7 @@ def test_many_steps_in_one_call_are_the_same_steps(name, monkeypatch):
     images, labels = linear_victims.images(11), np.arange(11) % 5
     attack = attacks.create(name)
     plain = perturb(attack, images, labels)
-    monkeypatch.setattr(batch, "_looped", lambda attack, sharding: name != "square")
+    monkeypatch.setattr(stepping, "is_looped", lambda attack, sharding: name != "square")
     other = perturb(attack, images, labels)
     np.testing.assert_array_equal(other.steps, plain.steps)
     np.testing.assert_array_equal(other.success, plain.success)
@@ -258,9 +258,9 @@ def test_many_steps_in_one_call_are_the_same_steps(name, monkeypatch):
 
 def test_a_short_last_batch_compiles_nothing_new_and_progress_is_told():
     images, labels, seen = linear_victims.images(11), np.arange(11) % 5, []
-    before = batch._steps._cache_size()
+    before = programs.steps._cache_size()
     result = perturb(attacks.ifgsm(steps=2), images, labels, batch_size=4, progress=seen.append)
-    assert batch._steps._cache_size() == before + 1
+    assert programs.steps._cache_size() == before + 1
     assert seen == [4, 4, 3]
     whole = perturb(attacks.ifgsm(steps=2), images, labels)
     np.testing.assert_array_equal(result.images, whole.images)
@@ -327,7 +327,8 @@ import jax, numpy as np
 import linear_victims
 from jax.sharding import NamedSharding, PartitionSpec
 from srdef import attacks
-from srdef.attacks import batch
+from srdef.attacks import programs
+from srdef.attacks.arguments import check_arguments
 from srdef.batching import data_mesh
 from srdef.victims import Undefended
 sharding = NamedSharding(data_mesh(), PartitionSpec("data"))
@@ -337,11 +338,11 @@ asked = re.compile("all-reduce|all-gather|all-to-all|collective|reduce-scatter")
 OPTIONS = {"pgd": {"restarts": 2}, "sparse_rs": {"pixels": 3}}
 for name in ("mifgsm", "pgd", "apgd_t", "fab_t", "alma", "hop_skip_jump", "sparse_rs", "ssa"):
     attack = attacks.create(name, **OPTIONS.get(name, {}))
-    rows = batch.check_arguments(attack, victim, images, ids, key)[2]
+    rows = check_arguments(attack, victim, images, ids, key)[2]
     placed = jax.device_put((rows, images, labels, ids), sharding)
-    state, finished = batch._init(placed[0], victim, key, *placed[1:], sharding=sharding)
+    state, finished = programs.init(placed[0], victim, key, *placed[1:], sharding=sharding)
     for looped in (False, True):
-        lowered = batch._steps.lower(
+        lowered = programs.steps.lower(
             placed[0], victim, state, ~finished, np.int32(3), np.int32(0), looped=looped, sharding=sharding
         )
         found = set(asked.findall(lowered.compile().as_text()))
@@ -360,3 +361,34 @@ def test_eight_devices_give_the_result_of_one_and_ask_nothing(script, says):
     )
     assert run.returncode == 0, run.stderr
     assert says in run.stdout
+
+
+@pytest.mark.parametrize("batch_size", [4, 3])
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_images_may_stay_on_the_device(batch_size, storage):
+    options = {"batch_size": batch_size, "storage": storage, "attack": attacks.pgd(0.05, steps=3)}
+    expected = perturb(**options)
+    given = jnp.asarray(linear_victims.images(4))
+    found = perturb(images=given, on_device=True, **options)
+    assert isinstance(found.images, jax.Array)
+    for name in ("images", "success", "linf", "l2", "steps", "zero_gradient"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert name == "images" or isinstance(getattr(found, name), np.ndarray)
+    assert repr(found) == repr(expected)
+
+
+def test_images_on_the_device_are_checked_there(monkeypatch):
+    for value, message in ((1.5, "image 2 holds 1.5"), (np.nan, "image 2 holds nan")):
+        with pytest.raises(InputError, match=message):
+            perturb(images=jnp.asarray(changed(2, value)), on_device=True)
+    # A rounding error of the caller is clipped, and the caller's array is as it was.
+    given = jnp.asarray(changed(2, 1 + 5e-7))
+    assert perturb(images=given, on_device=True).images.max() <= 1
+    assert given.max() > 1
+    monkeypatch.setattr(validation, "_ranges", lambda images: pytest.fail("copied to the host"))
+    perturb(images=jnp.asarray(linear_victims.images(4)), on_device=True)
+
+
+def test_several_attacks_do_not_stay_on_the_device():
+    with pytest.raises(InputError, match="on_device: not of AutoAttack"):
+        perturb(attacks.autoattack(0.05), on_device=True)

@@ -13,7 +13,7 @@ from srdef.attacks.compilation import precompile
 from srdef.victims import Undefended
 
 KEY = jax.random.key(0)
-PROGRAMS = ("_init", "_steps", "_result", "_round", "_judge")
+PROGRAMS = ("init", "steps", "result", "rounded", "judged")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_perturb_finds_its_programs(compiled, caplog, name, storage):
     options = {"key": KEY, "batch_size": 3, "storage": storage, "arithmetic": "float32"}
     precompile(attack, victim, images.shape[1:], **options)
     # The judge may have been compiled for another attack.
-    assert compiled() >= {"_init", "_steps", "_result"} | ({"_round"} if storage == "uint8" else set())
+    assert compiled() >= {"init", "steps", "result"} | ({"rounded"} if storage == "uint8" else set())
     caplog.clear()
     attacks.perturb(attack, victim, images, np.arange(3), **options)
     assert compiled() == set()
@@ -54,8 +54,8 @@ def test_all_attacks_share_the_judge(compiled, caplog):
     images = linear_victims.images(7)
     victim = Undefended(linear_victims.linear(classes=5))
     attacks.perturb(attacks.fgsm(0.1), victim, images, "predicted", key=KEY)
-    assert "_judge" in compiled()
+    assert "judged" in compiled()
     caplog.clear()
     attacks.perturb(attacks.deepfool(), victim, images, "predicted", key=KEY)
-    assert "_steps" in compiled()
-    assert "_judge" not in compiled()
+    assert "steps" in compiled()
+    assert "judged" not in compiled()

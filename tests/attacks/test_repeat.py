@@ -107,7 +107,7 @@ def test_by_name_in_an_evaluation():
     classifier, images, labels = problem()
     entry = {"name": "repeat", "attack": "pgd", "n": 3, "steps": 1}
     result = evaluate_robustness(classifier, images, labels, [entry], (0.02,), key=KEY)
-    assert 0 < result.accuracy("repeat")[0].value < result.clean_accuracy.value
+    assert 0 < result.accuracy("repeat of pgd")[0].value < result.clean_accuracy.value
     assert attacks.without_early_stop(WEAK.repeat(2)).attack.stop_early is False
 
 

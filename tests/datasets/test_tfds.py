@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from srdef import datasets
-from srdef.datasets import tfds
+from srdef.datasets import base, tfds
 from srdef.errors import InputError
 from srdef.training import patches
 
@@ -55,6 +55,16 @@ def test_data_sets_with_classes_of_imagenet(dataset, split, classes):
             "golf ball",
             "parachute",
         ]
+
+
+def test_images_that_are_read_when_they_are_needed(monkeypatch):
+    monkeypatch.setattr(base, "LARGEST_IN_MEMORY", 0)
+    with tensorflow_datasets.testing.mock_data(num_examples=4):
+        expected = datasets.load("tfds", size=24, limit=3)
+        found = datasets.load("tfds", size=24, limit=3, keep=False)
+        assert isinstance(found.pixels, datasets.ImagesOnDisk)
+        np.testing.assert_array_equal(found.images, expected.images)
+    assert (found.names, found.labels.tolist()) == (expected.names, expected.labels.tolist())
 
 
 def test_grey_images_and_other_classes():

@@ -72,7 +72,7 @@ def experiment():
     labels = np.array(classifier(images).argmax(axis=-1), np.int32)
     labels[4] = (labels[4] + 1) % CLASSES  # one that is not classified correctly
     dataset = Dataset(
-        images=images,
+        pixels=images,
         labels=labels,
         ids=np.arange(9, dtype=np.uint32),
         names=tuple(f"image {i}" for i in range(9)),

@@ -90,7 +90,7 @@ def test_every_program_is_compiled_once(tmp_path, reporter, caplog):
         if (match := re.match(r"Compiling jit\((\w+)\)", record.getMessage()))
     )
     assert compiled["_predict"] == 2  # one for each defense; clean and adversarial images share them
-    assert compiled["_steps"] == compiled["_init"] == 1 + (make_experiment().attacks["I-FGSM"].max_steps > 1)
+    assert compiled["steps"] == compiled["init"] == 1 + (make_experiment().attacks["I-FGSM"].max_steps > 1)
 
 
 def test_the_predicted_class_can_be_the_label(tmp_path, reporter):

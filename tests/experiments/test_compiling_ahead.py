@@ -15,7 +15,7 @@ from srdef.commands.benchmarks.workbench import FLOAT32, TF32, TINY, Workbench, 
 from srdef.errors import InputError
 
 NETWORKS = {"value_and_gradient", "forward"}
-ATTACKS = {"_init", "_steps", "_result", "_judge"}
+ATTACKS = {"init", "steps", "result", "judged"}
 PROGRAMS = NETWORKS | ATTACKS | {"_defend_batch"}
 
 
@@ -55,7 +55,7 @@ def test_no_call_compiles_what_was_compiled_ahead(compiled, caplog, parts, names
     assert (found.left, found.workers) == (0, 4)
     assert set(compiled()) >= names
     # Threads that need the same program wait for the first of them: all attacks have one judge.
-    assert compiled().count("_judge") == 1
+    assert compiled().count("judged") == 1
     caplog.clear()
     ledger = Ledger("title", None, limit=1000.0, total=None, repeats=1, shortest=0.0)
     for part, members in rows.items():
@@ -70,7 +70,7 @@ def test_autoattacks_members_are_compiled_ahead(compiled, caplog):
     assert len(row.ahead()) == 4
     found = compile_ahead([row], 1000.0)
     assert set(found.seconds) == {row}
-    assert set(compiled()) >= {"_init", "_steps"}
+    assert set(compiled()) >= {"init", "steps"}
 
 
 def test_programs_have_the_arithmetic_of_their_thread(compiled, caplog):

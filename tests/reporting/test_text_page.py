@@ -105,5 +105,5 @@ def test_what_is_missing_is_said(adaptive_run):
     with pytest.raises(InputError, match="its page has no gallery"):
         page.build(adaptive_run, ["BPDA"])
     (adaptive_run / "adaptive.json").unlink()
-    with pytest.raises(InputError, match=r"adaptive.json is missing\): run experiments.adaptive"):
+    with pytest.raises(InputError, match=r"adaptive.json is missing\): run srdef adaptive"):
         page.build(adaptive_run)

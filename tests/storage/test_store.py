@@ -336,6 +336,37 @@ def test_a_second_run_is_refused(tmp_path):
         pass
 
 
+def _open_and_fill(folder, index, ready):
+    ready.wait(60)
+    for turn in range(20):
+        batches = open_store(folder / str(turn), count=30)
+        for rows in batches.missing():
+            if rows.start // 3 % 3 == index:
+                fill(batches, rows)
+
+
+def test_processes_write_to_one_store_at_once(tmp_path):
+    """All make it at the same moment, also where its metadata were damaged; each writes its own batches."""
+    for turn in range(0, 20, 2):
+        (open_store(tmp_path / str(turn), count=30).path / "l2" / ".zarray").write_bytes(b"{")
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(3)
+    processes = [context.Process(target=_open_and_fill, args=(tmp_path, i, ready)) for i in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for turn in range(20):
+        batches = open_store(tmp_path / str(turn), count=30)
+        assert batches.missing() == []
+        assert batches.done(slice(3, 6))
+        np.testing.assert_array_equal(batches.read("l2"), np.arange(30))
+        (batches.path / "l2" / "1").unlink()
+        assert not batches.done(slice(3, 6))
+        assert [path for path in batches.path.rglob("*") if path.suffix in (".part", ".__lock")] == []
+
+
 def test_what_killed_runs_left_is_removed_at_the_next_start(tmp_path):
     kept = filled(tmp_path / "store").path
     for left in (

@@ -1,0 +1,70 @@
+"""What `perturb` is given, checked before anything is computed."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from srdef import validation
+from srdef.attacks import programs
+from srdef.attacks.base import Attack
+from srdef.attacks.targets import TargetName, choose
+from srdef.batching import map_batches
+from srdef.errors import InputError
+from srdef.victims import Victim, canvas_side, check_victim
+
+Images = np.ndarray | jax.Array
+
+
+def check_arguments(
+    attack: Any, victim: Victim, images: Any, ids: Any, key: Any, on_device: bool = False
+) -> tuple[Any, np.ndarray, Attack, int]:
+    """Images and ids as they shall be, the attack with one row per image in every leaf, and the classes."""
+    if not isinstance(attack, Attack):
+        raise InputError(f"attack must be an attack like attacks.fgsm(), not {attack!r}")
+    images = validation.check_images(images, on_device=on_device)
+    validation.check_key(key)
+    classes = check_victim(victim, images.shape[1:])
+    if getattr(attack, "enlarges", False):  # as DiverseInputs does
+        height, width, channels = images.shape[1:]
+        check_victim(victim, (canvas_side(height), canvas_side(width), channels))
+    count = len(images)
+
+    def rows(path: Any, leaf: Any) -> np.ndarray:
+        if path and getattr(path[-1], "name", "") == "start":  # an image and no number
+            return validation.one_start_per_image(leaf, images)
+        return validation.one_row_per_image(leaf, count)
+
+    attack = jax.tree_util.tree_map_with_path(rows, attack)
+    return images, validation.check_ids(ids, count), attack, classes
+
+
+def check_labels(
+    attack: Attack,
+    victim: Victim,
+    labels: Any,
+    images: Images,
+    key: jax.Array,
+    ids: np.ndarray,
+    classes: int,
+    options: dict[str, Any],
+    targets: TargetName | None = None,
+) -> np.ndarray:
+    """The labels `(N,)` as `perturb` takes them: given, predicted, or targets."""
+    if isinstance(labels, str):
+        validation.check_choice("labels", labels, ("predicted",))
+        if attack.targeted and targets is None:
+            raise InputError(
+                'labels="predicted" gives a targeted attack no target; give the classes to reach'
+            )
+        labels = map_batches(programs.predict, (victim, key), (images, ids), **options)
+    labels = validation.check_labels(labels, len(images), classes)
+    if targets is None:
+        return labels
+    if not attack.targeted:
+        possible = "targeted" in getattr(attack, "__dataclass_fields__", ())
+        advice = "make it with targeted=True" if possible else f"{type(attack).__name__} cannot be"
+        raise InputError(f"targets are for targeted attacks: {advice}")
+    return choose(
+        targets, victim, images, labels, classes, key=key, ids=ids, batch_size=options["batch_size"]
+    )

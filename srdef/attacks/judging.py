@@ -1,0 +1,143 @@
+"""Success and distances of adversarial images, as computed or rounded to 8 bits: `round_result`."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from srdef import validation
+from srdef.attacks import programs
+from srdef.attacks.arguments import Images, check_arguments
+from srdef.attacks.base import Attack, AttackResult
+from srdef.attacks.ensemble import Ensemble
+from srdef.batching import map_batches
+from srdef.errors import InputError, SrdefWarning
+from srdef.victims import Victim
+
+
+def judge(
+    attack: Attack,
+    victim: Victim,
+    images: Images,
+    adversarial: Images,
+    labels: np.ndarray,
+    key: jax.Array,
+    ids: np.ndarray,
+    draws: int,
+    options: dict[str, Any],
+    *,
+    rounded: bool = False,
+) -> AttackResult:
+    """Success and distances of adversarial images, which are rounded to 8 bits first if `rounded`.
+
+    Every leaf of `attack` has one row per image.
+    """
+    leaves, structure = jax.tree.flatten(attack)
+
+    def batch(
+        victim: Victim,
+        key: jax.Array,
+        images: jax.Array,
+        adversarial: jax.Array,
+        labels: jax.Array,
+        ids: jax.Array,
+        *rows: jax.Array,
+    ) -> AttackResult:
+        attack = jax.tree.unflatten(structure, rows)
+        if rounded:
+            adversarial = programs.rounded(attack, victim, key, images, adversarial, labels, ids)
+        result = programs.judged(
+            victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws
+        )
+        return result.replace(images=adversarial, norm=attack.norm)
+
+    return map_batches(batch, (victim, key), (images, adversarial, labels, ids, *leaves), **options)
+
+
+def refuse_nan(
+    victim: Victim, images: Images, ids: np.ndarray, key: jax.Array, options: dict[str, Any]
+) -> None:
+    """InputError if the victim's logits of one of the given images are NaN: it has no class to leave."""
+    is_nan = map_batches(programs.is_nan, (victim, key), (images, ids), **options)
+    if is_nan.any():
+        index = int(np.argmax(is_nan))
+        raise InputError(
+            f"the victim's logits of image {index} (id {ids[index]}) are NaN before any attack; "
+            f"so are those of {int(is_nan.sum())} of {len(images)} images"
+        )
+
+
+def warn(result: AttackResult, ids: np.ndarray) -> None:
+    """One warning for each sign that success rates of this call are too low."""
+    words = {
+        "nonfinite": "gradients or logits that are not finite (they counted as zero, and as no success)",
+        "zero_gradient": "a gradient of exactly zero though they are not fooled: the victim may be less "
+        "robust than it looks (try another loss, or replace the gradient)",
+    }
+    for name, meaning in words.items():
+        flags = getattr(result, name)
+        if flags.any():
+            first = ", ".join(map(str, ids[flags][:5]))
+            more = ", ..." if flags.sum() > 5 else ""
+            text = f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {first}{more}"
+            warnings.warn(text, SrdefWarning, stacklevel=3)
+
+
+def round_result(
+    attack: Attack | Ensemble,
+    victim: Victim,
+    images: np.ndarray | jax.Array,
+    adversarial: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
+    *,
+    key: jax.Array,
+    ids: np.ndarray | None = None,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> AttackResult:
+    """Round images that `perturb` has attacked to 8 bits, and judge them again.
+
+    Attacks with a budget round within it. Minimal-norm attacks, whose perturbations often lie below
+    half a level, are scaled up as little as makes the rounded image adversarial. The result is
+    that of `perturb` with `storage="uint8"`, without attacking once more.
+
+    Parameters
+    ----------
+    images : float array (N, height, width, 3)
+        The images before the attack, themselves multiples of 1/255 if rounding shall add nothing
+        to the perturbation.
+    adversarial : float array (N, height, width, 3)
+        As `perturb` returned them.
+    attack, victim, labels, key, ids, batch_size, mesh, progress
+        As given to `perturb`.
+
+    Returns
+    -------
+    AttackResult
+        NumPy arrays; the images are exactly `srdef.images.from_uint8` of their levels.
+
+    Raises
+    ------
+    InputError
+        As `perturb`.
+
+    Warns
+    -----
+    SrdefWarning
+        If the victim's logits are NaN for some of the rounded images.
+    """
+    if isinstance(attack, Ensemble):  # one attack that is repeated
+        attack = getattr(attack, "attack", attack)
+    images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
+    adversarial = validation.check_images(adversarial)
+    labels = validation.check_labels(labels, len(images), classes)
+    options = {"batch_size": batch_size, "mesh": mesh, "progress": progress}
+    result = judge(
+        attack, victim, images, adversarial, labels, key, ids, draws=1, options=options, rounded=True
+    )
+    warn(result, ids)
+    return result
