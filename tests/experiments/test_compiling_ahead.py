@@ -38,7 +38,7 @@ def compiled(caplog):
     [
         (["floor", "attacks", "networks"], PROGRAMS),
         pytest.param(
-            ["nearest", "bf16", "defenses", "rest", "float32", "classifiers"],
+            ["floor", "nearest", "bf16", "defenses", "rest", "float32", "classifiers"],
             PROGRAMS,
             marks=pytest.mark.slow,
         ),
