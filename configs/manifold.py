@@ -74,7 +74,9 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def _study(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
     """Turn the configuration of one training into that of a study."""
-    side = chosen.side or config.dataset.size
+    side = config.dataset.size if chosen.side is None else chosen.side
+    if side < 1:
+        raise InputError(f"the side of crops must be at least 1 pixel, not {side}")
     # About 1,400 crops of 330 images, which the 10,000 pairs need.
     crops = {"name": "crops", "side": side, "per_image": 9, "offset": 0, "limit": None}
     if chosen.samples:

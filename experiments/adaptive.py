@@ -1,8 +1,6 @@
 """Attack defenses with attackers who know more and more of them: `srdef adaptive`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["adaptive", *sys.argv[1:]]))
+    entry("adaptive")

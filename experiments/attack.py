@@ -1,8 +1,6 @@
 """Measure how robust a model is, under attacks at several radii: `srdef attack`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["attack", *sys.argv[1:]]))
+    entry("attack")

@@ -1,8 +1,6 @@
 """Time srdef beside other libraries: `srdef benchmark`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["benchmark", *sys.argv[1:]]))
+    entry("benchmark")

@@ -1,8 +1,6 @@
 """Convert a weights file, or put one into the cache by hand: `srdef convert-weights`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["convert-weights", *sys.argv[1:]]))
+    entry("convert-weights")

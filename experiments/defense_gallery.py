@@ -1,8 +1,6 @@
 """Show one adversarial image through every defense: `srdef defense-gallery`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["defense-gallery", *sys.argv[1:]]))
+    entry("defense-gallery")

@@ -1,8 +1,6 @@
 """Attack a classifier, defend it, and print the paper's table: `srdef evaluate`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    entry("evaluate")

@@ -1,8 +1,6 @@
 """Measure PSNR and SSIM of super-resolution networks: `srdef evaluate-sr`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate-sr", *sys.argv[1:]]))
+    entry("evaluate-sr")

@@ -1,8 +1,6 @@
 """Draw one of the paper's figures: `srdef figures`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["figures", *sys.argv[1:]]))
+    entry("figures")

@@ -1,8 +1,6 @@
 """Train a detector of adversarial images and ask it about defended ones: `srdef manifold`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["manifold", *sys.argv[1:]]))
+    entry("manifold")

@@ -1,8 +1,6 @@
 """Print the tables of networks and their weights: `srdef network-table`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["network-table", *sys.argv[1:]]))
+    entry("network-table")

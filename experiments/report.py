@@ -1,8 +1,6 @@
 """Write one HTML page about a finished run: `srdef report`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["report", *sys.argv[1:]]))
+    entry("report")

@@ -1,8 +1,6 @@
 """Choose images that a classifier classifies correctly: `srdef select-images`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["select-images", *sys.argv[1:]]))
+    entry("select-images")

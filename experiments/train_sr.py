@@ -1,8 +1,6 @@
 """Train a super-resolution network: `srdef train-sr`."""
 
-import sys
-
-from srdef.command import main
+from srdef.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["train-sr", *sys.argv[1:]]))
+    entry("train-sr")

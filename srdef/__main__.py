@@ -1,7 +1,5 @@
 """`python -m srdef` is the command `srdef`."""
 
-import sys
+from srdef.command import entry
 
-from srdef.command import main
-
-sys.exit(main())
+entry()

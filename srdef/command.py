@@ -6,10 +6,15 @@ Nothing heavy is imported before Ctrl-C is heard and the cache of compiled progr
 import difflib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from srdef import __version__, cache, interrupts
+
+# What threads that compile programs ahead are called.
+COMPILERS = "compile"
 
 COMMANDS = {
     "evaluate": "attack a classifier, defend it, and print the paper's table",
@@ -41,6 +46,19 @@ def usage() -> str:
     """What `srdef --help` prints."""
     width = max(map(len, COMMANDS))
     return USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
+
+
+def entry(*words: str) -> NoReturn:
+    """Run the command of `words` and this process's arguments, and end the process.
+
+    Programs that threads still compile ahead are not waited for, as Python would.
+    """
+    code = main([*words, *sys.argv[1:]])
+    if any(thread.name.startswith(COMPILERS) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,6 +55,7 @@ LONGEST = 300
 LONG = {
     "attacks/apgd.py": "one attack with its schedule in three norms",
     "attacks/autoattack.py": "one attack made of four, and the checks of its victim",
+    "evaluation/run.py": "one class: each kind of result that a run keeps, with what it depends on",
     "evaluation/schema.py": "every field of every configuration, in one place to look them up",
     "models/frameworks.py": "one reading of each other framework's networks",
     "robustness.py": "one function with all that it takes and returns",

@@ -95,8 +95,9 @@ def perturb(
         then. See `srdef.attacks.targets`.
     arithmetic : "float32", "tensorfloat32" or "bfloat16", optional
         What the steps compute products and convolutions in, by the words of `jax.default_matmul_precision`;
-        all that the result holds is judged in float32 then. Images that only the lower precision took for
-        adversarial are attacked once more in float32, by attacks that stop early or are of minimal norm.
+        all that the result holds is judged in float32 then. Images that are no success in float32 are
+        attacked once more, in float32, by attacks that are of minimal norm or have stopped early: only the
+        lower precision may have taken them for adversarial.
         Default: everything as the program has it, `jax_default_matmul_precision`.
     on_device : bool
         Whether the adversarial images stay on the devices, as a JAX array, for what is computed there next;

@@ -56,7 +56,7 @@ def run_steps(
     Parameters
     ----------
     attack, state : pytrees
-        One row per image; `state` with the number of steps, as in `_steps`.
+        One row per image; `state` with the number of steps, as in `programs.steps`.
     finished : bool array (N,)
         Which images need no step.
     sharding : Sharding

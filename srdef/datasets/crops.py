@@ -13,6 +13,7 @@ from srdef.datasets.files import existing_folder, list_images, stamp, warn_of_le
 from srdef.datasets.imagenet_classes import imagenet_class_names
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
+from srdef.validation import check_count
 
 
 @REGISTRY.register("crops")
@@ -53,12 +54,15 @@ def crops(
         If a folder is missing, two have the same name, an image is damaged, a number is below 1, or no image
         is large enough.
     """
-    if isinstance(paths, str) or not paths:
+    if not isinstance(paths, list | tuple) or not paths:
         raise InputError(f"data set 'crops': paths must be a list of folders, not {paths!r}")
     for option, value in (("side", side), ("per_image", per_image), ("num_classes", num_classes)):
-        if value < 1:
-            raise InputError(f"data set 'crops': {option} must be at least 1, not {value}")
-    every = [1] * len(paths) if strides is None else list(strides)
+        check_count(f"data set 'crops': {option}", value)
+    if not all(isinstance(path, str | Path) for path in paths):
+        raise InputError(f"data set 'crops': paths must be a list of folders, not {paths!r}")
+    every = [1] * len(paths) if strides is None else strides
+    if not isinstance(every, list | tuple) or not all(isinstance(s, int) for s in every):
+        raise InputError(f"data set 'crops': strides must be a list of whole numbers, not {strides!r}")
     if len(every) != len(paths) or min(every) < 1:
         raise InputError(
             f"data set 'crops': strides must be {len(paths)} numbers of at least 1, one for each folder, "
@@ -66,12 +70,20 @@ def crops(
         )
     cut: list[tuple[Path, str, tuple[int, int]]] = []
     folders: set[str] = set()
+    resolved: list[Path] = []
     for path, stride in zip(paths, every, strict=True):
         folder = existing_folder(path)
         name = folder.resolve().name
         if name in folders:
             raise InputError(f"data set 'crops': two folders are called {name!r}, so that names would clash")
         folders.add(name)
+        for other in resolved:
+            if folder.resolve().is_relative_to(other) or other.is_relative_to(folder.resolve()):
+                raise InputError(
+                    f"data set 'crops': of the folders {other} and {folder.resolve()} one lies in the other, "
+                    "so that images would come twice"
+                )
+        resolved.append(folder.resolve())
         cut += _of_folder(folder, name, stride, side, per_image)
     if not cut:
         raise InputError(

@@ -66,7 +66,7 @@ class Experiment:
         return self.config.get("arithmetic", "float32")
 
     @property
-    def steps_in(self) -> dict[str, str]:
+    def steps_in(self) -> dict[str, Any]:
         """What the manifest of attacked images says of the arithmetic: nothing for float32."""
         return {} if self.arithmetic == "float32" else {"arithmetic": self.arithmetic}
 

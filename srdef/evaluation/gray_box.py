@@ -81,15 +81,18 @@ def run(experiment: Experiment, folder: Path | None, reporter: Reporter) -> Outc
     shape, size = experiment.dataset.image_shape, experiment.batch_size
     jobs = {**of_predictions(experiment, size, shape), **of_attacks(experiment, size, shape)}
     with Programs(jobs) as programs:
-        return _run(Run(experiment, experiment.dataset, folder, reporter, programs.ahead_of))
+        run = Run(experiment, experiment.dataset, folder, reporter, programs.ahead_of)
+        everything, clean_correct = run.labelled()
+        correct = everything.select(clean_correct)
+        about = {"predictions": everything, "adversarial": correct}
+        programs.keep(lambda stage: about[stage[0]].lacks(*stage))
+        return _run(everything, correct, clean_correct)
 
 
-def _run(run: Run) -> Outcome:
+def _run(everything: Run, correct: Run, clean_correct: np.ndarray) -> Outcome:
     import pyarrow as pa
 
-    experiment = run.experiment
-    everything, clean_correct = run.labelled()
-    correct = everything.select(clean_correct)
+    experiment = everything.experiment
     untouched = {name: np.zeros(len(clean_correct), dtype) for name, (_, dtype) in MEASURES.items()}
     untouched["success"] = ~clean_correct
     tables = [

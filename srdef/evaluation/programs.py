@@ -40,6 +40,11 @@ class Programs:
         self._pool = ThreadPoolExecutor(workers or min(max(cores - 1, 1), MOST_WORKERS), "compile")
         self._futures: dict[Names, Future[None]] = {}
 
+    def keep(self, wanted: Callable[[Names], bool]) -> None:
+        """Leave out the stages that are not wanted, unless it has begun: of a run that is nearly complete."""
+        if not self._futures:
+            self._jobs = {stage: job for stage, job in self._jobs.items() if wanted(stage)}
+
     def ahead_of(self, stage: Names) -> None:
         """Wait for what `stage` needs if a thread is at it; the threads go on with what comes after it.
 

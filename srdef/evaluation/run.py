@@ -73,6 +73,7 @@ class Run(Generic[E]):
         *,
         reads: bool = False,
         code: tuple[Any, ...] = (),
+        complete: bool = True,
         **parts: Any,
     ) -> Store:
         """The store of one kind of result, complete.
@@ -90,6 +91,8 @@ class Run(Generic[E]):
             Computes the fields of some rows.
         reads : bool
             Whether it asks the data set for these rows: then they are read ahead.
+        complete : bool
+            Otherwise the store is as it is.
         code : tuple
             Objects whose source the result depends on, beside the classifier's.
         **parts
@@ -106,6 +109,8 @@ class Run(Generic[E]):
                     parts["dataset"] = self.dataset_digest
                 manifest = {**self.experiment.manifest(kind, code), **parts}
                 store = BatchStore(self.folder / kind, label, manifest, fields, count, size)
+            if not complete:
+                return store
             pixels = self.dataset.pixels
             ahead = pixels.ahead if reads and isinstance(pixels, ImagesOnDisk) else None
             self.reporter.complete(title, store, partial(self._compute, compute, (kind, *names)), ahead)
@@ -152,6 +157,10 @@ class Run(Generic[E]):
 
     def predictions(self, attack: str, defense: str | None) -> dict[str, np.ndarray]:
         """Prediction and confidence of the images under `attack` (or `CLEAN`), defended; None: undefended."""
+        store = self._predictions(attack, defense)
+        return {name: store.read(name) for name in PREDICTION}
+
+    def _predictions(self, attack: str, defense: str | None, *, complete: bool = True) -> Store:
         experiment = self.experiment
         transformation = defenses.Identity() if defense is None else experiment.defenses[defense]
         passes = 1 if defense is None else experiment.passes.get(defense, 1)
@@ -161,10 +170,9 @@ class Run(Generic[E]):
 
         pixels, plain = self.dataset.pixels, isinstance(transformation, defenses.Identity) and passes == 1
         if attack == CLEAN and plain and isinstance(pixels, ImagesOnDisk):
-            first = self.first_reading(pixels)
-            return {name: first.read(name) for name in PREDICTION}
+            return self.first_reading(pixels)
         label = defense or "undefended"
-        store = self.stored(
+        return self.stored(
             f"{attack}: {label}",
             "predictions",
             (attack, label),
@@ -172,11 +180,11 @@ class Run(Generic[E]):
             compute,
             reads=attack == CLEAN,
             code=(transformation, classify),
+            complete=complete,
             source=self._source(attack),
             defense=digest(transformation),
             passes=passes,
         )
-        return {name: store.read(name) for name in PREDICTION}
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         """The undefended classifier's predictions of any version of the images, `(N,)`."""
@@ -213,8 +221,17 @@ class Run(Generic[E]):
         run, correct = self.labelled()
         return run.select(correct)
 
-    def adversarial(self, label: str) -> Store:
-        """The adversarial images of the attack `label`, with `MEASURES`."""
+    def lacks(self, kind: str, *names: str) -> bool:
+        """Whether something is left to compute of the adversarial images or predictions of these names."""
+        if kind == "adversarial":
+            return bool(self.adversarial(*names, complete=False).missing())
+        return bool(self._predictions(*names, complete=False).missing())
+
+    def adversarial(self, label: str, *, complete: bool = True) -> Store:
+        """The adversarial images of the attack `label`, with `MEASURES`.
+
+        With `complete=False` the store is as it is, perhaps without some batches.
+        """
         experiment, dataset = self.experiment, self.dataset
         attack, storage = experiment.attacks[label], experiment.storage[label]
         victim = victims.Undefended(experiment.classifier)
@@ -242,6 +259,7 @@ class Run(Generic[E]):
             compute,
             reads=True,
             code=(victim, attack, attacks.batch),
+            complete=complete,
             attack=digest(attack),
             storage=storage,
             **experiment.steps_in,

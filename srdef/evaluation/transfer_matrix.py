@@ -173,6 +173,7 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
             )
             for label, experiment in experiments.items()
         }
+        programs.keep(lambda stage: runs[stage[0]].lacks(*stage[1:]))
         return _run(experiments, runs)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from srdef import defenses, images
+from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation.experiment import resolve
 from srdef.evaluation.predictions import defended_images
@@ -51,6 +52,18 @@ def seconds_of(store: Path) -> float:
     return max(times) - min(times)
 
 
+def images_of(dataset: Dataset, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The clean images of some records; InputError if the data set has them no longer."""
+    position = {int(i): row for row, i in enumerate(dataset.ids)}
+    for record in records:
+        if record["image_id"] not in position:
+            raise InputError(
+                f"the data set has no longer the image {record['image']!r} of the run; --images=0 leaves out "
+                "all images"
+            )
+    return dataset.batch(np.array([position[record["image_id"]] for record in records], int))
+
+
 def make_cases(
     workdir: Path,
     config: dict[str, Any],
@@ -90,8 +103,7 @@ def make_cases(
         if adversarial.dtype == np.uint8:
             adversarial = images.from_uint8(adversarial)
         ids = np.array([record["image_id"] for record in first])
-        position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
-        clean = experiment.dataset.batch(np.array([position[int(i)] for i in ids], int))
+        clean = images_of(experiment.dataset, first)
         made = {
             label: defended_images(
                 experiment, experiment.defenses[label], adversarial, ids, experiment.batch_size

@@ -11,6 +11,7 @@ from srdef import attacks, victims
 from srdef.errors import InputError
 from srdef.evaluation.experiment import resolve
 from srdef.reporting import style, text_page, trace_plots
+from srdef.reporting.page_images import images_of
 
 NAME = "trace"
 
@@ -50,22 +51,25 @@ def section(
         if label not in experiment.attacks:
             known = ", ".join(experiment.attacks)
             raise InputError(f"unknown attack {label!r}; the run has: {known}")
-    right = {r["image_id"]: r["label"] for r in records if r["attack"] == labels[0]}
-    ids = np.array(list(right)[:count])
-    position = {int(i): row for row, i in enumerate(experiment.dataset.ids)}
-    images = experiment.dataset.batch(np.array([position[int(i)] for i in ids], int))
-    traces = {
-        label: attacks.perturb(
-            experiment.attacks[label],
+    first = {r["image_id"]: r for r in records if r["attack"] == labels[0]}
+    shown = list(first.values())[:count]
+    ids = np.array([record["image_id"] for record in shown])
+    images = images_of(experiment.dataset, shown)
+    traces = {}
+    for label in labels:
+        attack = experiment.attacks[label]
+        if not isinstance(attack, attacks.Attack):
+            raise InputError(f"attack {label!r} has no trace, as it runs several: --trace cannot draw it")
+        traces[label] = attacks.perturb(
+            attack,
             victims.Undefended(experiment.classifier),
             images,
-            np.array([right[int(i)] for i in ids]),
+            np.array([record["label"] for record in shown]),
             key=experiment.attack_key,
             ids=ids,
             trace=True,
+            arithmetic=experiment.arithmetic,
         ).trace
-        for label in labels
-    }
     style.save(trace_plots.trace_figure(traces), workdir / NAME)
     return (
         "<h2>What the attacks did</h2>"

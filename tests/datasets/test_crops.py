@@ -72,8 +72,10 @@ def test_what_is_no_crop_is_its_own_source():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"side": 0}, "side must be at least 1, not 0"),
-        ({"per_image": 0}, "per_image must be at least 1, not 0"),
+        *(({"side": bad}, "'crops': side must be an integer of at least 1") for bad in (0, "16", None, True)),
+        *(({"per_image": bad}, "'crops': per_image must be an integer") for bad in (0, 1.5, None)),
+        ({"num_classes": None}, "'crops': num_classes must be an integer of at least 1, not None"),
+        *(({"strides": bad}, "strides must be a list of whole numbers") for bad in (2, "2", (1.5,))),
         ({"strides": [1, 2]}, "strides must be 1 numbers of at least 1, one for each folder"),
         ({"strides": [0]}, "strides must be 1 numbers of at least 1"),
         ({"side": 99}, "no image in .* has 99x99 pixels"),
@@ -91,6 +93,11 @@ def test_bad_folders(tmp_path):
         paint(tmp_path / name / "a.png", 16, 16)
     with pytest.raises(InputError, match="two folders are called 'photos'"):
         load(tmp_path / "one/photos", tmp_path / "two/photos")
+    with pytest.raises(InputError, match="one lies in the other, so that images would come twice"):
+        load(tmp_path / "one", tmp_path / "one/photos")
+    for bad in (5, (5,)):
+        with pytest.raises(InputError, match="paths must be a list of folders, not"):
+            datasets.load("crops", paths=bad, side=16)
     with pytest.raises(InputError, match="does not exist"):
         load(tmp_path / "three")
     with pytest.raises(InputError, match="paths must be a list of folders, not 'here'"):

@@ -1,5 +1,8 @@
 """Threads that compile what a run will need."""
 
+import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -69,3 +72,44 @@ def test_a_complete_run_compiles_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Programs, "ahead_of", lambda *_: pytest.fail("nothing is left to compute"))
     again = gray_box.run(experiment, tmp_path, progress.Reporter())
     assert again.records.equals(first.records)
+
+
+def test_a_run_that_is_nearly_complete_compiles_what_it_lacks(tmp_path, monkeypatch):
+    compiled = []
+    for kind in ("attacks", "predictions"):
+        name = f"of_{kind}"
+        original = getattr(gray_box, name)
+        monkeypatch.setattr(
+            gray_box,
+            name,
+            lambda *given, original=original: {
+                stage: lambda stage=stage: compiled.append(stage) for stage in original(*given)
+            },
+        )
+    gray_box.run(make_experiment(), tmp_path, progress.Reporter())
+    assert ("adversarial", "FGSM-2") in compiled
+    compiled.clear()
+    for folder in (tmp_path / "adversarial").glob("I-FGSM-*"):
+        shutil.rmtree(folder)
+    gray_box.run(make_experiment(), tmp_path, progress.Reporter())
+    assert set(compiled) <= {("adversarial", "I-FGSM")}
+
+
+def test_what_is_still_compiled_is_not_waited_for_at_the_end():
+    script = """
+import threading, time
+from srdef import command
+from srdef.evaluation.programs import Programs
+
+def main(words):
+    with Programs({("a",): lambda: None, ("b",): lambda: time.sleep(600)}, workers=1) as programs:
+        programs.ahead_of(("a",))
+        time.sleep(0.5)
+    print("done")
+    return 5
+
+command.main = main
+command.entry("evaluate")
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (found.stdout, found.returncode) == ("done\n", 5)

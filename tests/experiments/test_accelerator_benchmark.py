@@ -208,7 +208,10 @@ def test_the_memory_can_run_out_in_a_later_call():
         ("--total=nan", "--total must be above 0 seconds, not nan"),
         ("--batch=0", "--batch must be at least 1, not 0"),
         ("--size=64", "--tiny has its own --size; leave one of them out"),
-        ("--write=/nowhere/results.md", "--write=/nowhere/results.md: cannot be written"),
+        ("--write=/nowhere/results.md", "--write must be a file FILE.md in a folder that is there"),
+        ("--write=/tmp", "--write must be a file FILE.md"),
+        ("--write=", "--write must be a file FILE.md"),
+        ("--write=results.jsonl", "--write must be a file FILE.md"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_runs(capsys, option, error):

@@ -150,6 +150,9 @@ def test_the_study_takes_crops_of_all_folders(monkeypatch):
     assert set(config.study.controls) < set(config.attacks)
     with pytest.raises(InputError, match="the side of crops is that of a study"):
         manifold.get_config("lite0,224")
+    for side in ("0", "-5"):
+        with pytest.raises(InputError, match=f"the side of crops must be at least 1 pixel, not {side}"):
+            manifold.get_config(f"study,samples,{side}")
 
 
 @pytest.mark.parametrize("argument", ["lite0,3x", "lite0,3x60,4x60", "lite0,downloads"])

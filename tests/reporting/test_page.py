@@ -107,6 +107,11 @@ def test_traces_of_attacks(finished, tmp_path):
         report.build(workdir, count=2, traced=["pgd"])
     with pytest.raises(InputError, match="--images must be at least 1"):
         report.build(workdir, count=0, traced=["<FGSM> & 4"])
+    config = json.loads((workdir / "config.json").read_text())
+    config["dataset"]["offset"] = 2
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the data set has no longer the image .* of the run; --images=0"):
+        report.build(workdir, count=2)
 
 
 def decode(address):

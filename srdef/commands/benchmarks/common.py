@@ -17,6 +17,7 @@ from srdef import datasets
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
+from srdef.storage.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Settings:
                 raise InputError(f"--{name} must be above 0 seconds, not {getattr(options, name)}")
         if options.ahead is not None and not options.ahead >= 0:
             raise InputError(f"--ahead must be at least 0 seconds, not {options.ahead}")
+        file = options.write
+        if file is not None and (file.suffix != ".md" or file.is_dir() or not file.parent.is_dir()):
+            raise InputError(f"--write must be a file FILE.md in a folder that is there, not {str(file)!r}")
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
@@ -202,5 +206,5 @@ def report(
         table.add_row(*row)
     cli.console.print(table)
     if write:
-        write.write_text(f"{title}, {device()}\n\n{markdown(header, rows)}")
-        write.with_suffix(".json").write_text(json.dumps(records, indent=1))
+        write_atomically(write, f"{title}, {device()}\n\n{markdown(header, rows)}")
+        write_atomically(write.with_suffix(".json"), json.dumps(records, indent=1))

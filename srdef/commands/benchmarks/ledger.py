@@ -20,6 +20,7 @@ from srdef.commands import cli
 from srdef.commands.benchmarks import common
 from srdef.commands.benchmarks.common import Run
 from srdef.errors import InputError
+from srdef.storage.files import write_atomically
 
 # Calls after the first: no more are begun after so many seconds, however many repeats are wanted; nor after
 # the row's share of what is left of --total.
@@ -221,9 +222,7 @@ class Ledger:
 
     def _write(self) -> None:
         if self._file is not None:
-            self._file.write_text(
-                f"{self._title}\n\n{common.markdown(HEADER, self.table())}", encoding="utf-8"
-            )
+            write_atomically(self._file, f"{self._title}\n\n{common.markdown(HEADER, self.table())}")
 
     def _tell(self, record: dict[str, Any]) -> None:
         note = record.get("note", "")
