@@ -17,6 +17,7 @@ from srdef import attacks, victims
 from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.projections import Norm
 from srdef.attacks.stepping import smaller_batch
+from srdef.datasets import Dataset
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.measures import FLAGS, flags
@@ -51,6 +52,8 @@ class Outcome:
         Where something was not finite on the way of an attack, or a gradient exactly zero: `measures.FLAGS`.
     arithmetic : str
         What the steps of the attacks were computed in.
+    dataset : Dataset, optional
+        The images, in the order of the arrays.
     """
 
     images: int
@@ -62,6 +65,7 @@ class Outcome:
     norm: Norm = "linf"
     flagged: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
     arithmetic: Arithmetic = "float32"
+    dataset: Dataset | None = None
 
     def accuracy(self, defense: str, threat: str) -> np.ndarray | None:
         """Accuracies `(epsilons,)` under one threat or in the worst case; None or NaN where not attacked."""
@@ -294,4 +298,5 @@ def run(experiment: AdaptiveExperiment, folder: Path | None, reporter: Reporter)
         experiment.norm,
         flagged,
         experiment.arithmetic,
+        dataset,
     )

@@ -4,21 +4,58 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from srdef.datasets import Dataset
 from srdef.evaluation.adaptive import Outcome
 from srdef.evaluation.adaptive_checks import Checked
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_options
+from srdef.evaluation.measures import FLAGS
 from srdef.reporting import adaptive_plots, adaptive_tables
 from srdef.storage.files import write_atomically
 
 
 def write(workdir: Path, experiment: AdaptiveExperiment, outcome: Outcome) -> None:
-    """Write `adaptive.md`, `adaptive.json`, `adaptive.csv`, and `curves.png` and `.pdf`."""
+    """Write `adaptive.md`, `adaptive.json`, `adaptive.csv`, `records.parquet`, `curves.png` and `.pdf`."""
     write_atomically(workdir / "adaptive.md", adaptive_tables.to_markdown(outcome))
     write_atomically(workdir / "adaptive.json", adaptive_tables.to_json(outcome))
     write_atomically(workdir / "adaptive.csv", adaptive_tables.to_csv(outcome))
+    if outcome.dataset is not None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(records(outcome, outcome.dataset), sink, compression="zstd")
+        write_atomically(workdir / "records.parquet", sink.getvalue().to_pybytes())
     subtitle = f"{experiment.classifier_name}, {outcome.images} images"
     for ending in ("png", "pdf"):
         adaptive_plots.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)
+
+
+def records(outcome: Outcome, dataset: Dataset) -> pa.Table:
+    """One row for each image, defense, threat (or "clean") and ε that was attacked.
+
+    `correct` is the share of draws that are classified correctly: 0 or 1 for a deterministic defense.
+    """
+    tables = []
+    for (defense, threat), shares in outcome.judged.items():
+        flags = outcome.flagged.get((defense, threat), {})
+        for column, epsilon in enumerate(outcome.epsilons):
+            if np.isnan(shares[:, column]).all():
+                continue
+            columns = {
+                "image": list(dataset.names),
+                "image_id": dataset.ids.astype(np.int32),
+                "label": dataset.labels.astype(np.int32),
+                "defense": [defense] * outcome.images,
+                "threat": [threat] * outcome.images,
+                "epsilon": np.full(outcome.images, epsilon),
+                "correct": shares[:, column].astype(np.float32),
+            }
+            for name in FLAGS:
+                flagged = flags[name][:, column] if name in flags else np.zeros(outcome.images, bool)
+                columns[name] = flagged
+            tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
 
 
 def write_checks(workdir: Path, experiment: AdaptiveExperiment, found: Sequence[Checked]) -> str:

@@ -385,6 +385,28 @@ def test_reports(outcome, tmp_path):
         adaptive_tables.rows(outcome, 7 / 255)
 
 
+def test_records_have_a_row_for_each_image_and_epsilon(experiment):
+    shares = np.array([[1, 0.5], [1, 0], [0.25, 0]], np.float32)
+    judged = {("WD", CLEAN): np.ones((3, 2)), ("WD", "once"): shares, ("WD", "few"): shares * [1, np.nan]}
+    zero = shares == 0
+    flagged = {("WD", "once"): {"zero_gradient": zero, "nonfinite": ~zero}}
+    dataset = experiment.dataset.select(slice(1, 4))
+    outcome = Outcome(
+        3, (0.1, 0.2), ("WD",), ("once", "few"), judged, judged, flagged=flagged, dataset=dataset
+    )
+    rows = adaptive_files.records(outcome, dataset).to_pylist()
+    assert len(rows) == 3 * (2 + 2 + 1)
+    once = [row for row in rows if row["threat"] == "once"]
+    assert [row["correct"] for row in once] == [1, 1, 0.25, 0.5, 0, 0]
+    assert [row["zero_gradient"] for row in once] == [False, False, False, False, True, True]
+    assert [row["nonfinite"] for row in once] == [not row["zero_gradient"] for row in once]
+    assert [row["image"] for row in once[:3]] == list(dataset.names)
+    assert {(row["threat"], row["epsilon"]) for row in rows} == {
+        *((threat, epsilon) for threat in (CLEAN, "once") for epsilon in (0.1, 0.2)),
+        ("few", 0.1),
+    }
+
+
 def test_a_threat_that_does_not_attack_at_an_epsilon_has_no_column_there():
     shares = np.ones((4, 2), np.float32)
     absent = shares * [[1, np.nan]]
