@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srdef.datasets import Dataset
-from srdef.evaluation.adaptive import Outcome
 from srdef.evaluation.adaptive_checks import Checked
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_options
+from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.measures import FLAGS
 from srdef.reporting import adaptive_plots, adaptive_tables
 from srdef.storage.files import write_atomically

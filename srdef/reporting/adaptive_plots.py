@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 
 from srdef.attacks.projections import Norm
-from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.threats import WORST
 from srdef.reporting import style

@@ -13,7 +13,7 @@ from rich.text import Text
 from srdef.attacks import arithmetic
 from srdef.attacks.projections import Norm
 from srdef.errors import InputError
-from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.self_checks import Check, warning
 from srdef.evaluation.threats import WORST, write_epsilon

@@ -20,8 +20,8 @@ from srdef.datasets import Dataset
 from srdef.errors import InputError
 from srdef.evaluation import adaptive, adaptive_checks, progress, schema
 from srdef.evaluation import experiment as gray_box
-from srdef.evaluation.adaptive import Outcome
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
+from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN, make_defense, split_entry
 from srdef.evaluation.predictions import predict
 from srdef.evaluation.run import Run

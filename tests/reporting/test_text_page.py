@@ -11,7 +11,7 @@ from test_page import Checker
 
 from srdef.detection import experiment
 from srdef.errors import InputError
-from srdef.evaluation.adaptive import Outcome
+from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.self_checks import Check
 from srdef.metrics import rate
