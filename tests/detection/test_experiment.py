@@ -144,7 +144,7 @@ def test_an_unfinished_training_is_not_loaded(finished, tmp_path):
     config = json.loads((workdir / "config.json").read_text())
     config["manifold"]["steps"] = 6
     (workdir / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"was stopped after 4 of 6 steps: run experiments\.manifold again"):
+    with pytest.raises(InputError, match=r"was stopped after 4 of 6 steps: run srdef manifold again"):
         training.load(workdir)
 
 
