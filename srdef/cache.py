@@ -11,6 +11,10 @@ from typing import Any
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _MINIMUM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
+# What threads are called that compile programs ahead, and how many there are at most: more need more memory.
+COMPILERS = "compile"
+MOST_COMPILERS = 12
+
 # Above this many bytes the programs that were read longest ago are removed.
 LARGEST = 4 * 1024**3
 
@@ -81,6 +85,13 @@ def write_programs_whole() -> None:
 
     if original.__module__ != __name__:  # else it has been replaced already
         LRUCache.put = put  # type: ignore[method-assign]
+
+
+def compiler_count() -> int:
+    """How many threads compile programs ahead: one for each core that this process may use but one."""
+    # macOS has no affinity.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores - 1, 1), MOST_COMPILERS)
 
 
 def _make_room(programs: Path) -> None:

@@ -13,9 +13,6 @@ from typing import NoReturn
 
 from srdef import __version__, cache, interrupts
 
-# What threads that compile programs ahead are called.
-COMPILERS = "compile"
-
 COMMANDS = {
     "evaluate": "attack a classifier, defend it, and print the paper's table",
     "attack": "accuracy of a model, your own or a registered one, under attacks at several radii",
@@ -54,7 +51,7 @@ def entry(*words: str) -> NoReturn:
     Programs that threads still compile ahead are not waited for, as Python would.
     """
     code = main([*words, *sys.argv[1:]])
-    if any(thread.name.startswith(COMPILERS) for thread in threading.enumerate()):
+    if any(thread.name.startswith(cache.COMPILERS) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -102,3 +102,12 @@ def test_weights_stay_where_they_are_when_it_is_off(monkeypatch, tmp_path):
     usual = cache.folder()
     monkeypatch.setenv("SRDEF_CACHE", "off")
     assert cache.folder() == usual
+
+
+def test_a_core_is_left_to_the_run(monkeypatch):
+    for cores, wanted in ((1, 1), (2, 1), (8, 7), (64, cache.MOST_COMPILERS)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert cache.compiler_count() == wanted
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cache.compiler_count() == 4

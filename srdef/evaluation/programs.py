@@ -1,6 +1,5 @@
 """Compile the programs of a run in threads, while those before them run."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -11,11 +10,9 @@ import jax
 
 from srdef import interrupts, victims
 from srdef.attacks.compilation import precompile
+from srdef.cache import COMPILERS, compiler_count
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.predictions import precompile_prediction
-
-# A compiler thread for each core but the one that runs; more would only need more memory.
-MOST_WORKERS = 12
 
 Names = tuple[str, ...]
 Job = Callable[[], None]
@@ -36,8 +33,7 @@ class Programs:
 
     def __init__(self, jobs: dict[Names, Job], workers: int | None = None) -> None:
         self._jobs = jobs
-        cores = len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(workers or min(max(cores - 1, 1), MOST_WORKERS), "compile")
+        self._pool = ThreadPoolExecutor(workers or compiler_count(), COMPILERS)
         self._futures: dict[Names, Future[None]] = {}
 
     def keep(self, wanted: Callable[[Names], bool]) -> None:

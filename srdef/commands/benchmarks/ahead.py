@@ -4,7 +4,6 @@ A compiler for an accelerator tries kernels out on it, so nothing may be timed m
 the other would leave most cores idle and take most of the time there is.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,10 +13,11 @@ from typing import Any
 import jax
 
 from srdef import interrupts
+from srdef.cache import COMPILERS, compiler_count
 from srdef.commands import cli
 from srdef.commands.benchmarks.ledger import Row, line_of
 from srdef.commands.benchmarks.workbench import PRECISIONS
-from srdef.evaluation.programs import MOST_WORKERS, Job
+from srdef.evaluation.programs import Job
 
 Clock = Callable[[], float]
 
@@ -82,9 +82,8 @@ def compile_ahead(
         Threads; default: one for each core but one.
     """
     start = clock()
-    cores = len(os.sched_getaffinity(0))
-    workers = workers or min(max(cores - 1, 1), MOST_WORKERS)
-    pool = ThreadPoolExecutor(workers, "compile")
+    workers = workers or compiler_count()
+    pool = ThreadPoolExecutor(workers, COMPILERS)
     wanted = [row for row in rows if row.ahead is not None] if limit > 0 else []
     begun: dict[Row, list[Future[float | None]]] = {}
     done: dict[Row, float | None] = {}
