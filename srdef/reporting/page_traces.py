@@ -74,6 +74,6 @@ def section(
     return (
         "<h2>What the attacks did</h2>"
         + text_page.picture(workdir / f"{NAME}.png", "Margin, loss and success over the steps")
-        + f"<p>{escape(', '.join(labels))}, once more on the first {len(ids)} images, undefended: "
+        + f"<p>{escape(', '.join(labels))}, once more and undefended (images: {len(ids)}): "
         "medians and quartiles. Above a margin of 0 an image is fooled.</p>"
     )
