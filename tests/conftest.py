@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from srdef import cache
 
-# Tests run side by side: several threads of PyTorch in each would mostly wait for one another.
+# Tests run side by side: several threads of PyTorch in each would mostly wait for one another (also below).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Most of the tests' time is compilation: what one test, worker, script or checkout has compiled the others
@@ -20,6 +21,13 @@ cache.keep_programs()
 # A background process ignores Ctrl-C, and so would all that tests start: some of them send it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_torch() -> None:
+    """What builds networks for a benchmark sets as many as there are cores."""
+    if (torch := sys.modules.get("torch")) and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -402,8 +402,22 @@ REAL_SHORT = {
 }
 
 
+# One of each kind of loop; most of the time goes to compiling the network once more for every attack.
+KINDS = (
+    *("ifgsm", "di2fgsm", "apgd_t", "deepfool", "carlini_wagner", "fab_t"),
+    *("square", "sparse_rs", "hop_skip_jump"),
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SUCCEEDING if name not in (*DERIVED, "repeat")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in KINDS else pytest.mark.full)
+        for name in SUCCEEDING
+        if name not in (*DERIVED, "repeat")
+    ],
+)
 def test_on_a_real_network(name):
     """All but those that change or call another one, as `fab`, which takes a gradient for every class."""
     classifier, images, labels = efficientnet()

@@ -213,7 +213,7 @@ CASES_OF_TYPES = [
         for both in TYPES
     ),
     *(
-        pytest.param(name, *both, marks=pytest.mark.slow)
+        pytest.param(name, *both, marks=[pytest.mark.slow, pytest.mark.full])
         for name in OPTIONS
         if name not in DERIVED
         for both in MORE_TYPES
