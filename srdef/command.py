@@ -7,6 +7,7 @@ import difflib
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -48,14 +49,27 @@ def usage() -> str:
 def entry(*words: str) -> NoReturn:
     """Run the command of `words` and this process's arguments, and end the process.
 
-    Programs that threads still compile ahead are not waited for, as Python would.
+    Programs that threads still compile ahead are not waited for, as Python would, nor processes that have
+    ended, as `jax.distributed` would.
     """
-    code = main([*words, *sys.argv[1:]])
-    if any(thread.name.startswith(cache.COMPILERS) for thread in threading.enumerate()):
+    try:
+        code = main([*words, *sys.argv[1:]])
+    except Exception:
+        if not _joined():
+            raise
+        traceback.print_exc()
+        code = 1
+    compiling = any(thread.name.startswith(cache.COMPILERS) for thread in threading.enumerate())
+    if compiling or _joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _joined() -> bool:
+    """Whether `jax.distributed` has made one of several processes."""
+    return "jax" in sys.modules and bool(sys.modules["jax"].distributed.is_initialized())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,9 +2,13 @@
 
 import argparse
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+
+import jax
 
 import srdef
 from srdef.commands import cli
@@ -13,6 +17,9 @@ from srdef.evaluation.links import Place
 from srdef.evaluation.meeting import PATIENCE, meet
 from srdef.evaluation.processes import ALONE, Processes
 from srdef.storage.files import canonical_json
+
+# So long a broken connection is waited for after an error of JAX, in seconds.
+_GRACE = 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -92,3 +99,42 @@ def of(options: argparse.Namespace, command: str, config: dict[str, Any]) -> Ite
             yield processes
     finally:
         cli.console.quiet = quiet
+
+
+@contextmanager
+def together(options: argparse.Namespace, command: str, config: dict[str, Any]) -> Iterator[Processes]:
+    """As `of`; what JAX computes on the devices of all processes, all compute together from now on.
+
+    `jax.distributed` has the next port for itself. It is left only at the end of a run that went well: after
+    another one it would wait for processes that are gone, so that `command.entry` ends this one without.
+
+    Raises
+    ------
+    InputError
+        As `of`, and if that port cannot be used.
+    """
+    with of(options, command, config) as processes:
+        if processes.place is not None:
+            _join(processes.place)
+        try:
+            yield processes
+        except jax.errors.JaxRuntimeError:
+            # Where another process has ended, what they compute together fails first. The thread that hears
+            # of it says who it was, and ends this process.
+            time.sleep(_GRACE if processes.place is not None else 0)
+            raise
+    if processes.place is not None:  # all have finished, and none waits long for the others
+        jax.distributed.shutdown()
+
+
+def _join(place: Place) -> None:
+    """Make one of the devices of all processes."""
+    host, port = place.coordinator.rsplit(":", 1)
+    address = f"{host}:{int(port) + 1}"
+    try:
+        if place.process == 0:  # JAX would end the process without a word
+            replace(place, coordinator=address).listen().close()
+        jax.distributed.initialize(address, place.processes, place.process)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the processes could not be joined at {address} ({reason})") from None

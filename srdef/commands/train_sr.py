@@ -14,6 +14,9 @@ EDSRs for x3 and x4 start from one for x2, and an SRGAN from an SRResNet: --conf
 Leaves in the workdir: `NETWORK.safetensors` (averaged weights), `NETWORK.md` (their card),
 `metrics.jsonl`, `curve.png`, `config.json` and `checkpoints/`. A run that was stopped continues from its
 last checkpoint, with the same batches as if it had not been; with another configuration it is refused.
+
+The batch is spread over the devices of many processes by `--coordinator`, `--processes` and `--process`, or
+`--distributed`.
 """
 
 import argparse
@@ -26,11 +29,12 @@ from ml_collections import ConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from srdef import models
-from srdef.commands import cli
+from srdef.commands import cli, processes
 from srdef.configs import train_edsr
 from srdef.errors import InputError
-from srdef.storage import files, store
-from srdef.training import budget, export, quality, srgan, super_resolution
+from srdef.evaluation.processes import ALONE, Processes
+from srdef.storage import files
+from srdef.training import budget, export, quality, srgan, super_resolution, together
 from srdef.training.patches import read_folder
 
 # What does not change the weights, or is named by `minutes`' result.
@@ -88,14 +92,18 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
     The plan is that of the configuration in `config.json`, which was compared before.
     """
     plan = workdir / "plan.json"
-    if not plan.exists():
-        steps = budget.probe_steps(config)
-        train(config, until=steps)
-        records = super_resolution.read_metrics(workdir / "metrics.jsonl")
-        if records[-1]["step"] < steps:  # the time was over before
-            return config
-        files.write_atomically(plan, json.dumps({"steps": budget.fit_steps(config, records)}) + "\n")
-    return budget.with_steps(config, json.loads(plan.read_text())["steps"])
+    steps = json.loads(plan.read_text())["steps"] if together.first() and plan.exists() else 0
+    steps = int(together.agreed(np.int32(steps)))
+    if not steps:
+        probe = budget.probe_steps(config)
+        train(config, until=probe)
+        if together.first():
+            records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+            if records[-1]["step"] >= probe:  # or else the time was over before
+                steps = budget.fit_steps(config, records)
+                files.write_atomically(plan, json.dumps({"steps": steps}) + "\n")
+        steps = int(together.agreed(np.int32(steps)))
+    return budget.with_steps(config, steps) if steps else config
 
 
 def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> tuple[Any, ConfigDict]:
@@ -129,7 +137,12 @@ def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> t
         return run(config), config
 
 
-def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None = None) -> None:
+def main(
+    config: ConfigDict,
+    workdir: Path,
+    photographs: list[np.ndarray] | None = None,
+    members: Processes = ALONE,
+) -> None:
     """Train, then export; `photographs` instead of reading `config.train_folder`.
 
     Raises
@@ -137,10 +150,13 @@ def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None
     InputError
         As `super_resolution.train`, and if the workdir holds a training of another configuration.
     """
-    with store.exclusive(workdir):
-        check_workdir(config, workdir)
-        files.write_atomically(workdir / "config.json", files.canonical_json(identity(config)) + "\n")
+    with members.hold(workdir):
+        if members.first:
+            check_workdir(config, workdir)
+            files.write_atomically(workdir / "config.json", files.canonical_json(identity(config)) + "\n")
         trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
+        if not members.first:
+            return
         exported = workdir / f"{config.network}.safetensors"
         validation = read_folder(config.validation_folder) if config.validation_folder else []
         stored = export.save_weights(trained, exported, config.storage, validation)
@@ -158,7 +174,8 @@ def main(config: ConfigDict, workdir: Path, photographs: list[np.ndarray] | None
 
 
 def run(options: argparse.Namespace) -> None:
-    main(ConfigDict(options.config), options.workdir)
+    with processes.together(options, "train-sr", options.config) as members:
+        main(ConfigDict(options.config), options.workdir, members=members)
 
 
-COMMAND = cli.Command(run, schema="training", workdir=True)
+COMMAND = cli.Command(run, schema="training", workdir=True, options=processes.add_options)

@@ -21,9 +21,11 @@ CODE = 1  # the exit code of a process that ends because another one has ended
 class Member(Processes):
     """One of several processes."""
 
+    place: Place
+
     def __init__(self, place: Place, run: str) -> None:
         self.index, self.count = place.process, place.processes
-        self._place, self._run = place, run
+        self.place, self._run = place, run
         self._stage = 0
         self._leaving = threading.Event()
 
@@ -92,7 +94,7 @@ class Leader(Member):
     def join(self, limit: float) -> None:
         def absent() -> str:
             missing = ", ".join(str(index) for index in range(1, self.count) if index not in self._links)
-            return f"process {missing} of {self.count} did not come to {self._place.coordinator}"
+            return f"process {missing} of {self.count} did not come to {self.place.coordinator}"
 
         _wait(lambda: self._refused is not None or len(self._links) == self.count - 1, limit, absent)
         if self._refused is not None:
@@ -215,15 +217,15 @@ class Follower(Member):
         while self._link is None:
             interrupts.check()
             try:
-                self._link = self._place.connect()
+                self._link = self.place.connect()
             except OSError as error:  # process 0 is not there yet
                 if time.monotonic() > limit:
                     reason = error.strerror or error
-                    raise InputError(f"no process 0 at {self._place.coordinator} ({reason})") from None
+                    raise InputError(f"no process 0 at {self.place.coordinator} ({reason})") from None
                 time.sleep(0.1)
         self._link.send(index=self.index, count=self.count, run=self._run, where=this_process())
         threading.Thread(target=self._hear, args=(self._link,), name="processes", daemon=True).start()
-        _wait(self._welcome.is_set, limit, lambda: f"no answer from process 0 at {self._place.coordinator}")
+        _wait(self._welcome.is_set, limit, lambda: f"no answer from process 0 at {self.place.coordinator}")
 
     @contextmanager
     def hold(self, workdir: Path) -> Iterator[None]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from srdef.evaluation.links import Place
 from srdef.storage.memory import Store
 from srdef.storage.store import exclusive
 
@@ -21,10 +22,13 @@ class Processes:
     ----------
     index, count : int
         Which of the processes this one is, from 0, and how many there are.
+    place : Place, optional
+        Where they meet; None for one process alone.
     """
 
     index = 0
     count = 1
+    place: Place | None = None
 
     @property
     def first(self) -> bool:

@@ -29,7 +29,11 @@ class Checkpoints:
         self.folder = workdir / "checkpoints"
         self._hashes = workdir / "checkpoints.json"
         self._damaged: list[int] = []
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        # Of several processes that train together the first keeps checkpoints: all have the same weights.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
+        with as_input_error(f"cannot write a checkpoint to {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":

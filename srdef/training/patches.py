@@ -125,11 +125,20 @@ def _oriented(square: np.ndarray, turns: int, flipped: int) -> np.ndarray:
 
 
 def batches(
-    make: Callable[[int], np.ndarray], batch_size: int, first_step: int, steps: int
+    make: Callable[[int], np.ndarray], batch_size: int, first_step: int, steps: int, rows: range | None = None
 ) -> Iterator[np.ndarray]:
-    """Stacked `make(index)` of the steps `first_step` … `steps - 1`, made ahead in threads."""
-    indices = grain.MapDataset.range(first_step * batch_size, steps * batch_size)
-    stream = indices.map(lambda index: make(int(index))).batch(batch_size)
+    """Stacked `make(index)` of the steps `first_step` … `steps - 1`, made ahead in threads.
+
+    Index `i` is in row `i % batch_size` of step `i // batch_size`. With `rows` only those of each batch.
+    """
+    rows = range(batch_size) if rows is None else rows
+    share = len(rows)
+
+    def row(number: int) -> np.ndarray:
+        step, place = divmod(int(number), share)
+        return make(step * batch_size + rows[place])
+
+    stream = grain.MapDataset.range(first_step * share, steps * share).map(row).batch(share)
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=64)))
 
 

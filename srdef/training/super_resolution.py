@@ -4,13 +4,15 @@ The recipe is EDSR's (Lim et al., 2017, section 4): patches of 48x48 low-resolut
 the squared error of SRResNet), Adam, flips and quarter turns. The low-resolution patch is made on the
 device by the antialiased bicubic of the literature and rounded to 8 bits. Batch `step` is a function
 of the seed and `step` alone, so a run that was killed continues as if it had not been. The batch is
-spread over all devices of this machine; every device has all weights, and all photographs.
+spread over all devices, those of all processes if `jax.distributed` was initialized; every device has all
+weights, and all photographs.
 """
 
 import json
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from srdef import batching, interrupts, models
 from srdef.errors import InputError
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.storage import files
+from srdef.training import together
 from srdef.training.checkpoints import Checkpoints
 from srdef.training.patches import MARGIN, PatchSource, PhotographsOnDevice, batches, read_folder
 from srdef.training.quality import evaluate_psnr, make_low_resolution
@@ -237,6 +240,26 @@ def _keep_until(path: Path, step: int) -> None:
         files.write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
+def _everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Put what all processes have on the devices of all."""
+    return batching.replicate(together.on_host(tree), mesh)
+
+
+def _restored(checkpoints: Checkpoints | None, log: Path, state: Any, mesh: Mesh) -> tuple[int, float, Any]:
+    """Where the training goes on, the seconds that it took so far, and its state on all devices.
+
+    Checkpoints and log are read by the first process, which drops the records after its checkpoint.
+    """
+    step, before = 0, 0.0
+    if checkpoints:
+        alone = jax.process_count() == 1
+        step, state = checkpoints.restore(_everywhere(state, mesh) if alone else together.on_host(state))
+        _keep_until(log, step)
+        before = max((record.get("seconds", 0.0) for record in read_metrics(log)), default=0.0)
+    step, before = (number.item() for number in together.agreed((np.int32(step), np.float32(before))))
+    return step, before, _everywhere(together.agreed(state) if step else state, mesh)
+
+
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:
     if config.precision not in PRECISIONS:
         raise InputError(f"unknown precision {config.precision!r}; choose from: {', '.join(PRECISIONS)}")
@@ -332,7 +355,8 @@ def train(
         As in `configs/train_edsr.py`.
     workdir : Path
         Receives `checkpoints/`, their hashes (`checkpoints.json`) and `metrics.jsonl`; a run found there is
-        continued from its newest checkpoint, or the one before with a warning if that is damaged.
+        continued from its newest checkpoint, or the one before with a warning if that is damaged. Of several
+        processes the first reads and writes it.
     report : callable
         Called every `log_every` steps with the record that goes to `metrics.jsonl`: `step`, `loss`,
         `images_per_second`, `busy` (a lower bound of the share of the time in which the device computed: a
@@ -352,7 +376,7 @@ def train(
         For missing folders or images, an unknown option, no checkpoint that is whole, or a loss or weights
         that are not finite, of which no checkpoint is kept.
     """
-    mesh = batching.data_mesh()
+    mesh = batching.data_mesh(jax.devices())
     _check(config, mesh.devices.size)
     photographs = read_folder(config.train_folder) if photographs is None else photographs
     source = PatchSource.create(photographs, config.patch, network.scale, config.seed)
@@ -363,25 +387,25 @@ def train(
     budget = 60 * config.minutes if config.minutes else np.inf
 
     log = workdir / "metrics.jsonl"
-    with Checkpoints(workdir) as checkpoints:
-        step, state = checkpoints.restore(batching.replicate(state, mesh))
-        _keep_until(log, step)
-        before = max((record.get("seconds", 0.0) for record in read_metrics(log)), default=0.0)
+    with Checkpoints(workdir) if together.first() else nullcontext() as checkpoints:
+        step, before, state = _restored(checkpoints, log, state, mesh)
         if step >= end or before >= budget:
-            return trainer.averaged(state)
+            return trainer.averaged(together.local(state))
 
         began = time.monotonic() - before
-        frozen = batching.replicate(trainer.frozen, mesh)
+        frozen = _everywhere(trainer.frozen, mesh)
         on_device = config.crop == "device"
-        pool = batching.replicate(PhotographsOnDevice.create(source), mesh) if on_device else None
+        pool = _everywhere(PhotographsOnDevice.create(source), mesh) if on_device else None
         step_function = _compiled_step(trainer, config, mesh, state, frozen, pool, source.side)
         make = source.draw if on_device else source
         measured: dict[str, jax.Array] = {}
         started, since, idle = time.monotonic(), step, 0.0
         asked = started
-        for batch in batches(make, config.batch_size, step, end):
+        rows = together.own_rows(sharding, config.batch_size)
+        for batch in batches(make, config.batch_size, step, end, rows):
             interrupts.check()
-            shards = jax.device_put(batch, sharding)
+            shape = (config.batch_size, *batch.shape[1:])
+            shards = jax.make_array_from_process_local_data(sharding, batch, shape)
             if all(value.is_ready() for value in measured.values()):  # type: ignore[attr-defined]
                 idle += time.monotonic() - asked
             state, measured = step_function(state, frozen, pool, shards, np.int32(step))
@@ -393,7 +417,8 @@ def train(
                     if not np.isfinite(value):
                         raise InputError(f"the {name} is {value} at step {step}; lower learning_rate")
                 seconds = time.monotonic() - started
-                last = last or time.monotonic() - began >= budget
+                if np.isfinite(budget):
+                    last = last or bool(together.agreed(np.int32(time.monotonic() - began >= budget)))
                 record = {
                     "step": step,
                     **measures,
@@ -401,16 +426,18 @@ def train(
                     "busy": round(1 - idle / seconds, 4),
                 }
                 if validation and (step % config.evaluate_every == 0 or last):
-                    record["psnr"] = evaluate_psnr(trainer.averaged(state), validation)
+                    record["psnr"] = evaluate_psnr(trainer.averaged(together.local(state)), validation)
                 record["seconds"] = round(time.monotonic() - began, 1)
-                _append(log, record)
+                if together.first():
+                    _append(log, record)
                 report(record)
                 started, since, idle = time.monotonic(), step, 0.0
             if step % config.checkpoint_every == 0 or last:
                 if not _all_finite(state):  # a run that goes on from here could only repeat it
                     raise InputError(f"the weights are not finite after step {step}; lower learning_rate")
-                checkpoints.save(step, state)
+                if checkpoints:
+                    checkpoints.save(step, together.on_host(together.local(state)))
             if last:
                 break
             asked = time.monotonic()
-    return trainer.averaged(state)
+    return trainer.averaged(together.local(state))
