@@ -7,7 +7,8 @@
 Leaves in the workdir: `manifold.md` and `manifold.json` (the tables), `curves.png`, `metrics.jsonl`,
 `checkpoints/`, `images.json` (which were trained on), `config.json`, `environment.json`, and under `store/`
 adversarial images and feature maps. A run that was stopped continues from its last checkpoint, with the same
-batches as if it had not been.
+batches as if it had not been. Many processes share the attacks by `--coordinator`, `--processes` and
+`--process`, or `--distributed`.
 
 With `config.study` many detectors are trained on the same features, with more and more pairs and blocks; the
 folder then has `study.md`, `study.json` and the figure `study.pdf` and `.png` beside `manifold.md` and
@@ -20,29 +21,33 @@ from typing import Any
 
 from rich.markdown import Markdown
 
-from srdef.commands import cli
+from srdef.commands import cli, processes
 from srdef.detection import experiment, study
 from srdef.evaluation import progress, schema
+from srdef.evaluation.processes import ALONE, Processes
 from srdef.reporting import detection_figure, detection_tables, gray_box_files, plots, style
-from srdef.storage import files, store
+from srdef.storage import files
 from srdef.training import export
 
 
-def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
+def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes = ALONE) -> None:
     """Run what is missing, write and print the tables."""
     config = cli.plain(config)
     schema.check("manifold", config)
     cli.refuse_another(workdir, config, overwrite)
-    with store.exclusive(workdir):
-        text = _study(config, workdir) if "study" in config else _one(config, workdir)
+    with members.hold(workdir):
+        reporter = progress.Reporter(cli.console, processes=members)
+        text = (_study if "study" in config else _one)(config, workdir, reporter)
+        if text is None:
+            return
         environment = files.canonical_json(gray_box_files.environment()) + "\n"
         files.write_atomically(workdir / "environment.json", environment)
     cli.console.print(Markdown(text))
     cli.console.print(f"Tables, curves and checkpoints: {workdir}")
 
 
-def _one(config: dict[str, Any], workdir: Path) -> str:
-    """One training; returns its tables."""
+def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> str | None:
+    """One training; returns its tables, if this is the first process."""
 
     def report(record: dict[str, Any]) -> None:
         cli.console.print(
@@ -51,15 +56,17 @@ def _one(config: dict[str, Any], workdir: Path) -> str:
             highlight=False,
         )
 
-    result = experiment.run(config, workdir, progress.Reporter(cli.console), report)
+    result = experiment.run(config, workdir, reporter, report)
+    if result is None:
+        return None
     _write(workdir, result)
     figure = plots.training_figure(export.read_metrics(workdir / "metrics.jsonl"), "manifold classifier")
     style.save(figure, workdir / "curves")
     return detection_tables.to_markdown(result)
 
 
-def _study(config: dict[str, Any], workdir: Path) -> str:
-    """All trainings of a study; returns its tables."""
+def _study(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> str | None:
+    """All trainings of a study; returns its tables, if this is the first process."""
 
     def report(setting: study.Setting) -> None:
         cli.console.print(
@@ -69,7 +76,9 @@ def _study(config: dict[str, Any], workdir: Path) -> str:
             highlight=False,
         )
 
-    found = study.run(config, workdir, progress.Reporter(cli.console), report)
+    found = study.run(config, workdir, reporter, report)
+    if found is None:
+        return None
     _write(workdir, found.result)
     text = detection_tables.study_to_markdown(found)
     files.write_atomically(workdir / "study.md", text)
@@ -86,7 +95,8 @@ def _write(workdir: Path, result: experiment.Result) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    main(options.config, options.workdir, options.overwrite)
+    with processes.of(options, "manifold", options.config) as members:
+        main(options.config, options.workdir, options.overwrite, members)
 
 
-COMMAND = cli.Command(run, schema="manifold", workdir=True)
+COMMAND = cli.Command(run, schema="manifold", workdir=True, options=processes.add_options)

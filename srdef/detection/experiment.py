@@ -8,7 +8,7 @@ Every image that the network sees is rounded to 8 bits, so that float32 noise gi
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from srdef.detection.training import create, scores, train
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, resolve
 from srdef.evaluation.predictions import defended_images
+from srdef.evaluation.processes import ALONE
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.interpret import features
@@ -167,8 +168,10 @@ def run(
     workdir: Path,
     reporter: Reporter,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> Result:
+) -> Result | None:
     """Attack, compute features, train, test; what `workdir` already holds is not done again.
+
+    Many processes share the attacks; the rest is done by the first, and the others return None.
 
     Parameters
     ----------
@@ -190,6 +193,11 @@ def run(
     experiment = start(config, workdir)
     model = create(experiment.classifier, options, experiment.seed)
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
+    for attack in experiment.attacks:
+        correct.adversarial(attack)
+    if not reporter.processes.first:
+        return None
+    correct = alone(correct)
     train_rows, test_rows = split(correct, options["test_share"], workdir)
     attacks = list(experiment.attacks)
     clean, _ = feature_maps(correct, CLEAN, model.endpoint)
@@ -214,6 +222,12 @@ def start(config: dict[str, Any], workdir: Path) -> Experiment:
         raise InputError(f"{workdir} holds a run of another configuration; choose another --workdir")
     write_atomically(written, text)
     return experiment
+
+
+def alone(run: Run) -> Run:
+    """The same run in this process only, when the others have done their share."""
+    run.reporter.processes.finish()
+    return replace(run, reporter=replace(run.reporter, processes=ALONE))
 
 
 def split(run: Run, test_share: float, workdir: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,17 @@ from rich.console import Console
 from srdef import batching
 from srdef.datasets.crops import source_image
 from srdef.detection import joint
-from srdef.detection.experiment import Result, adversarial, area, check, judge, side_by_side, split, start
+from srdef.detection.experiment import (
+    Result,
+    adversarial,
+    alone,
+    area,
+    check,
+    judge,
+    side_by_side,
+    split,
+    start,
+)
 from srdef.detection.network import ManifoldClassifier, detect
 from srdef.detection.pairs import Accuracy, Pairs, accuracy_of
 from srdef.detection.training import create, scores, train
@@ -92,8 +102,10 @@ def run(
     workdir: Path,
     reporter: Reporter,
     report: Callable[[Setting], None] = lambda setting: None,
-) -> Study:
+) -> Study | None:
     """Attack, compute features, train and test every setting; what `workdir` holds is not done again.
+
+    Many processes share the attacks; the rest is done by the first, and the others return None.
 
     Parameters
     ----------
@@ -122,10 +134,16 @@ def run(
     models = {blocks: _create(experiment, {**options, "blocks": blocks}) for blocks in study["blocks"]}
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
     workers = max((os.cpu_count() or 1) // 3, 1)
+    if reporter.processes.count > 1:
+        _attack(correct, reporter, 1)  # all of them in the same order
+        if not reporter.processes.first:
+            return None
+        correct = alone(correct)
     if workers > 1:  # a terminal shows one bar at a time: lines alone
         console = Console(file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False)
         correct = replace(correct, reporter=Reporter(console))
-    _attack(correct, reporter, workers)
+    if reporter.processes.count == 1:
+        _attack(correct, reporter, workers)
     train_rows, test_rows = split(correct, options["test_share"], workdir)
     names = [correct.dataset.names[row] for row in test_rows]
 

@@ -3,6 +3,8 @@
 import base64
 import json
 import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -22,6 +24,8 @@ from srdef.detection import network as network_module
 from srdef.detection import training
 from srdef.detection.pairs import split_by_image
 from srdef.errors import InputError
+from srdef.evaluation.links import Place
+from srdef.evaluation.meeting import meet
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate
 from srdef.reporting import figure_parts, figures
@@ -159,6 +163,26 @@ def test_a_stopped_run_continues_with_the_same_numbers(finished, tmp_path):
     again = evaluation.run(config, tmp_path, quiet())
     assert again == result
     assert (tmp_path / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_attacks(finished, tmp_path):
+    """Threads stand for them; the first goes on alone, and ends with the bytes of one process."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+
+    def work(process):
+        with meet(Place(address, 2, process), "the same run") as members:
+            script.main(ConfigDict(run_config()), tmp_path, members=members)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(work, process) for process in (0, 1)]:
+            done.result(timeout=300)
+    names = ("manifold.json", "images.json", "metrics.jsonl")
+    assert [(tmp_path / name).read_bytes() for name in names] == [
+        (finished[0] / name).read_bytes() for name in names
+    ]
 
 
 @pytest.mark.slow
