@@ -40,6 +40,15 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def sharding_of_rows(mesh: Mesh) -> NamedSharding:
+    """How a batch lies on the devices of `mesh`: cut along its rows.
+
+    On one device that is no other than an array that is the same on all devices, and has its name: XLA does
+    not keep two names apart there, so a loop over a program would compile it for results with either.
+    """
+    return NamedSharding(mesh, PartitionSpec("data") if mesh.devices.size > 1 else PartitionSpec())
+
+
 def on_each_device(
     function: Callable[..., Any], sharding: Any, shared: tuple[Any, ...], rows: tuple[Any, ...]
 ) -> Any:
@@ -80,7 +89,7 @@ def abstract(shared: Any, rows: Any, batch_size: int, mesh: Mesh) -> tuple[Any, 
     mesh : Mesh
     """
     size = -(-batch_size // mesh.devices.size) * mesh.devices.size
-    everywhere, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    everywhere, cut = NamedSharding(mesh, PartitionSpec()), sharding_of_rows(mesh)
 
     def shape(leaf: Any, rows: int | None, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         leaf = leaf if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf)
@@ -232,7 +241,7 @@ def map_batches(
     mesh = data_mesh() if mesh is None else mesh
     devices = mesh.devices.size
     size = -(-(batch_size or count) // devices) * devices
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = sharding_of_rows(mesh)
     shared = replicate(shared, mesh)
 
     gathered = _OnDevice() if on_device else _OnHost(count, per_image)

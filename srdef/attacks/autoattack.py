@@ -22,7 +22,7 @@ from srdef.attacks.fab import fab, fab_t
 from srdef.attacks.losses import classes_needed
 from srdef.attacks.projections import Norm
 from srdef.attacks.square import square
-from srdef.attacks.stepping import smaller_batch
+from srdef.attacks.stepping import fitting_batch, smaller_batch
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.errors import InputError, SrdefWarning
 from srdef.validation import (
@@ -255,7 +255,7 @@ class AutoAttack(Ensemble):
                         key=fresh,
                         storage=storage,
                         arithmetic=arithmetic,
-                        **options(left),
+                        **options(left) | {"batch_size": fitting_batch(batch_size or count, len(left))},
                     )
                 distance = _distance(result.images - images[left], self.norm)
                 inside = distance <= radius[left] * (1 + 1e-5) + 1e-6

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from srdef.attacks import programs
 from srdef.attacks.arguments import check_arguments
@@ -16,7 +16,7 @@ from srdef.attacks.arithmetic import Arithmetic, computing_in, judging_in
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.attacks.stepping import is_looped
-from srdef.batching import abstract, data_mesh
+from srdef.batching import abstract, data_mesh, sharding_of_rows
 from srdef.victims import Victim
 
 
@@ -44,7 +44,7 @@ def precompile(
     if not isinstance(attack, Attack):
         return
     mesh = data_mesh() if mesh is None else mesh
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = sharding_of_rows(mesh)
     targeted = attack.targeted
     one = np.zeros((1, *shape), np.float32)
     _, ids, attack, _ = check_arguments(attack, victim, one, None, key)

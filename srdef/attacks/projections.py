@@ -17,6 +17,9 @@ Norm = Literal["linf", "l2", "l1"]
 # L0 is no norm, and no ball in it is convex: only the attacks made for it know it.
 AnyNorm = Literal["linf", "l2", "l1", "l0"]
 
+# How many floats a good guess is off at most, where one is made; a power of two.
+_NEAR = 8
+
 # The norm in which a gradient says how far its hyperplane is in the other one.
 DUAL: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
@@ -157,7 +160,15 @@ def project_hyperplane(x: jax.Array, normal: jax.Array, offset: jax.Array, norm:
     # In L2 a step of c / |w|² is enough without the box; where the box is in the way, ever larger
     # ones may be needed.
     furthest = 1.0 if norm == "linf" else float(jnp.finfo(jnp.float32).max)
-    amount = _smallest(lambda amount: _dot(weight, moved_by(amount)) >= excess, furthest)
+    # What the change undoes is concave in λ and bends where a value reaches its end of the box: Newton's
+    # method comes from below and is there after a few bends.
+    pull = jnp.ones_like(weight) if norm == "linf" else weight
+    guess = safe_divide(excess, _dot(weight, pull))
+    for _ in range(2):
+        free = guess * pull < room
+        left = excess - _dot(weight, jnp.where(free, 0, room))
+        guess = safe_divide(left, _dot(weight, jnp.where(free, pull, 0)))
+    amount = _smallest(lambda amount: _dot(weight, moved_by(amount)) >= excess, furthest, guess)
     return (-jnp.sign(normal) * moved_by(amount)).reshape(shape)
 
 
@@ -179,21 +190,38 @@ def _sum(array: jax.Array) -> jax.Array:
     return _dot(jnp.ones_like(array), array)
 
 
-def _smallest(holds: Callable[[jax.Array], jax.Array], highest: Scalar) -> jax.Array:
+def _smallest(holds: Callable[[jax.Array], jax.Array], highest: Scalar, guess: Any = None) -> jax.Array:
     """The smallest float32 in [0, highest] from which on `holds` is true; `highest` if it never is.
 
-    Non-negative floats are in the order of their bits read as integers.
+    Non-negative floats are in the order of their bits read as integers. With a `guess`, `_NEAR` floats below
+    and above it are tried first: the result is the same, and found in a fifth of the time if it is between.
     """
 
     def number(bits: jax.Array) -> jax.Array:
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def bits(number: Any) -> jax.Array:
+        return jax.lax.bitcast_convert_type(jnp.float32(number), jnp.int32)
+
+    def look(middle: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
-        middle = low + (high - low + 1) // 2
         works = holds(number(middle))
         return jnp.where(works, low, middle), jnp.where(works, middle, high)
 
-    top = jax.lax.bitcast_convert_type(jnp.float32(highest), jnp.int32)
-    _, high = jax.lax.fori_loop(0, 32, halve, (jnp.int32(-1), top))
-    return number(high)
+    def halve(ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        return look(low + (high - low + 1) // 2, ends)
+
+    ends = jnp.int32(-1), bits(highest)
+    if guess is None:
+        return number(jax.lax.fori_loop(0, 32, lambda _, ends: halve(ends), ends)[1])
+    near = jnp.where(guess > 0, bits(jnp.minimum(guess, highest)), 0)
+
+    def narrow(i: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = jnp.where(i < 2, near + jnp.where(i == 0, -_NEAR, _NEAR), low + (high - low + 1) // 2)
+        return look(jnp.clip(middle, low + 1, high), ends)
+
+    # A number of steps that is known before, as in most cases it is enough and some devices are faster then.
+    ends = jax.lax.fori_loop(0, 2 + _NEAR.bit_length(), narrow, ends)
+    return number(jax.lax.while_loop(lambda ends: ends[1] - ends[0] > 1, halve, ends)[1])

@@ -79,6 +79,7 @@ def run_steps(
     size = len(finished)
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
     pace = _Pace()
+    needed = jax.device_put(rows < size, sharding)
     if recorder is not None:
         recorder(batch, state, rows)
     while not (done := np.asarray(finished) | (rows == size)).all():
@@ -93,13 +94,11 @@ def run_steps(
             rows = np.append(rows[left], np.full(smaller - len(left), size))
             kept = np.minimum(rows, size - 1)
             state, batch = programs.take((everything, attack), kept, sharding=sharding)
+            needed = jax.device_put(rows < size, sharding)
             pace = _Pace()
-        batch, needed = jax.device_put((batch, rows < size), sharding)
         enough = len(rows) // SHRINK // devices * devices if shrinks else 0
         for _ in range(patience):
             interrupts.check()
-            # On one device XLA forgets the sharding; it is said again, or the steps were compiled once more.
-            state = jax.device_put(state, sharding)
             with pace if looped else nullcontext(), computing_in(arithmetic):
                 state, finished = programs.steps(
                     batch,
@@ -148,3 +147,16 @@ def smaller_batch(batch_size: int, left: int) -> int:
     while batch_size // SHRINK >= left:
         batch_size //= SHRINK
     return batch_size
+
+
+def fitting_batch(batch_size: int, left: int) -> int:
+    """The smallest batch that holds `left` images, of 8, 7, 6 or 5 eighths of `batch_size`, or of its half...
+
+    For callers that begin another attack with the images that the last one has left. The programs of that
+    attack are compiled in any case, and a row that only fills up its batch takes as long as an image.
+    """
+    if left >= batch_size:
+        return batch_size
+    while batch_size // 2 >= left:
+        batch_size //= 2
+    return next(size for eighths in (5, 6, 7, 8) if (size := -(-batch_size * eighths // 8)) >= left)

@@ -1,6 +1,7 @@
 """The ensemble: order, worst case, few classes, random victims, masked gradients; and transfer."""
 
 import functools
+import importlib
 import warnings
 
 import jax
@@ -91,6 +92,28 @@ def test_the_result_is_one_of_perturb():
     assert repr(result) == (
         "AutoAttackResult(4 images: clean 1.000, apgd-ce 0.500, fab-t 0.500, final 0.500; 0 warnings)"
     )
+
+
+def test_each_attack_runs_on_what_the_last_one_has_left(monkeypatch):
+    """In batches that hold little else: on a CPU rows that fill a batch up cost as much as images."""
+    classifier, images, labels = linear()
+    epsilon = float(np.median(exact_linf()))
+    sizes = []
+    module = importlib.import_module("srdef.attacks.autoattack")
+    run_attack = module.perturb
+
+    def watched(attack, victim, images, *arguments, **options):
+        sizes.append((len(images), options["batch_size"]))
+        return run_attack(attack, victim, images, *arguments, **options)
+
+    monkeypatch.setattr(module, "perturb", watched)
+    run(Undefended(classifier), images, labels, epsilon, attacks=quick(epsilon))
+    assert sizes == [(4, 4), (2, 2)]
+    sizes.clear()
+    images, labels = np.concatenate([images] * 2)[1:], np.concatenate([labels] * 2)[1:]
+    robust = np.concatenate([exact_linf() > epsilon] * 2)[1:]
+    run(Undefended(classifier), images, labels, epsilon, attacks=quick(epsilon), batch_size=7)
+    assert sizes == [(7, 7), (robust.sum(), 5 if robust.sum() > 3 else 3)]
 
 
 def test_made_by_name():

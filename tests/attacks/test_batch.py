@@ -266,6 +266,38 @@ def test_a_short_last_batch_compiles_nothing_new_and_progress_is_told():
     np.testing.assert_array_equal(result.images, whole.images)
 
 
+@pytest.mark.parametrize("name", ["ifgsm", "apgd"])
+def test_no_step_puts_anything_on_the_device(name, monkeypatch):
+    """Where steps are short, that takes longer than they do."""
+    counts = []
+    put = jax.device_put
+
+    def counted(*arguments, **options):
+        counts[-1] += 1
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    victim = Undefended(linear_victims.linear(classes=5))
+    images = linear_victims.images(4)
+    labels = linear_victims.predictions(victim.classifier, images)
+    for steps in (2, 9):
+        counts.append(0)
+        attack = attacks.create(name, epsilon=1e-6, steps=steps)
+        result = attacks.perturb(attack, victim, images, labels, key=KEY)
+        assert (result.steps >= steps).all()
+    assert counts[0] == counts[1] > 0
+
+
+def test_sizes_of_batches_for_what_is_left():
+    sizes = [stepping.fitting_batch(100, left) for left in range(1, 131)]
+    few, many = [1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 16, 19, 22, 25], [32, 38, 44, 50, 63, 75, 88, 100]
+    assert sorted(set(sizes)) == few + many
+    for left, size in enumerate(sizes[:100], start=1):
+        assert left <= size <= max(left + 1, 1.25 * left)
+    assert sizes[100:] == [100] * 30
+    assert [stepping.smaller_batch(100, left) for left in (100, 26, 25, 7, 6, 1)] == [100, 100, 25, 25, 6, 1]
+
+
 @struct.dataclass
 class Noisy:
     """The classifier, with noise on its logits that the key draws."""

@@ -80,6 +80,40 @@ def test_hyperplane_and_box_against_solvers(norm, seed):
     assert float(projections.length(jnp.asarray(found), norm)) == pytest.approx(shortest, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("smallest", [0.0, 1e-30, 3.7e-3, 0.25, 1.0, 2.0])
+def test_a_guess_changes_no_result_however_bad(smallest):
+    """Exact, a few floats off, far off, of no use at all."""
+    few = np.float32(smallest) * (1 + np.float32(2.0**-23) * np.arange(-20, 21))
+    guesses = np.append(few, [0, -1, 1e-38, 1e-3, 0.7, 1, 5, np.inf, -np.inf, np.nan]).astype(np.float32)
+
+    def found(guess):
+        return projections._smallest(lambda amount: amount >= jnp.float32(smallest), 1.0, guess)
+
+    expected = min(np.float32(smallest), np.float32(1))
+    assert found(None) == expected
+    np.testing.assert_array_equal(jax.jit(jax.vmap(found))(guesses), expected)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_hyperplane_where_the_change_bends_more_often_than_its_guess(norm):
+    """Every value has another room and another weight, so the exact change is behind many bends."""
+    weight = np.geomspace(1e-3, 1, 300, dtype=np.float32)[:, None, None]
+    for x in (np.geomspace(1e-4, 1, 300), np.geomspace(1, 1e-4, 300), np.full(300, 0.5)):
+        x = x.astype(np.float32)[:, None, None]
+        for share in (0.01, 0.3, 0.9, 0.999):
+            excess = share * (weight * x).sum(dtype=np.float64)
+            offset = np.float32((weight * x).sum(dtype=np.float64) - excess)
+            pull = (np.ones_like(weight) if norm == "linf" else weight).astype(np.float64)
+
+            def undone(amount, x=x, pull=pull, excess=excess):
+                return (weight * np.minimum(amount * pull, x)).sum() - excess
+
+            amount = brentq(undone, 0, 1e4, xtol=1e-14)
+            found = projections.project_hyperplane(x, weight, offset, norm)
+            # float32 sums of 300 products, of which the excess is the small difference of two.
+            np.testing.assert_allclose(found, -np.minimum(amount * pull, x), rtol=2e-4, atol=2e-6)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_hyperplane_out_of_reach_and_without_a_normal(norm):
     x, normal, _ = case(0)
