@@ -1,7 +1,6 @@
 """Transfer: attack one victim, judge on another."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from srdef.attacks.arithmetic import Arithmetic, judging_in
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
 from srdef.batching import map_batches
-from srdef.errors import InputError, SrdefWarning
+from srdef.errors import InputError, warn
 from srdef.validation import check_count, check_ids, check_images, check_key, check_labels
 from srdef.victims import Victim, check_victim
 
@@ -64,8 +63,7 @@ def _share_of_draws(
     is_nan = np.isnan(share)
     if is_nan.any():
         first = ", ".join(map(str, ids[is_nan][:5]))
-        text = f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}"
-        warnings.warn(text, SrdefWarning, stacklevel=3)
+        warn(f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}")
     return share
 
 

@@ -9,7 +9,6 @@ spread over all devices of this machine; every device has all weights, and all p
 
 import json
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import batching, interrupts, models
-from srdef.errors import InputError
+from srdef.errors import InputError, warn
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.storage import files
 from srdef.training.checkpoints import Checkpoints
@@ -306,9 +305,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             damaged.append(number)
     if damaged:
-        warnings.warn(
-            f"{path}: {len(damaged)} damaged lines are left out, the first is line {damaged[0]}", stacklevel=2
-        )
+        warn(f"{path}: {len(damaged)} damaged lines are left out, the first is line {damaged[0]}")
     return records
 
 
