@@ -121,9 +121,19 @@ def test_prints_and_leaves_what_evaluate_robustness_gives(folder, capsys):
     assert run("--attacks=fgsm", "--epsilons=2/255", "--output=out") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: out holds the results of another configuration: config.attacks is [")
-    assert "choose another --output" in error
+    assert error.endswith("choose another --output, or replace them by --overwrite\n")  # nothing else is kept
     assert run("--attacks=fgsm", "--epsilons=2/255", "--output=out", "--overwrite") == 0
     assert set(accuracies(folder / "out" / "robustness.csv")) == {("clean", 0), ("fgsm", 2)}
+
+
+def test_ctrl_c_says_that_nothing_is_kept(folder, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attack, "evaluate_robustness", stop)
+    assert run("--output=out") == 130
+    assert capsys.readouterr().err == "stopped; the same command starts again from the beginning\n"
+    assert not (folder / "out").exists()
 
 
 def test_options_defense_norm_and_limit(folder):
