@@ -28,6 +28,7 @@ from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.reporting.robust_accuracy import RobustAccuracy
 from srdef.validation import (
+    ONE_IMAGE,
     check_choice,
     check_count,
     check_epsilon,
@@ -35,6 +36,7 @@ from srdef.validation import (
     check_images,
     check_key,
     check_labels,
+    check_not_traced,
 )
 from srdef.victims import Victim
 
@@ -111,6 +113,7 @@ def evaluate_robustness(
         For bad images, labels, names or radii; for an attack in another norm; for "autoattack" on a random
         defense (give `{"name": "autoattack", "version": "rand"}`).
     """
+    check_not_traced("evaluate_robustness", ONE_IMAGE, model, images, labels, key, defense, ids)
     check_key(key)
     check_choice("norm", norm, ("linf", "l2", "l1"))
     check_choice("threat", threat, ("white_box", "gray_box"))

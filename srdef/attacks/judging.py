@@ -128,6 +128,8 @@ def round_result(
     SrdefWarning
         If the victim's logits are NaN for some of the rounded images.
     """
+    given = (attack, victim, images, adversarial, labels, key, ids)
+    validation.check_not_traced("round_result", "attack.round on one image", *given)
     if isinstance(attack, Ensemble):  # one attack that is repeated
         attack = getattr(attack, "attack", attack)
     images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)

@@ -16,7 +16,7 @@ from srdef.attacks.base import REGISTRY, START, Attack, is_adversarial
 from srdef.attacks.losses import loss_to_climb
 from srdef.attacks.projections import Norm
 from srdef.errors import InputError
-from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
+from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares, is_traced
 from srdef.victims import Victim, draws_per_call
 
 Basis = Literal["pixel", "dct"]
@@ -185,6 +185,6 @@ def simba(
     check_count("queries", queries)
     check_numbers(step_size=step_size)
     check_shares(lowest=lowest)
-    if not np.all(np.asarray(lowest) > 0):
+    if not is_traced(lowest) and not np.all(np.asarray(lowest) > 0):
         raise InputError(f"lowest must be above 0, the share of the frequencies to begin with, not {lowest}")
     return SimBA(step_size, lowest, basis, queries, stop_early, targeted)

@@ -15,7 +15,15 @@ from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
 from srdef.batching import map_batches
 from srdef.errors import InputError, warn
-from srdef.validation import check_count, check_ids, check_images, check_key, check_labels
+from srdef.validation import (
+    ONE_IMAGE,
+    check_count,
+    check_ids,
+    check_images,
+    check_key,
+    check_labels,
+    check_not_traced,
+)
 from srdef.victims import Victim, check_victim
 
 # The draws with which a random target is judged; none of them is one that the attack has seen.
@@ -53,6 +61,7 @@ def _share_of_draws(
     mesh: Any,
 ) -> np.ndarray:
     """The share of draws that classify each image as its label; NaN, with a warning, where logits are NaN."""
+    check_not_traced("accuracy_over_draws", "victim(image, key)", victim, images, labels, key, ids)
     images = check_images(images)
     check_key(key)
     labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
@@ -144,6 +153,7 @@ def transfer(
     InputError
         As `perturb`, and if the victims differ in their number of classes.
     """
+    check_not_traced("transfer", ONE_IMAGE, attack, source, target, images, labels, key, ids)
     images = check_images(images)
     of_source, of_target = (check_victim(victim, images.shape[1:]) for victim in (source, target))
     if of_source != of_target:
