@@ -6,6 +6,10 @@
 Does what `srdef.evaluate_robustness` does, and prints its table; with `--output` it also leaves the table as
 CSV and Markdown, and a plot of accuracy against ε. Accuracy counts all images.
 
+`--trace` beside it leaves what the attacks did on their way: margin, loss and success before the first step
+and after each, as a picture (`trace.png`) and for each image that they attacked (`trace.csv`). It takes one
+prediction more for each step.
+
 The model, each attack, the defense and the data are names, with options behind a colon:
 `pgd:steps=40,restarts=2`. A name is a registered one, or FILE.py:FUNCTION or MODULE:FUNCTION of your own:
 `mine.py:build:width=3`. Registered models come with their trained weights, where there are some. The data may
@@ -153,7 +157,12 @@ def to_rich(result: RobustAccuracy) -> Table:
 
 
 def measure(
-    model: Any, dataset: Dataset, labels: np.ndarray, config: dict[str, Any], defense: Defense | None
+    model: Any,
+    dataset: Dataset,
+    labels: np.ndarray,
+    config: dict[str, Any],
+    defense: Defense | None,
+    trace: bool = False,
 ) -> RobustAccuracy:
     """Run the attacks, and say how far they are."""
     started = time.monotonic()
@@ -182,13 +191,14 @@ def measure(
             ids=dataset.ids,
             batch_size=min(config["batch_size"], len(dataset)),
             arithmetic=config.get("arithmetic", "float32"),
+            trace=trace,
             progress=progress,
             on_batch=on_batch,
         )
 
 
 def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
-    """Table, plot, and what they were made with."""
+    """Table, plot, traces if there are some, and what they were made with."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -199,6 +209,11 @@ def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
     result.to_csv(folder / "robustness.csv")
     files.write_atomically(folder / "robustness.md", result.to_markdown())
     result.plot(folder / "robustness.png")
+    for name in ("trace.csv", "trace.png"):  # those of a run before this one
+        (folder / name).unlink(missing_ok=True)
+    if result.traces:
+        result.trace_to_csv(folder / "trace.csv")
+        result.plot_trace(folder / "trace.png")
     cli.console.print(f"Table, plot and settings: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -244,6 +259,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="NUMBER", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--output", metavar="FOLDER", help="leave CSV, Markdown and a plot here")
     parser.add_argument(
+        "--trace", action="store_true", help="leave also margin, loss and success at each step there"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace the results of other settings in this folder"
     )
 
@@ -279,6 +297,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """Make everything, attack, print and write."""
     config = settings(options)
+    if options.trace and not options.output:
+        raise InputError("--trace leaves a picture and a table: say where, --output=FOLDER")
     folder = Path(options.output).expanduser() if options.output else None
     if folder is not None:
         cli.refuse_another(folder, config, options.overwrite, option="--output")
@@ -289,7 +309,9 @@ def run(options: argparse.Namespace) -> None:
     dataset = load(config["data"], config["limit"], model)
     labels = label(model, dataset, min(options.batch_size, len(dataset)))
     cli.console.print(f"{len(dataset)} images of {'x'.join(map(str, dataset.images.shape[1:]))}")
-    result = measure(model, dataset, labels, config, defense)
+    result = measure(model, dataset, labels, config, defense, options.trace)
+    if options.trace and not result.traces:
+        cli.console.print("no image was attacked, as none is classified correctly: there is no trace")
     cli.console.print(to_rich(result))
     cli.console.print(result.to_markdown().splitlines()[-1], highlight=False)
     if folder is not None:
