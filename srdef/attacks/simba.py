@@ -5,16 +5,17 @@ algorithm 1, and the authors' code (cg563/simple-blackbox-attack): order of the 
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, START, Attack, is_adversarial
+from srdef.attacks.base import REGISTRY, START
 from srdef.attacks.losses import loss_to_climb
 from srdef.attacks.projections import Norm
+from srdef.attacks.queries import QuerySearch, QueryState
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares, is_traced
 from srdef.victims import Victim, draws_per_call
@@ -22,24 +23,16 @@ from srdef.victims import Victim, draws_per_call
 Basis = Literal["pixel", "dct"]
 
 
-class State(struct.PyTreeNode):
+class State(QueryState):
     """The loop's state of one image."""
 
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    draws: jax.Array  # queries that one evaluation of the victim costs
-    x: jax.Array
-    loss: jax.Array  # what the search raises, at x
-    adversarial: jax.Array
     order: jax.Array  # int32 (height * width * channels,): the directions as they are tried
     tried: jax.Array  # how many of them are done
     backwards: jax.Array  # whether the next query is for the step against the direction
 
 
 @struct.dataclass
-class SimBA(Attack):
+class SimBA(QuerySearch):
     """Step along orthonormal directions, each tried once; keep a step if the label's probability falls.
 
     A direction is first tried with +`step_size`, then, if that does not lower the probability, with
@@ -68,7 +61,6 @@ class SimBA(Attack):
         Whether labels are the classes to reach, whose probability shall rise.
     """
 
-    uses_gradients: ClassVar[bool] = False
     step_size: Scalar = 0.2
     lowest: Scalar = 1 / 8
     basis: Basis = struct.field(pytree_node=False, default="pixel")
@@ -77,13 +69,9 @@ class SimBA(Attack):
     targeted: bool = struct.field(pytree_node=False, default=False)
     norm: Norm = struct.field(pytree_node=False, default="l2")
 
-    @property
-    def max_steps(self) -> int:
-        return self.queries
-
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         order_key, query_key = jax.random.split(jax.random.fold_in(key, 0))
-        loss, adversarial = self._ask(victim, image, label, query_key)
+        loss, adversarial = self.ask(victim, image, label, query_key)
         return State(
             image,
             label,
@@ -99,7 +87,7 @@ class SimBA(Attack):
         )
 
     def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
-        loss, adversarial = self._ask(victim, start, state.label, jax.random.fold_in(state.key, START))
+        loss, adversarial = self.ask(victim, start, state.label, jax.random.fold_in(state.key, START))
         # What is misclassified already stays as it is.
         x = jnp.where(state.adversarial, state.x, start)
         return state.replace(x=x, loss=loss, adversarial=state.adversarial | adversarial)
@@ -109,8 +97,8 @@ class SimBA(Attack):
         direction = self._direction(state.order[state.tried], state.image.shape)
         size = jnp.where(state.backwards, -1, 1) * jnp.asarray(self.step_size)
         x = jnp.clip(state.x + size * direction, 0, 1).astype(state.image.dtype)
-        loss, adversarial = self._ask(victim, x, state.label, jax.random.fold_in(state.key, iteration))
-        better = loss > state.loss
+        loss, adversarial = self.ask(victim, x, state.label, jax.random.fold_in(state.key, iteration))
+        better = loss < state.loss
         return state.replace(
             iteration=iteration,
             x=jnp.where(better, x, state.x),
@@ -121,19 +109,14 @@ class SimBA(Attack):
         )
 
     def finished(self, state: State) -> jax.Array:
-        spent = (state.iteration + 1) * state.draws > self.queries
-        return state.adversarial | spent | (state.tried >= len(state.order))
+        return super().finished(state) | (state.tried >= len(state.order))
 
-    def result(self, state: State) -> jax.Array:
-        return state.x
-
-    def _ask(
+    def loss_at(
         self, victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """What the search raises, and whether the attack may end here."""
+        """What falls and rises with the probability, or for a targeted attack against it; and the logits."""
         value, logits = loss_to_climb(victim, x, label, key, targeted=self.targeted)
-        value = jnp.where(jnp.isnan(value), -jnp.inf, value)
-        return value, self.stop_early & is_adversarial(self, logits, label)
+        return -value, logits
 
     def _order(self, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
         """The places of all directions in an array of this shape, in random order; low frequencies first."""
