@@ -1,5 +1,9 @@
 """The errors and the warning that srdef raises."""
 
+import sys
+import warnings
+from types import FrameType
+
 
 def printable(text: str) -> str:
     r"""`text` with every control character escaped (`\x1b`, `\n`), so that it is one line of a terminal."""
@@ -22,4 +26,13 @@ class OutOfMemoryError(InputError, MemoryError):
 
 
 class SrdefWarning(UserWarning):
-    """A result that is likely to mislead: a gradient that is not finite, or zero where it should not be."""
+    """What is likely to mislead: a gradient that is zero where it should not be, or files left out."""
+
+
+def warn(message: str) -> None:
+    """Give a `SrdefWarning`, which names the line outside of srdef that has led to it."""
+    frame: FrameType | None = sys._getframe()
+    level = 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "srdef":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SrdefWarning, stacklevel=level + 1)

@@ -5,14 +5,13 @@ import importlib
 import importlib.util
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from srdef.errors import InputError, SrdefWarning
+from srdef.errors import InputError, warn
 
 # The modules that names with a colon have led to, by name.
 _imported: dict[str, ModuleType] = {}
@@ -173,7 +172,7 @@ def restore(found: Mapping[str, Mapping[str, str]]) -> None:
         if not problem and _hash(file) != entry["sha256"]:
             problem = "has changed since then"
         if problem:
-            warnings.warn(f"{file}, which the run imported, {problem}", SrdefWarning, stacklevel=2)
+            warn(f"{file}, which the run imported, {problem}")
         if not file.is_file():
             continue
         place = name.rpartition(":")[0] or name

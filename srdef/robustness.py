@@ -22,19 +22,23 @@ from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.projections import Norm
 from srdef.attacks.stepping import smaller_batch
 from srdef.attacks.targets import TargetName
+from srdef.attacks.trace import has_trace
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.attacks.transfer_family import create_for
 from srdef.defenses import Defense
 from srdef.errors import InputError
-from srdef.reporting.robust_accuracy import RobustAccuracy
+from srdef.reporting.robust_accuracy import RobustAccuracy, Traced
 from srdef.validation import (
+    ONE_IMAGE,
     check_choice,
     check_count,
     check_epsilon,
+    check_flags,
     check_ids,
     check_images,
     check_key,
     check_labels,
+    check_not_traced,
 )
 from srdef.victims import Victim
 
@@ -60,6 +64,7 @@ def evaluate_robustness(
     ids: np.ndarray | None = None,
     batch_size: int | None = None,
     arithmetic: Arithmetic | None = None,
+    trace: bool = False,
     progress: Callable[[str, float, float], None] | None = None,
     on_batch: Callable[[str, float, int, int], None] | None = None,
 ) -> RobustAccuracy:
@@ -95,6 +100,8 @@ def evaluate_robustness(
         targeted. The accuracy is that of the labels as ever.
     ids, batch_size, arithmetic
         As for `attacks.perturb`. With an arithmetic, all accuracies are computed in float32.
+    trace : bool
+        Whether the result has the `traces` of the attacks, which take one prediction more for each step.
     progress : callable, optional
         Called after each attack and ε with the attack's name, ε and the accuracy.
     on_batch : callable, optional
@@ -109,12 +116,14 @@ def evaluate_robustness(
     ------
     InputError
         For bad images, labels, names or radii; for an attack in another norm; for "autoattack" on a random
-        defense (give `{"name": "autoattack", "version": "rand"}`).
+        defense (give `{"name": "autoattack", "version": "rand"}`); for the trace of an attack that has none.
     """
+    check_not_traced("evaluate_robustness", ONE_IMAGE, model, images, labels, key, defense, ids)
     check_key(key)
     check_choice("norm", norm, ("linf", "l2", "l1"))
     check_choice("threat", threat, ("white_box", "gray_box"))
     check_count("draws", draws)
+    check_flags(trace=trace)
     check_arithmetic(arithmetic)
     several = isinstance(epsilons, Iterable) and getattr(epsilons, "ndim", 1) > 0
     given: list[Any] = list(epsilons) if several else [epsilons]
@@ -130,12 +139,16 @@ def evaluate_robustness(
     labels = check_labels(labels, len(images), victims.check_victim(judge, images.shape[1:]))
     makers = _makers(attacks, norm, targets, images)
     for name, maker in makers.items():
-        _check_attack(name, maker.make(radii[-1]), norm, radii[-1], targets)
+        made = maker.make(radii[-1])
+        _check_attack(name, made, norm, radii[-1], targets)
+        if trace and not has_trace(made):
+            raise InputError(f"attack {name!r} has no trace, as it runs several: name these instead of it")
     fresh = draws if random else 1
-    case = _Case(judge, seen, images, labels, ids, key, norm, fresh, batch_size, targets, arithmetic)
+    case = _Case(judge, seen, images, labels, ids, key, norm, fresh, batch_size, targets, arithmetic, trace)
 
     clean = case.correct(images, np.arange(len(images)), 0)
     correct, seconds = {}, {}
+    traces: dict[tuple[str, float | None], Traced] = {}
     for number, (name, maker) in enumerate(makers.items()):
         rows: list[np.ndarray] = []
         spent: list[float] = []
@@ -148,14 +161,16 @@ def evaluate_robustness(
                 watch = partial(on_batch, name, epsilon) if on_batch else None
                 purpose = 1 + number * len(radii) + index
                 attack = maker.make(epsilon if maker.depends else radii[-1])
-                broken_at = case.broken_at(attack, left, purpose, watch)
+                broken_at, traced = case.broken_at(attack, left, purpose, watch)
+                if traced is not None:
+                    traces[name, epsilon if maker.depends else None] = traced
             # Rounding must not separate a perturbation of length ε from ε.
             rows.append(left & ~(broken_at <= epsilon * (1 + 1e-5) + 1e-6))
             spent.append(time.monotonic() - started)
             if progress is not None:
                 progress(name, epsilon, float(rows[-1].mean()))
         correct[name], seconds[name] = np.stack(rows), tuple(spent)
-    return RobustAccuracy(clean, correct, seconds, radii, norm, arithmetic)
+    return RobustAccuracy(clean, correct, seconds, radii, norm, arithmetic, traces)
 
 
 def _victims(classifier: Any, defense: Defense | None, threat: Threat, draws: int) -> tuple[Victim, Victim]:
@@ -294,6 +309,7 @@ class _Case:
     batch_size: int | None
     targets: TargetName | None
     arithmetic: Arithmetic | None
+    trace: bool
 
     def correct(self, images: np.ndarray, rows: np.ndarray, purpose: int) -> np.ndarray:
         """Whether more than half of the judge's fresh draws classify these images as their labels."""
@@ -312,17 +328,17 @@ class _Case:
 
     def broken_at(
         self, attack: Any, left: np.ndarray, purpose: int, watch: Callable[[int, int], None] | None
-    ) -> np.ndarray:
-        """How long the perturbation is that breaks each image in `left`; infinite where none does."""
+    ) -> tuple[np.ndarray, Traced | None]:
+        """How long the perturbation is that breaks each image in `left`, else infinite; and the trace."""
         rows = np.flatnonzero(left)
         result = np.full(len(left), np.inf)
         if not len(rows):
-            return result
+            return result, None
         batch_size = smaller_batch(self.batch_size or len(self.images), len(rows))
         images = self.images[rows]
         if self.draws > 1:
             attack = without_early_stop(attack)
-        adversarial = perturb(
+        found = perturb(
             attack,
             self.seen,
             images,
@@ -333,8 +349,9 @@ class _Case:
             targets=self.targets,
             arithmetic=self.arithmetic,
             progress=_counting(watch, len(rows), isinstance(attack, Ensemble)) if watch else None,
-        ).images
-        flat = (adversarial - images).reshape(len(images), -1).astype(np.float64)
+            trace=self.trace,
+        )
+        flat = (found.images - images).reshape(len(images), -1).astype(np.float64)
         length = np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2, "l1": 1}[self.norm], axis=1)
-        result[rows] = np.where(self.correct(adversarial, rows, purpose), np.inf, length)
-        return result
+        result[rows] = np.where(self.correct(found.images, rows, purpose), np.inf, length)
+        return result, Traced(self.ids[rows], found.trace) if self.trace else None

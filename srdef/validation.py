@@ -13,6 +13,9 @@ Scalar = float | jax.Array | np.ndarray
 # Values that leave [0, 1] by no more than this are rounding errors of the caller, and clipped.
 RANGE_TOLERANCE = 1e-6
 
+# What can be called where `perturb` cannot: see `check_not_traced`.
+ONE_IMAGE = "the attack itself on one image, attack(victim, image, label, key)"
+
 
 @overload
 def check_images(images: Any, name: str = ...) -> np.ndarray: ...
@@ -94,6 +97,31 @@ def check_ids(ids: Any, count: int) -> np.ndarray:
     return ids.astype(np.uint32)
 
 
+def check_not_traced(what: str, instead: str, *given: Any) -> None:
+    """InputError within `jax.jit`, and with arrays of `jax.grad` or `jax.vmap`: they have no values yet.
+
+    Parameters
+    ----------
+    what : str
+        The function that looks at values, by its name.
+    instead : str
+        What can be called there.
+    *given : pytrees
+        Its arguments.
+    """
+    # Within `jax.jit` every array is traced, also a new one.
+    if is_traced(given, jnp.zeros(())):
+        raise InputError(
+            f"{what} works on the values of arrays, which have none while jax.jit, jax.grad or jax.vmap "
+            f"traces a function; call it outside of them, and within them {instead}"
+        )
+
+
+def is_traced(*given: Any) -> bool:
+    """Whether an array in these pytrees has no value yet, as JAX is tracing a function."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+
+
 def check_key(key: Any) -> None:
     """InputError if `key` is not one typed key."""
     if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -116,9 +144,11 @@ def check_count(name: str, value: Any) -> None:
 
 
 def _values(name: str, value: Scalar) -> np.ndarray:
-    """The option as an array; InputError if it is no number."""
+    """The option as an array, empty while JAX traces it; InputError if it is no number."""
     if isinstance(value, list | tuple):
         raise InputError(f"{name} must be a number or an array with one for each image, not {value!r}")
+    if is_traced(value):
+        return np.zeros(0)
     values = np.asarray(value)
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == jnp.bfloat16):
         raise InputError(f"{name} must be a number, not {value!r}")

@@ -105,6 +105,24 @@ def test_the_worst_case_is_that_of_each_image():
     assert found.attacks == ("a", "b", "worst case")
 
 
+def test_traces_are_those_of_perturb_on_the_images_that_are_attacked():
+    repeated = {"name": "repeat", "attack": "pgd", "n": 2, "steps": 2}
+    found = evaluate(("fgsm", repeated), ids=np.arange(8) + 100, trace=True)
+    assert set(found.traces) == {(name, e) for name in ("fgsm", "repeat of pgd") for e in EPSILONS}
+    victim = srdef.victims.Undefended(model)
+    for epsilon, left in zip(EPSILONS, (CLEAN, *ROBUST[:2]), strict=True):
+        ids, trace = found.traces["fgsm", epsilon]
+        np.testing.assert_array_equal(ids, np.flatnonzero(left) + 100)
+        attack = attacks.fgsm(epsilon)
+        alone = attacks.perturb(attack, victim, IMAGES[left], LABELS[left], key=KEY, ids=ids, trace=True)
+        for name in ("loss", "margin", "success"):
+            np.testing.assert_allclose(getattr(trace, name), getattr(alone.trace, name), atol=1e-5)
+    assert found.traces["repeat of pgd", EPSILONS[0]].trace.margin.shape == (3, CLEAN.sum())
+    assert not evaluate().traces
+    with pytest.raises(InputError, match="trace must be True or False"):
+        evaluate(trace="yes")
+
+
 @flax.struct.dataclass
 class Darken(attacks.Attack):
     """Darkens by a fixed number of levels, without an ε of its own; notes each call."""

@@ -29,6 +29,7 @@ from srdef.attacks.minimal_epsilon import MinimalEpsilon, minimal_epsilon
 from srdef.attacks.noise import gaussian_noise, uniform_noise
 from srdef.attacks.repeat import Repeated, repeat
 from srdef.attacks.sigma_zero import SigmaZero, sigma_zero
+from srdef.attacks.simba import SimBA, simba
 from srdef.attacks.sparse_rs import SparseRS, sparse_rs
 from srdef.attacks.square import Square, square
 from srdef.attacks.trace import Trace
@@ -54,6 +55,7 @@ __all__ = [
     "MinimalEpsilon",
     "Repeated",
     "SigmaZero",
+    "SimBA",
     "SparseRS",
     "Square",
     "Trace",
@@ -92,6 +94,7 @@ __all__ = [
     "round_result",
     "salt_and_pepper",
     "sigma_zero",
+    "simba",
     "sinifgsm",
     "sparse_rs",
     "square",

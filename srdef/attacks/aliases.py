@@ -29,6 +29,7 @@ ALIASES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "fmn_linf": ("fmn", {"norm": "linf"}),
     "deepfool_linf": ("deepfool", {"norm": "linf"}),
     "hsja": ("hop_skip_jump", {}),
+    "simba_dct": ("simba", {"basis": "dct"}),
     "square_attack": ("square", {}),
     "square_l2": ("square", {"norm": "l2"}),
 }

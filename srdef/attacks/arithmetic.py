@@ -54,12 +54,13 @@ def misjudged(attack: Attack, result: AttackResult, arithmetic: Arithmetic | Non
     """The rows whose attack has ended with what only the lower precision took for adversarial.
 
     An attack in a ball has stopped before its last step there. One of minimal norm keeps the nearest image
-    that it took for adversarial; where that is none in float32, a farther one may be.
+    that it took for adversarial; where that is none in float32, a farther one may be. One that took all its
+    steps and returns the image itself has found nothing.
     """
     if arithmetic in (None, "float32"):
         return np.zeros(0, int)
-    stopped = np.bool_(attack.minimal_norm) | (result.steps < attack.max_steps)
-    return np.flatnonzero(stopped & ~result.success)
+    found = np.bool_(attack.minimal_norm) & (result.l0 > 0)
+    return np.flatnonzero((found | (result.steps < attack.max_steps)) & ~result.success)
 
 
 def with_rows(result: AttackResult, rows: np.ndarray, again: AttackResult) -> AttackResult:

@@ -24,7 +24,7 @@ from srdef.attacks.projections import Norm
 from srdef.attacks.square import square
 from srdef.attacks.stepping import fitting_batch, smaller_batch
 from srdef.attacks.transfer import accuracy_over_draws
-from srdef.errors import InputError, SrdefWarning
+from srdef.errors import InputError, SrdefWarning, warn
 from srdef.validation import (
     Scalar,
     check_choice,
@@ -277,7 +277,7 @@ class AutoAttack(Ensemble):
         found += masked_gradients.warnings_on_the_way(nonfinite, zero_gradient)
         found += masked_gradients.warnings_after(attacks, after)
         if found:
-            warnings.warn("autoattack: " + "; ".join(found), SrdefWarning, stacklevel=3)
+            warn("autoattack: " + "; ".join(found))
         difference = worst - images
         return AutoAttackResult(
             images=worst,

@@ -119,6 +119,9 @@ def perturb(
     SrdefWarning
         If a gradient was not finite, or zero, for some images; see `AttackResult`.
     """
+    validation.check_not_traced(
+        "perturb", validation.ONE_IMAGE, attack, victim, images, labels, key, ids, start
+    )
     validation.check_choice("storage", storage, get_args(Storage))
     validation.check_count("draws", draws)
     validation.check_flags(trace=trace, on_device=on_device)

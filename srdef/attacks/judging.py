@@ -1,6 +1,5 @@
 """Success and distances of adversarial images, as computed or rounded to 8 bits: `round_result`."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,13 +7,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from srdef import validation
+from srdef import errors, validation
 from srdef.attacks import programs
 from srdef.attacks.arguments import Images, check_arguments
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.ensemble import Ensemble
 from srdef.batching import map_batches
-from srdef.errors import InputError, SrdefWarning
+from srdef.errors import InputError
 from srdef.victims import Victim
 
 
@@ -82,8 +81,7 @@ def warn(result: AttackResult, ids: np.ndarray) -> None:
         if flags.any():
             first = ", ".join(map(str, ids[flags][:5]))
             more = ", ..." if flags.sum() > 5 else ""
-            text = f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {first}{more}"
-            warnings.warn(text, SrdefWarning, stacklevel=3)
+            errors.warn(f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {first}{more}")
 
 
 def round_result(
@@ -130,6 +128,8 @@ def round_result(
     SrdefWarning
         If the victim's logits are NaN for some of the rounded images.
     """
+    given = (attack, victim, images, adversarial, labels, key, ids)
+    validation.check_not_traced("round_result", "attack.round on one image", *given)
     if isinstance(attack, Ensemble):  # one attack that is repeated
         attack = getattr(attack, "attack", attack)
     images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)

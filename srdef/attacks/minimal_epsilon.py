@@ -26,7 +26,7 @@ from srdef.attacks.epsilon_search import Bisection, Grid
 from srdef.attacks.nearest import Nearest
 from srdef.attacks.projections import Norm, length
 from srdef.errors import InputError
-from srdef.validation import check_choice, check_numbers
+from srdef.validation import check_choice, check_numbers, is_traced
 from srdef.victims import Victim
 
 Search = Literal["bisection", "foolbox", "foolbox_grid"]
@@ -248,6 +248,11 @@ def _made(attack: str | Mapping[str, Any] | Attack) -> Attack:
         raise InputError(
             f"minimal_epsilon: {named} has no epsilon to search for; choose an attack within a ball, "
             "like ifgsm, pgd or apgd"
+        )
+    if is_traced(made.epsilon):  # type: ignore[attr-defined]
+        raise InputError(
+            "minimal_epsilon: the attack's epsilon decides how many runs there are, so it must be a number "
+            "and not an array that JAX is tracing"
         )
     epsilon = np.asarray(made.epsilon)  # type: ignore[attr-defined]
     if not (epsilon > 0).all():

@@ -5,20 +5,17 @@ sparse black-box adversarial attacks" (arXiv:2006.12834), algorithm 2; parameter
 (fra31/sparse-rs, `rs_attacks.py`).
 """
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks import rounding
-from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.losses import cross_entropy
-from srdef.attacks.nearest import lead_to_undo
+from srdef.attacks.base import REGISTRY, is_adversarial
 from srdef.attacks.projections import AnyNorm
+from srdef.attacks.queries import QuerySearch, QueryState
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_count, check_shares
-from srdef.victims import Victim, draws_per_call, expected
+from srdef.victims import Victim, draws_per_call
 
 # After so many queries of 10000 the share of the pixels that are moved is divided by these (section 3 of the
 # paper).
@@ -26,22 +23,14 @@ _QUERIES = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
 
 
-class State(struct.PyTreeNode):
+class State(QueryState):
     """The loop's state of one image."""
 
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    draws: jax.Array  # queries that one evaluation of the victim costs
-    x: jax.Array
     chosen: jax.Array  # bool (height * width,): the pixels that may differ from the image
-    loss: jax.Array
-    adversarial: jax.Array
 
 
 @struct.dataclass
-class SparseRS(Attack):
+class SparseRS(QuerySearch):
     """Move the changed pixels to other places with new colours; keep the move if the loss falls.
 
     The start gives `pixels` random pixels random corners of the colour cube. Each iteration sets some of them
@@ -65,7 +54,6 @@ class SparseRS(Attack):
         Whether labels are the classes to reach.
     """
 
-    uses_gradients: ClassVar[bool] = False
     alpha_init: Scalar = 0.3
     pixels: int = struct.field(pytree_node=False, default=50)
     queries: int = struct.field(pytree_node=False, default=5000)
@@ -75,14 +63,6 @@ class SparseRS(Attack):
 
     # `pixels` is the budget.
     minimal_norm = False
-
-    @property
-    def max_steps(self) -> int:
-        return self.queries
-
-    @property
-    def stops_early(self) -> bool:
-        return self.stop_early
 
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
         clean_key, place_key, colour_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 4)
@@ -95,7 +75,7 @@ class SparseRS(Attack):
         colours = _colours((self.pixels, image.shape[2]), colour_key).astype(image.dtype)
         start = image.reshape(places, -1).at[order].set(colours).reshape(image.shape)
         x = jnp.where(done, image, start)
-        loss, logits = self._loss(victim, x, label, query_key)
+        loss, found = self.ask(victim, x, label, query_key)
         return State(
             image,
             label,
@@ -105,7 +85,7 @@ class SparseRS(Attack):
             x=x,
             chosen=jnp.zeros(places, bool).at[order].set(True),
             loss=loss,
-            adversarial=done | (self.stop_early & is_adversarial(self, logits, label)),
+            adversarial=done | found,
         )
 
     def step(self, victim: Victim, state: State) -> State:
@@ -128,43 +108,18 @@ class SparseRS(Attack):
         x = x.at[enter].set(colours, mode="drop").reshape(state.x.shape)
         chosen = state.chosen.at[leave].set(False, mode="drop").at[enter].set(True, mode="drop")
 
-        loss, logits = self._loss(victim, x, state.label, query_key)
-        adversarial = self.stop_early & is_adversarial(self, logits, state.label)
-        better = adversarial | (loss < state.loss)
-        return state.replace(
-            iteration=iteration,
-            x=jnp.where(better, x, state.x),
-            chosen=jnp.where(better, chosen, state.chosen),
-            loss=jnp.minimum(loss, state.loss),
-            adversarial=adversarial,
-        )
+        after, better = self.keep_better(victim, state, x, query_key)
+        return after.replace(chosen=jnp.where(better, chosen, state.chosen))
 
     def finished(self, state: State) -> jax.Array:
         # With every pixel changed there is none to move to.
-        stuck = self.pixels >= len(state.chosen)
-        return state.adversarial | ((state.iteration + 1) * state.draws > self.queries) | stuck
-
-    def result(self, state: State) -> jax.Array:
-        return state.x
+        return super().finished(state) | (self.pixels >= len(state.chosen))
 
     def round(
         self, victim: Victim, image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array
     ) -> jax.Array:
         """Round to the nearest levels: values are 0, 1 or the image's own."""
         return rounding.from_levels(jnp.round(255 * adversarial))
-
-    def _loss(
-        self, victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """What the search lowers, and the logits."""
-
-        def loss(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-            if self.targeted:
-                return cross_entropy(logits, label), logits
-            return lead_to_undo(logits, label, False), logits
-
-        value, logits = expected(victim, loss, x, key)
-        return jnp.where(jnp.isnan(value), jnp.inf, value), logits
 
     def _share(self, iteration: jax.Array, draws: jax.Array) -> jax.Array:
         """α_i, with the schedule compressed to the queries that there are."""

@@ -5,38 +5,23 @@ adversarial attack via random search" (arXiv:1912.00049), and the authors' code 
 `attack.py`); schedule and start as AutoAttack has them (fra31/auto-attack, `square.py`).
 """
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srdef.attacks.base import REGISTRY, START, Attack, is_adversarial
-from srdef.attacks.losses import cross_entropy, max_other_logit
+from srdef.attacks.base import REGISTRY, START, is_adversarial
 from srdef.attacks.projections import Norm, length, project, safe_divide
+from srdef.attacks.queries import QuerySearch, QueryState
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
-from srdef.victims import Victim, draws_per_call, expected
+from srdef.victims import Victim, draws_per_call
 
 # After so many queries the area of the squares is halved (section 5).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-class State(struct.PyTreeNode):
-    """The loop's state of one image."""
-
-    image: jax.Array
-    label: jax.Array
-    key: jax.Array
-    iteration: jax.Array
-    draws: jax.Array  # queries that one evaluation of the victim costs
-    x: jax.Array
-    loss: jax.Array
-    adversarial: jax.Array
-
-
 @struct.dataclass
-class Square(Attack):
+class Square(QuerySearch):
     """Change a random square; keep the change if the margin of the label falls.
 
     In L∞ (algorithm 2 of the paper) the search starts from vertical stripes of ±ε, and a square of
@@ -71,7 +56,6 @@ class Square(Attack):
         Whether labels are the classes to reach; the loss is then the cross-entropy.
     """
 
-    uses_gradients: ClassVar[bool] = False
     epsilon: Scalar
     p_init: Scalar = 0.8
     queries: int = struct.field(pytree_node=False, default=5000)
@@ -80,15 +64,7 @@ class Square(Attack):
     stop_early: bool = struct.field(pytree_node=False, default=True)
     targeted: bool = struct.field(pytree_node=False, default=False)
 
-    @property
-    def max_steps(self) -> int:
-        return self.queries
-
-    @property
-    def stops_early(self) -> bool:
-        return self.stop_early
-
-    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> State:
+    def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> QueryState:
         clean_key, start_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 3)
         if self.norm == "linf":
             stripes = jax.random.rademacher(start_key, (1, image.shape[1], 3), image.dtype)
@@ -98,51 +74,21 @@ class Square(Attack):
         # What is misclassified already stays as it is.
         done = self.stop_early & is_adversarial(self, victim(image, clean_key), label)
         x = jnp.where(done, image, start)
-        loss, logits = self._loss(victim, x, label, query_key)
-        found = self.stop_early & is_adversarial(self, logits, label)
+        loss, found = self.ask(victim, x, label, query_key)
         draws = jnp.int32(draws_per_call(victim))
-        return State(image, label, key, jnp.int32(0), draws, x, loss, done | found)
+        return QueryState(image, label, key, jnp.int32(0), draws, x, loss, done | found)
 
-    def start_at(self, victim: Victim, state: State, start: jax.Array) -> State:
-        loss, logits = self._loss(victim, start, state.label, jax.random.fold_in(state.key, START))
+    def start_at(self, victim: Victim, state: QueryState, start: jax.Array) -> QueryState:
+        loss, found = self.ask(victim, start, state.label, jax.random.fold_in(state.key, START))
         # What is misclassified already stays as it is.
         done = state.adversarial & (state.x == state.image).all()
-        found = self.stop_early & is_adversarial(self, logits, state.label)
         return state.replace(x=jnp.where(done, state.x, start), loss=loss, adversarial=done | found)
 
-    def step(self, victim: Victim, state: State) -> State:
+    def step(self, victim: Victim, state: QueryState) -> QueryState:
         propose_key, query_key = jax.random.split(jax.random.fold_in(state.key, state.iteration + 1))
         propose = self._propose_linf if self.norm == "linf" else self._propose_l2
         x = propose(state, self._area(state.iteration, state.draws), propose_key)
-        loss, logits = self._loss(victim, x, state.label, query_key)
-        adversarial = self.stop_early & is_adversarial(self, logits, state.label)
-        better = adversarial | (loss < state.loss)
-        return state.replace(
-            iteration=state.iteration + 1,
-            x=jnp.where(better, x, state.x),
-            loss=jnp.minimum(loss, state.loss),
-            adversarial=adversarial,
-        )
-
-    def finished(self, state: State) -> jax.Array:
-        return state.adversarial | ((state.iteration + 1) * state.draws > self.queries)
-
-    def result(self, state: State) -> jax.Array:
-        return state.x
-
-    def _loss(
-        self, victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """What the search lowers, and the logits."""
-
-        def loss(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-            if self.targeted:
-                return cross_entropy(logits, label), logits
-            return logits[label] - max_other_logit(logits, label), logits
-
-        value, logits = expected(victim, loss, x, key)
-        # No comparison with NaN holds: nothing would ever be better.
-        return jnp.where(jnp.isnan(value), jnp.inf, value), logits
+        return self.keep_better(victim, state, x, query_key)[0]
 
     def _area(self, iteration: jax.Array, draws: int | jax.Array = 1) -> jax.Array:
         """p, the share of the image that a square covers."""
@@ -150,7 +96,7 @@ class Square(Attack):
             iteration = iteration * 10_000 // jnp.maximum(self.queries // draws, 1)
         return jnp.asarray(self.p_init) / 2.0 ** (iteration > jnp.array(_HALVINGS)).sum()
 
-    def _propose_linf(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
+    def _propose_linf(self, state: QueryState, area: jax.Array, key: jax.Array) -> jax.Array:
         height, width, channels = state.image.shape
         place_key, colour_key = jax.random.split(key)
         side = jnp.round(jnp.sqrt(area * height * width)).astype(int)
@@ -160,7 +106,7 @@ class Square(Attack):
         x = state.x + 2 * self.epsilon * jnp.where(inside, colour, 0)
         return project(state.image, x, self.epsilon, "linf").astype(state.image.dtype)
 
-    def _propose_l2(self, state: State, area: jax.Array, key: jax.Array) -> jax.Array:
+    def _propose_l2(self, state: QueryState, area: jax.Array, key: jax.Array) -> jax.Array:
         height, width, channels = state.image.shape
         to_key, from_key, shape_key, sign_key = jax.random.split(key, 4)
         # Odd sides, at least 3.

@@ -9,7 +9,15 @@ import numpy as np
 
 from srdef.batching import map_batches
 from srdef.errors import InputError
-from srdef.validation import check_choice, check_count, check_ids, check_images, check_key, check_labels
+from srdef.validation import (
+    check_choice,
+    check_count,
+    check_ids,
+    check_images,
+    check_key,
+    check_labels,
+    check_not_traced,
+)
 from srdef.victims import Undefended, Victim, check_victim
 
 TargetName = Literal["least_likely", "random", "second"]
@@ -39,6 +47,7 @@ def _extreme(
 def _chosen(
     likeliest: bool, classifier: Any, images: Any, labels: Any, key: Any, ids: Any, batch_size: int | None
 ) -> np.ndarray:
+    check_not_traced("a target", "victim(image, key)", classifier, images, labels, key, ids)
     victim = classifier if isinstance(classifier, Victim) else Undefended(classifier)
     images, key = check_images(images), jax.random.key(0) if key is None else key
     check_key(key)
@@ -114,6 +123,7 @@ def random(
     -------
     int32 array (N,)
     """
+    check_not_traced("a target drawn at random", "jax.random.randint", labels, key, ids)
     check_key(key)
     check_count("num_classes", num_classes)
     if num_classes < 2:

@@ -1,5 +1,6 @@
 """What an attack does on its way: loss, margin and success after every step."""
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from flax import struct
 
 from srdef.attacks.base import Attack, reaches_aim, within_range
+from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.losses import Loss, classes_needed, loss_to_climb
 from srdef.attacks.nearest import lead_to_undo
 from srdef.victims import Victim
@@ -38,6 +40,11 @@ class Trace:
     loss: Any
     margin: Any
     success: Any
+
+
+def has_trace(attack: Any) -> bool:
+    """Whether `perturb(..., trace=True)` traces an attack: not one that runs several."""
+    return not isinstance(attack, Ensemble) or "trace" in inspect.signature(attack.perturb).parameters
 
 
 def measure(

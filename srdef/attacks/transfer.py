@@ -1,7 +1,6 @@
 """Transfer: attack one victim, judge on another."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,8 +14,16 @@ from srdef.attacks.arithmetic import Arithmetic, judging_in
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
 from srdef.batching import map_batches
-from srdef.errors import InputError, SrdefWarning
-from srdef.validation import check_count, check_ids, check_images, check_key, check_labels
+from srdef.errors import InputError, warn
+from srdef.validation import (
+    ONE_IMAGE,
+    check_count,
+    check_ids,
+    check_images,
+    check_key,
+    check_labels,
+    check_not_traced,
+)
 from srdef.victims import Victim, check_victim
 
 # The draws with which a random target is judged; none of them is one that the attack has seen.
@@ -54,6 +61,7 @@ def _share_of_draws(
     mesh: Any,
 ) -> np.ndarray:
     """The share of draws that classify each image as its label; NaN, with a warning, where logits are NaN."""
+    check_not_traced("accuracy_over_draws", "victim(image, key)", victim, images, labels, key, ids)
     images = check_images(images)
     check_key(key)
     labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
@@ -64,8 +72,7 @@ def _share_of_draws(
     is_nan = np.isnan(share)
     if is_nan.any():
         first = ", ".join(map(str, ids[is_nan][:5]))
-        text = f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}"
-        warnings.warn(text, SrdefWarning, stacklevel=3)
+        warn(f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}")
     return share
 
 
@@ -146,6 +153,7 @@ def transfer(
     InputError
         As `perturb`, and if the victims differ in their number of classes.
     """
+    check_not_traced("transfer", ONE_IMAGE, attack, source, target, images, labels, key, ids)
     images = check_images(images)
     of_source, of_target = (check_victim(victim, images.shape[1:]) for victim in (source, target))
     if of_source != of_target:

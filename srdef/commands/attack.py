@@ -6,6 +6,10 @@
 Does what `srdef.evaluate_robustness` does, and prints its table; with `--output` it also leaves the table as
 CSV and Markdown, and a plot of accuracy against ε. Accuracy counts all images.
 
+`--trace` beside it leaves what the attacks did on their way: margin, loss and success before the first step
+and after each, as a picture (`trace.png`) and for each image that they attacked (`trace.csv`). It takes one
+prediction more for each step.
+
 The model, each attack, the defense and the data are names, with options behind a colon:
 `pgd:steps=40,restarts=2`. A name is a registered one, or FILE.py:FUNCTION or MODULE:FUNCTION of your own:
 `mine.py:build:width=3`. Registered models come with their trained weights, where there are some. The data may
@@ -13,7 +17,6 @@ also be a folder of images, or an .npz file.
 """
 
 import argparse
-import re
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +27,8 @@ from rich.table import Table
 
 from srdef import attacks, batching, datasets, models
 from srdef.attacks.arithmetic import Arithmetic
-from srdef.commands import cli, configuration
+from srdef.commands import cli
+from srdef.commands.specifications import data_specification, radii, specification, specifications
 from srdef.datasets import Dataset
 from srdef.defenses import Defense
 from srdef.errors import InputError
@@ -37,62 +41,6 @@ from srdef.weights import catalog
 
 # Data sets whose images have many sizes: they are read at the size of the model, if it has one.
 _MANY_SIZES = ("folder", "imagenet_samples", "nips2017", "tfds")
-
-
-def specification(text: str, option: str) -> dict[str, Any]:
-    """`{"name": NAME, **options}` of `NAME:OPTION=VALUE,OPTION=VALUE`; the name may have a colon of its own.
-
-    Raises
-    ------
-    InputError
-        For options that are not written NAME=VALUE.
-    """
-    parts = text.split(":")
-    # `FILE.py:FUNCTION` and `MODULE:FUNCTION`: the part behind the colon is a name, and no option.
-    own = len(parts) > 1 and parts[1] != "" and "=" not in parts[1]
-    name, written = ":".join(parts[: 1 + own]), ":".join(parts[1 + own :])
-    if not name or (len(parts) > 1 + own and not written):
-        raise InputError(f"--{option}={text[:60]}: write NAME, or NAME:OPTION=VALUE,...")
-    entry: dict[str, Any] = {"name": name}
-    # A comma may be part of a value: what follows it is an option only if it looks like one.
-    for pair in re.split(r",(?=\w+=)", written) if written else ():
-        field, equals, value = pair.partition("=")
-        if not equals or not field.isidentifier():
-            raise InputError(f"--{option}: {pair[:60]!r} is no OPTION=VALUE")
-        entry[field] = configuration.value(value, None, f"--{option}: {field}")
-    return entry
-
-
-def specifications(text: str, option: str) -> list[dict[str, Any]]:
-    """The attacks of a list with commas; `pgd:steps=40,restarts=2,apgd` are two. Aliases become names."""
-    entries: list[str] = []
-    for part in text.split(","):
-        if entries and ":" in entries[-1] and re.match(r"\w+=", part):
-            entries[-1] += f",{part}"
-        else:
-            entries.append(part)
-    made = [specification(entry, option) for entry in entries]
-    resolved = [(*attacks.REGISTRY.resolve(entry["name"]), entry) for entry in made]
-    return [{**given, **entry, "name": name} for name, given, entry in resolved]
-
-
-def radii(text: str) -> list[float]:
-    """The numbers of `2/255,8/255`."""
-    found = [configuration.value(part, None, "--epsilons") for part in text.split(",")]
-    for part, value in zip(text.split(","), found, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"--epsilons: {part[:60]!r} is no number; write 2/255,8/255 or 0.5")
-    return [float(value) for value in found]
-
-
-def data_specification(text: str) -> dict[str, Any]:
-    """As `specification`; a folder and an .npz or .npy file stand for the data sets that read them."""
-    path = Path(text).expanduser()
-    if (path.is_file() or "=" not in text) and path.suffix in (".npz", ".npy"):
-        return {"name": "arrays", "path": text}
-    if text not in datasets.list_names() and path.is_dir():
-        return {"name": "folder", "path": text}
-    return specification(text, "data")
 
 
 def make_model(entry: dict[str, Any]) -> Any:
@@ -153,7 +101,12 @@ def to_rich(result: RobustAccuracy) -> Table:
 
 
 def measure(
-    model: Any, dataset: Dataset, labels: np.ndarray, config: dict[str, Any], defense: Defense | None
+    model: Any,
+    dataset: Dataset,
+    labels: np.ndarray,
+    config: dict[str, Any],
+    defense: Defense | None,
+    trace: bool = False,
 ) -> RobustAccuracy:
     """Run the attacks, and say how far they are."""
     started = time.monotonic()
@@ -182,13 +135,14 @@ def measure(
             ids=dataset.ids,
             batch_size=min(config["batch_size"], len(dataset)),
             arithmetic=config.get("arithmetic", "float32"),
+            trace=trace,
             progress=progress,
             on_batch=on_batch,
         )
 
 
 def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
-    """Table, plot, and what they were made with."""
+    """Table, plot, traces if there are some, and what they were made with."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -199,6 +153,11 @@ def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
     result.to_csv(folder / "robustness.csv")
     files.write_atomically(folder / "robustness.md", result.to_markdown())
     result.plot(folder / "robustness.png")
+    for name in ("trace.csv", "trace.png"):  # those of a run before this one
+        (folder / name).unlink(missing_ok=True)
+    if result.traces:
+        result.trace_to_csv(folder / "trace.csv")
+        result.plot_trace(folder / "trace.png")
     cli.console.print(f"Table, plot and settings: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -244,6 +203,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="NUMBER", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--output", metavar="FOLDER", help="leave CSV, Markdown and a plot here")
     parser.add_argument(
+        "--trace", action="store_true", help="leave also margin, loss and success at each step there"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace the results of other settings in this folder"
     )
 
@@ -279,6 +241,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """Make everything, attack, print and write."""
     config = settings(options)
+    if options.trace and not options.output:
+        raise InputError("--trace leaves a picture and a table: say where, --output=FOLDER")
     folder = Path(options.output).expanduser() if options.output else None
     if folder is not None:
         cli.refuse_another(folder, config, options.overwrite, option="--output")
@@ -289,7 +253,9 @@ def run(options: argparse.Namespace) -> None:
     dataset = load(config["data"], config["limit"], model)
     labels = label(model, dataset, min(options.batch_size, len(dataset)))
     cli.console.print(f"{len(dataset)} images of {'x'.join(map(str, dataset.images.shape[1:]))}")
-    result = measure(model, dataset, labels, config, defense)
+    result = measure(model, dataset, labels, config, defense, options.trace)
+    if options.trace and not result.traces:
+        cli.console.print("no image was attacked, as none is classified correctly: there is no trace")
     cli.console.print(to_rich(result))
     cli.console.print(result.to_markdown().splitlines()[-1], highlight=False)
     if folder is not None:

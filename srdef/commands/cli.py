@@ -82,7 +82,8 @@ def run(name: str, module: ModuleType, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
+        again = "continues from here" if command.workdir else "starts again from the beginning"
+        print(f"stopped; the same command {again}", file=sys.stderr)
         return interrupts.EXIT_CODE
     return 0
 
@@ -210,7 +211,10 @@ def exact_arithmetic() -> None:
 
 
 def refuse_another(workdir: Path, config: dict[str, Any], overwrite: bool, option: str = "--workdir") -> None:
-    """InputError if `workdir` holds the results of another configuration, unless they may be overwritten."""
+    """InputError if `workdir` holds the results of another configuration, unless they may be overwritten.
+
+    `option` is the one that names the folder: a `--workdir` keeps what a run has computed on its way.
+    """
     if overwrite:
         return
     file = workdir / "config.json"
@@ -222,10 +226,11 @@ def refuse_another(workdir: Path, config: dict[str, Any], overwrite: bool, optio
         raise InputError(
             f"{file} cannot be read ({error}); choose another {option}, or --overwrite"
         ) from None
+    kept_on_the_way = " (what was computed is kept and used where it fits)" if option == "--workdir" else ""
     for difference in differences(kept, json.loads(json.dumps(config))):
         raise InputError(
             f"{workdir} holds the results of another configuration: {difference}; choose another {option}, "
-            "or replace them by --overwrite (what was computed is kept and used where it fits)"
+            f"or replace them by --overwrite{kept_on_the_way}"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from srdef.datasets.base import REGISTRY, Entry, Example, Source
-from srdef.datasets.files import existing_folder, list_images, stamp, warn_of_left_out
+from srdef.datasets.files import SUFFIXES, existing_folder, list_images, stamp, warn_of_left_out
 from srdef.datasets.imagenet_classes import imagenet_class_names
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
@@ -51,8 +51,8 @@ def crops(
     Raises
     ------
     InputError
-        If a folder is missing, two have the same name, an image is damaged, a number is below 1, or no image
-        is large enough.
+        If a folder is missing or has no images, two have the same name, an image is damaged, a number is
+        below 1, or no image is large enough.
     """
     if not isinstance(paths, list | tuple) or not paths:
         raise InputError(f"data set 'crops': paths must be a list of folders, not {paths!r}")
@@ -114,6 +114,8 @@ def _of_folder(
 ) -> list[tuple[Path, str, tuple[int, int]]]:
     """File, name and upper left corner of each crop of the images in a folder."""
     files = list_images(folder)[::stride]
+    if not files:
+        raise InputError(f"data set 'crops': folder {folder} has no images ({', '.join(SUFFIXES)})")
     Image.init()  # Pillow loads its plugins here once; doing it in several threads at a time is not safe
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(lambda file: read_image(file).size, files))

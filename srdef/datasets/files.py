@@ -1,11 +1,10 @@
 """Folders and CSV files, checked, for the data sets that lie in them."""
 
 import csv
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from srdef.errors import InputError
+from srdef.errors import InputError, warn
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -62,7 +61,7 @@ def warn_of_left_out(folder: Path, images: Iterable[Path], reason: str) -> None:
         return
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     count = f"{len(names)} image{'s' if len(names) > 1 else ''}"
-    warnings.warn(f"folder {folder}: {count} left out ({shown}): {reason}", stacklevel=3)
+    warn(f"folder {folder}: {count} left out ({shown}): {reason}")
 
 
 def read_csv(path: Path, columns: tuple[str, str]) -> list[tuple[int, str, str]]:

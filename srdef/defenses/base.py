@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from srdef.batching import abstract, data_mesh, map_batches
 from srdef.errors import InputError
 from srdef.registry import Registry
-from srdef.validation import check_flags, check_ids, check_images, check_key
+from srdef.validation import check_flags, check_ids, check_images, check_key, check_not_traced
 
 REGISTRY = Registry("defense")
 
@@ -174,6 +174,9 @@ def apply(
         If the images have another shape, type or range, if there are none, if there are not as many ids as
         images, or the key is not one of `jax.random.key`.
     """
+    check_not_traced(
+        "defenses.apply", "the defense itself on one image, defense(image, key)", defense, images, key, ids
+    )
     check_flags(on_device=on_device)
     images = check_images(images, on_device=on_device)
     if images.shape[-1] != 3:  # most of them convert colours

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from srdef import attacks, victims
+from srdef.attacks.trace import has_trace
 from srdef.errors import InputError
 from srdef.evaluation.experiment import resolve
 from srdef.reporting import style, text_page, trace_plots
@@ -58,7 +59,7 @@ def section(
     traces = {}
     for label in labels:
         attack = experiment.attacks[label]
-        if not isinstance(attack, attacks.Attack):
+        if not has_trace(attack):
             raise InputError(f"attack {label!r} has no trace, as it runs several: --trace cannot draw it")
         traces[label] = attacks.perturb(
             attack,

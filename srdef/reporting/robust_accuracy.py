@@ -2,14 +2,16 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from srdef.attacks.arithmetic import Arithmetic, note
 from srdef.attacks.projections import Norm
+from srdef.attacks.trace import Trace
 from srdef.metrics import Rate, rate
 from srdef.storage.files import save_figure, write_atomically
 from srdef.validation import check_choice
@@ -19,6 +21,13 @@ _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 # Of the attacks in a plot, beside the black of the worst case.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 _MARKERS = "osD^v<>p"
+
+
+class Traced(NamedTuple):
+    """What an attack did on its way at one ε: the ids of the images that it attacked, and their trace."""
+
+    ids: np.ndarray
+    trace: Trace
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class RobustAccuracy:
     norm : "linf", "l2" or "l1"
     arithmetic : str, optional
         What the steps of the attacks were computed in, if it was said.
+    traces : mapping of (str, float or None) to Traced
+        If they were asked for: by attack and ε (None for an attack that does not depend on it), what the
+        attacker saw. An attack meets only images that were not broken at a smaller ε, and has no trace where
+        there was none left.
     """
 
     clean: np.ndarray
@@ -46,6 +59,7 @@ class RobustAccuracy:
     epsilons: tuple[float, ...]
     norm: Norm
     arithmetic: Arithmetic | None = None
+    traces: Mapping[tuple[str, float | None], Traced] = field(default_factory=dict)
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -102,6 +116,37 @@ class RobustAccuracy:
         if path is not None:
             write_atomically(Path(path), text.getvalue())
         return text.getvalue()
+
+    def trace_to_csv(self, path: Any) -> None:
+        """Write the traces as CSV: a row for each attack, ε, image and step; step 0 is where it starts."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("attack", "epsilon", "image", "step", "loss", "margin", "success"))
+        for (attack, epsilon), (ids, trace) in self.traces.items():
+            for column, image in enumerate(ids):
+                values = (part[:, column].tolist() for part in (trace.loss, trace.margin, trace.success))
+                for step, (loss, margin, success) in enumerate(zip(*values, strict=True)):
+                    writer.writerow(
+                        (attack, epsilon, image, step, f"{loss:.7g}", f"{margin:.7g}", int(success))
+                    )
+        write_atomically(Path(path), text.getvalue())
+
+    def plot_trace(self, path: Any = None) -> Any:
+        """Margin, loss and the share of fooled images over the steps, a line for each attack and ε.
+
+        Parameters and what is returned are those of `plot`; see `srdef.reporting.trace_plots.trace_figure`.
+        """
+        from srdef.reporting.trace_plots import trace_figure
+
+        figure = trace_figure(
+            {
+                attack if epsilon is None else f"{attack}, {radius(epsilon, self.norm)}": traced.trace
+                for (attack, epsilon), traced in self.traces.items()
+            }
+        )
+        if path is not None:
+            save_figure(figure, path, dpi=200)
+        return figure
 
     def to_markdown(self) -> str:
         """A table of accuracies in percent: a row for each attack, a column for each ε."""

@@ -46,5 +46,7 @@ def trace_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
         for axes, words in ((margin, "margin (logits)"), (loss, "loss"), (share, "fooled (%)")):
             axes.set(xlabel="step", ylabel=words)
         share.set_ylim(-2, 102)
-        share.legend(loc="lower right")
+        # Many names would cover the curves.
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        share.legend(**(beside if len(traces) > 3 else {"loc": "lower right"}))
     return figure

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from srdef.errors import InputError
+from srdef.errors import InputError, warn
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.store import as_input_error
 
@@ -80,7 +79,7 @@ class Checkpoints:
                     reason = _first_words(error)
                 else:
                     for line in reasons:
-                        warnings.warn(f"{line}; going on from the one of step {step}", stacklevel=2)
+                        warn(f"{line}; going on from the one of step {step}")
                     return step, restored
             reasons.append(f"the checkpoint of step {step} in {self.folder} cannot be used ({reason})")
             if step in present:

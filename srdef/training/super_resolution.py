@@ -10,7 +10,6 @@ weights, and all photographs.
 
 import json
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import batching, interrupts, models
-from srdef.errors import InputError
+from srdef.errors import InputError, warn
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.storage import files
 from srdef.training import together
@@ -329,9 +328,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             damaged.append(number)
     if damaged:
-        warnings.warn(
-            f"{path}: {len(damaged)} damaged lines are left out, the first is line {damaged[0]}", stacklevel=2
-        )
+        warn(f"{path}: {len(damaged)} damaged lines are left out, the first is line {damaged[0]}")
     return records
 
 

@@ -112,6 +112,36 @@ def test_what_the_lower_precision_misjudged_is_attacked_in_float32(name, options
         assert (result.steps[rows] >= exact.steps).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("carlini_wagner", {"binary_search_steps": 2, "max_iterations": 5}),
+        ("fmn", {"steps": 6}),
+        ("simba", {"queries": 6}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:3 of 3 images had a gradient of exactly zero")
+def test_images_that_nothing_fools_are_attacked_once(name, options, monkeypatch):
+    """All but the third, which the lower precision alone takes for adversarial as it is."""
+    images, labels = IMAGES[:3], np.zeros(3, int)
+    never, third = linear_victims.Constant([9.0, 0, 0, 0, 0]), jnp.asarray(images[2])
+
+    class Wrong(nnx.Module):
+        num_classes = 5
+
+        def __call__(self, images):
+            same = (jnp.abs(images - third[None]) < 1e-6).all(axis=(1, 2, 3))
+            return jnp.where(same[:, None], jnp.roll(never(images), 1, axis=1), never(images))
+
+    found = []
+    looked = batch.misjudged
+    monkeypatch.setattr(batch, "misjudged", lambda *given: found.append(looked(*given)) or found[-1])
+    attack = attacks.create(name, **options)
+    result = perturb(attack, Two(Wrong(), never), labels, images, arithmetic="tensorfloat32")
+    assert not result.success.any()
+    assert list(found.pop()) == [2]
+
+
 def test_rounding_misjudges_some_images():
     """What the test above needs to see anything."""
     network = linear_victims.Smooth(np.random.default_rng(0))

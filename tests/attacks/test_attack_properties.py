@@ -41,6 +41,7 @@ SHORT = {
     "repeat": {"attack": "pgd", "steps": 10, "restarts": 2, "n": 2},
     "salt_and_pepper": {"steps": 100},
     "sigma_zero": {"steps": 60},
+    "simba": {"queries": 90},
     "sparse_rs": {"pixels": 10, "queries": 300},
     "square": {"queries": 300},
     "uniform_noise": {"tries": 10},
@@ -398,6 +399,7 @@ REAL = {"epsilon": 8 / 255}
 REAL_SHORT = {
     "carlini_wagner": {"binary_search_steps": 3, "max_iterations": 30},
     "ead": {"binary_search_steps": 3, "max_iterations": 40},
+    "simba": {"queries": 500},
     "sparse_rs": {"pixels": 200},
 }
 

@@ -368,7 +368,7 @@ images, labels, ids = linear_victims.images(16), np.arange(16) % 5, np.arange(16
 victim, key = Undefended(linear_victims.linear(classes=5)), jax.random.key(0)
 asked = re.compile("all-reduce|all-gather|all-to-all|collective|reduce-scatter")
 OPTIONS = {"pgd": {"restarts": 2}, "sparse_rs": {"pixels": 3}}
-for name in ("mifgsm", "pgd", "apgd_t", "fab_t", "alma", "hop_skip_jump", "sparse_rs", "ssa"):
+for name in ("mifgsm", "pgd", "apgd_t", "fab_t", "alma", "hop_skip_jump", "simba", "sparse_rs", "ssa"):
     attack = attacks.create(name, **OPTIONS.get(name, {}))
     rows = check_arguments(attack, victim, images, ids, key)[2]
     placed = jax.device_put((rows, images, labels, ids), sharding)

@@ -12,7 +12,8 @@ import torchattacks
 from flax import nnx, struct
 
 from srdef import attacks
-from srdef.attacks.square import State, _humps
+from srdef.attacks.queries import QueryState
+from srdef.attacks.square import _humps
 from srdef.errors import InputError
 from srdef.victims import ExpectationOverTransformation, Undefended
 
@@ -177,7 +178,8 @@ def test_square_l2_moves_the_norm_of_every_channel_for_itself():
     image = jnp.full((12, 12, 3), 0.5)
     attack = attacks.square(epsilon, norm="l2")
     zero = jnp.int32(0)
-    state = State(image, zero, KEY, zero, zero, image + jnp.asarray(perturbation, jnp.float32), 0.0, False)
+    start = image + jnp.asarray(perturbation, jnp.float32)
+    state = QueryState(image, zero, KEY, iteration=zero, draws=zero, x=start, loss=0.0, adversarial=False)
     area = jnp.float32(side**2 / 144)
     propose = jax.vmap(lambda key: attack._propose_l2(state, area, key))
     ours = np.asarray(propose(jax.random.split(KEY, draws))) - 0.5

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from registered import DERIVED, every
 
-from srdef import attacks, victims
+from srdef import attacks, evaluate_robustness, victims
 from srdef.errors import InputError, SrdefWarning
 
 SIDE, CLASSES, COUNT = 12, 4, 4
@@ -43,13 +43,14 @@ OPTIONS = {
     "nifgsm": {"steps": 3},
     "pgd": {"steps": 3, "restarts": 2},
     "sinifgsm": {"steps": 2, "copies": 2},
+    "simba": {"queries": 5},
     "square": {"queries": 5},
     "ssa": {"steps": 2, "copies": 2},
     "tifgsm": {"steps": 3, "size": 3},
     "vmifgsm": {"steps": 2, "neighbours": 2},
     "vnifgsm": {"steps": 2, "neighbours": 2},
 }
-BLACK_BOX = ("hop_skip_jump", "sparse_rs", "square")
+BLACK_BOX = ("hop_skip_jump", "simba", "sparse_rs", "square")
 BASELINES = ("contrast_reduction", "gaussian_blur", "gaussian_noise", "salt_and_pepper", "uniform_noise")
 GRADIENTS = [name for name in OPTIONS if name not in BLACK_BOX + BASELINES]
 
@@ -98,6 +99,24 @@ def test_a_gradient_that_is_nan_counts_as_zero_and_is_said(name):
     assert not result.success.any()
     assert np.isfinite(result.images).all()
     assert np.isfinite(result.l2).all()
+
+
+@pytest.mark.parametrize("through", ["perturb", "evaluate_robustness", "repeat", "autoattack"])
+def test_a_warning_names_the_line_of_the_caller(through):
+    """And none of srdef's own, however deep the attack was called."""
+    x, y = images()
+    constant = Net(lambda z: z * 0 + jnp.arange(CLASSES)[None])
+    y = np.full_like(y, CLASSES - 1)
+    attack = attacks.ifgsm(steps=2)
+    if through == "autoattack":
+        attack = attacks.autoattack(attacks={"ifgsm": attack})
+    elif through == "repeat":
+        attack = attack.repeat(2)
+    call = {"evaluate_robustness": lambda: evaluate_robustness(constant, x, y, [attack], (0.1,), key=KEY)}
+    plain = lambda: attacks.perturb(attack, victims.Undefended(constant), x, y, key=KEY)  # noqa: E731
+    with pytest.warns(SrdefWarning, match="gradient") as found:
+        call.get(through, plain)()
+    assert {warning.filename for warning in found} == {__file__}
 
 
 @pytest.mark.parametrize("name", every(OPTIONS))

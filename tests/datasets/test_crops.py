@@ -6,7 +6,7 @@ from PIL import Image
 
 from srdef import datasets
 from srdef.datasets.crops import source_image
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 
 
 def paint(path, width, height):
@@ -55,8 +55,9 @@ def test_folders_their_strides_and_small_images(tmp_path):
         paint(tmp_path / f"one/{i}.png", 16, 16)
     paint(tmp_path / "two/large.png", 16, 17)
     paint(tmp_path / "two/small.png", 40, 15)
-    with pytest.warns(UserWarning, match=r"two: 1 image left out \(small\.png\): a side is shorter than 16"):
+    with pytest.warns(SrdefWarning, match=r"two: 1 image left out \(small\.png\): a side is short") as found:
         dataset = load(tmp_path / "one", tmp_path / "two", strides=[2, 1])
+    assert [warning.filename for warning in found] == [__file__]  # and no line of srdef
     assert dataset.names == ("one/0.png#0", "one/2.png#0", "one/4.png#0", "two/large.png#0")
     assert load(tmp_path / "one", num_classes=7).num_classes == 7
 
@@ -100,5 +101,10 @@ def test_bad_folders(tmp_path):
             datasets.load("crops", paths=bad, side=16)
     with pytest.raises(InputError, match="does not exist"):
         load(tmp_path / "three")
+    (tmp_path / "empty/below").mkdir(parents=True)
+    (tmp_path / "empty/notes.txt").write_text("no image")
+    for folders in (("one", "empty"), ("empty",)):
+        with pytest.raises(InputError, match=r"'crops': folder .*/empty has no images \(\.jpg, \.jpeg, "):
+            load(*(tmp_path / folder for folder in folders))
     with pytest.raises(InputError, match="paths must be a list of folders, not 'here'"):
         datasets.load("crops", paths="here", side=16)

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from srdef import datasets, own_code
 from srdef.commands import attack, cli
@@ -121,9 +122,68 @@ def test_prints_and_leaves_what_evaluate_robustness_gives(folder, capsys):
     assert run("--attacks=fgsm", "--epsilons=2/255", "--output=out") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: out holds the results of another configuration: config.attacks is [")
-    assert "choose another --output" in error
+    assert error.endswith("choose another --output, or replace them by --overwrite\n")  # nothing else is kept
     assert run("--attacks=fgsm", "--epsilons=2/255", "--output=out", "--overwrite") == 0
     assert set(accuracies(folder / "out" / "robustness.csv")) == {("clean", 0), ("fgsm", 2)}
+
+
+def test_leaves_what_the_attacks_did_on_their_way(folder, capsys):
+    words = ("--attacks=fgsm,pgd:steps=3,ddn:steps=5", "--epsilons=4/255,8/255", "--output=out")
+    assert run(*words) == 0
+    table = (folder / "out" / "robustness.csv").read_text()
+    kept = {name: (folder / "out" / name).read_bytes() for name in ("robustness.md", "config.json")}
+    # A trace changes neither results nor settings.
+    assert run(*words, "--trace") == 0
+    assert all((folder / "out" / name).read_bytes() == content for name, content in kept.items())
+    assert "no trace" not in capsys.readouterr().out
+    assert Image.open(folder / "out" / "trace.png").width > 1000
+    with (folder / "out" / "trace.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == ["attack", "epsilon", "image", "step", "loss", "margin", "success"]
+
+    def of(attack, epsilon):
+        chosen = [row for row in rows if row["attack"] == attack]
+        chosen = [row for row in chosen if row["epsilon"] == ("" if epsilon is None else str(epsilon))]
+        return {(int(row["image"]), int(row["step"])): row for row in chosen}
+
+    # Images are 3, 6 and 20 levels from the edge on either side, which the margin says in units of 40 / 255.
+    first, second = of("fgsm", 4 / 255), of("fgsm", 8 / 255)
+    assert set(first) == {(image, step) for image in range(6) for step in range(2)}
+    # Those that are broken at a smaller ε are not attacked again.
+    assert {image for image, _ in second} == {0, 1, 4, 5}
+    for image, levels in enumerate((20, 6, 3, 3, 6, 20)):
+        assert float(first[image, 0]["margin"]) == pytest.approx(-levels * 40 / 255, rel=1e-4)
+        assert float(first[image, 1]["margin"]) == pytest.approx(-(levels - 4) * 40 / 255, rel=1e-4)
+        assert first[image, 1]["success"] == str(int(levels < 4))
+    assert {step for _, step in of("pgd", 4 / 255)} == {0, 1, 2, 3}
+    # Runs once, at no ε of its own.
+    assert len(of("ddn", None)) == 6 * 6
+    # The next run's folder has no trace of this one.
+    assert run(*words) == 0
+    assert not (folder / "out" / "trace.csv").exists()
+    assert not (folder / "out" / "trace.png").exists()
+    assert accuracies(folder / "out" / "robustness.csv").keys() == {
+        (row["attack"], round(255 * float(row["epsilon"]), 3)) for row in csv.DictReader(table.splitlines())
+    }
+
+
+def test_no_image_to_attack_no_trace(folder, capsys):
+    wrong = "mine.py:build:steepness=-20"
+    assert run(f"--model={wrong}", "--attacks=fgsm", "--output=out", "--trace") == 0
+    assert "no image was attacked, as none is classified correctly: there is no trace" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert not (folder / "out" / "trace.csv").exists()
+
+
+def test_ctrl_c_says_that_nothing_is_kept(folder, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attack, "evaluate_robustness", stop)
+    assert run("--output=out") == 130
+    assert capsys.readouterr().err == "stopped; the same command starts again from the beginning\n"
+    assert not (folder / "out").exists()
 
 
 def test_options_defense_norm_and_limit(folder):
@@ -255,6 +315,11 @@ def test_registered_models_have_their_weights_and_size(monkeypatch):
         (["--epsilon=8/255"], "unknown option --epsilon; did you mean --epsilons?"),
         (["cifar10"], "unexpected argument 'cifar10'"),
         (["--config.seed=3"], "attack takes no configuration"),
+        (["--trace"], "--trace leaves a picture and a table: say where, --output=FOLDER"),
+        (
+            ["--attacks=fgsm,autoattack", "--trace", "--output=out"],
+            "attack 'autoattack' has no trace, as it runs several: name these instead of it",
+        ),
         (["--output=mine.py/out", "--attacks=fgsm"], "cannot make the folder mine.py/out"),
     ],
 )

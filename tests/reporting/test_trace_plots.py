@@ -23,5 +23,9 @@ def test_medians_quartiles_and_shares():
     assert (band[:, 1].min(), band[:, 1].max()) == (-3, 3)
     assert len(share.lines[1].get_xdata()) == 10
     assert [text.get_text() for text in share.get_legend().get_texts()] == ["pgd", "longer"]
+    # Of many, the names stand beside the curves.
+    share = trace_figure({f"attack {i}": odd for i in range(4)}).axes[2]
+    share.figure.canvas.draw()
+    assert share.get_legend().get_window_extent().x0 >= share.get_window_extent().x1
     with pytest.raises(InputError, match="there are no traces"):
         trace_figure({})
