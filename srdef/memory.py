@@ -13,6 +13,9 @@ import jax
 # `batching.map_batches`. So many times the images of a batch, beside the arguments of the programs.
 _HELD = 4
 
+# How many programs JAX lets a CPU be behind the host; each has its results allocated.
+_MOST_IN_FLIGHT = 32
+
 # So much of an accelerator's memory a batch that is chosen here may need: what is not in the analysis of the
 # compiler (workspaces of convolutions, gaps between arrays) has to fit into the rest.
 SHARE = 0.8
@@ -30,7 +33,8 @@ _TRIALS = 4, 8
 # are nearly all finished are compiled on the way, and libraries for tables and pictures are imported.
 LATER = 300_000_000
 
-# What a CPU process takes for compiling and keeping the programs of one stage, an attack or a defense, in bytes.
+# What a process takes on a CPU for compiling and keeping the programs of one stage (an attack, a defense), in
+# bytes.
 A_STAGE = 100_000_000
 
 
@@ -48,6 +52,12 @@ def of_program(compiled: Any) -> int:
         + found.temp_size_in_bytes
         - found.alias_size_in_bytes
     )
+
+
+def in_flight(compiled: Any, calls: int) -> int:
+    """The bytes of the results that wait when the host calls a program many times before it looks again."""
+    found = compiled.memory_analysis()
+    return 0 if found is None else (min(calls, _MOST_IN_FLIGHT) - 1) * found.output_size_in_bytes
 
 
 def of_programs(programs: Sequence[Any], images: jax.ShapeDtypeStruct) -> int:

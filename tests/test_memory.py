@@ -124,3 +124,55 @@ def test_the_limits_of_a_container_count(tmp_path):
 )
 def test_sizes_in_words(size, words):
     assert memory.in_words(size) == words
+
+
+# A convolutional network whose gradients need a few hundred MB, and what an attack on it takes.
+MEASURED = """
+import sys
+from pathlib import Path
+
+import jax, numpy as np
+from flax import nnx
+from srdef import attacks, memory, victims
+from srdef.attacks.compilation import precompile
+
+class Network(nnx.Module):
+    num_classes = 10
+
+    def __init__(self, rngs):
+        self.first = nnx.Conv(3, 32, (3, 3), rngs=rngs)
+        self.second = nnx.Conv(32, 32, (3, 3), rngs=rngs)
+        self.out = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, images):
+        features = nnx.relu(self.second(nnx.relu(self.first(images))))
+        return self.out(features.mean(axis=(1, 2)))
+
+attack, victim = attacks.create(sys.argv[1]), victims.Undefended(Network(nnx.Rngs(0)))
+if sys.argv[1] == "carlini_wagner":
+    attack = attack.replace(max_iterations=3, binary_search_steps=1)
+images = np.random.default_rng(0).random((96, 64, 64, 3), np.float32)
+key = jax.random.key(0)
+need = precompile(attack, victim, images.shape[1:], key=key, batch_size=48)
+attacks.perturb(attack, victim, images[:48], np.zeros(48, int), key=key, batch_size=48)
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = memory.resident()
+attacks.perturb(attack, victim, images, np.zeros(96, int), key=key, batch_size=48)
+status = Path("/proc/self/status").read_text().splitlines()
+peak = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+print(need, peak - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory begins anew on Linux only")
+@pytest.mark.parametrize("name", ["mifgsm", "carlini_wagner"])
+def test_the_estimate_is_near_what_a_run_takes(name):
+    found = subprocess.run(
+        [sys.executable, "-c", MEASURED, name], capture_output=True, text=True, check=True, timeout=570
+    )
+    need, grown = map(int, found.stdout.split())
+    # Larger, as not everything is needed at once, and memory that was freed before is used again. Smaller by
+    # no more than what convolutions need beside the arrays that the compiler plans.
+    assert grown <= 1.25 * need
+    assert need <= 4 * grown

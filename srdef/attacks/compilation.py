@@ -84,6 +84,9 @@ def precompile(
         looped = is_looped(attack, sharding)
         steps = programs.steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
         compiled.append(steps.compile())
+    # As many steps as `run_steps` begins before it waits for one.
+    calls = 1 if looped else max(attack.max_steps // 1000, 1) if attack.stops_early else attack.max_steps
+    waiting = memory.in_flight(compiled[-1], calls)
     judged = {"targeted": targeted, "draws": draws}
     with judging_in(arithmetic):
         lowered = [programs.result.lower(attack, state[0], images)]
@@ -91,7 +94,7 @@ def precompile(
             lowered.append(programs.rounded.lower(attack, victim, key, images, images, labels, ids))
         lowered.append(programs.judged.lower(victim, key, images, images, labels, ids, **judged))
         compiled += [program.compile() for program in lowered]
-    return memory.of_programs(compiled, images)
+    return waiting + memory.of_programs(compiled, images)
 
 
 def precompile_accuracy(

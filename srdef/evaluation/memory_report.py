@@ -41,8 +41,8 @@ class MemoryReport:
     def bound(self, left: int = 0) -> int:
         """The bytes on each device, or of this process on a CPU, that are not exceeded, as far as is known.
 
-        On a CPU, what the process holds now, what a batch takes, and what comes later: among it the programs of
-        `left` stages, which are not compiled yet.
+        On a CPU, what the process holds now, what a batch takes, and what comes later: among it the programs
+        of `left` stages, which are not compiled yet.
         """
         if not self._on_host:
             return self._weights + self._most
