@@ -175,4 +175,4 @@ def test_the_estimate_is_near_what_a_run_takes(name):
     # Larger, as not everything is needed at once, and memory that was freed before is used again. Smaller by
     # no more than what convolutions need beside the arrays that the compiler plans.
     assert grown <= 1.25 * need
-    assert need <= 4 * grown
+    assert need <= 5 * grown
