@@ -35,7 +35,7 @@ LATER = 300_000_000
 
 # What a process takes on a CPU for compiling and keeping the programs of one stage (an attack, a defense), in
 # bytes.
-A_STAGE = 100_000_000
+A_STAGE = 200_000_000
 
 
 def of_program(compiled: Any) -> int:
