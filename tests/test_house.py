@@ -22,6 +22,7 @@ ORDER = (
     "own_code",
     "registry",
     "validation",
+    "memory",
     "batching",
     "metrics",
     "cpu",
@@ -131,7 +132,7 @@ def test_rooms_are_attributes(name):
 
 
 def test_rooms_are_those_that_there_are():
-    private = {"__main__", "command", "commands", "configs", "cache", "interrupts", "own_code"}
+    private = {"__main__", "command", "commands", "configs", "cache", "interrupts", "memory", "own_code"}
     assert set(srdef.ROOMS) == set(ORDER) - private
     with pytest.raises(AttributeError, match="no attribute 'attack'"):
         _ = srdef.attack

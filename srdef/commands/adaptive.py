@@ -9,6 +9,8 @@ checks, `--nothreats` all but them. Many processes share the work by `--coordina
 """
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from srdef.commands import cli, processes
 from srdef.errors import InputError
 from srdef.evaluation import adaptive, adaptive_checks, progress, schema
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
+from srdef.evaluation.batch_sizes import settle
 from srdef.evaluation.processes import ALONE, Processes
+from srdef.evaluation.programs import of_threats
 from srdef.reporting import adaptive_files, adaptive_tables, gray_box_files
 
 
@@ -53,6 +57,10 @@ def main(
     with members.hold(workdir):
         if members.first:
             gray_box_files.write_setting(workdir, plain, experiment.arithmetic)
+        count, shape = len(experiment.dataset), experiment.dataset.image_shape
+        jobs = partial(of_threats, experiment, shape=shape, everything=True)
+        size = settle(plain, count, workdir, reporter, jobs)
+        experiment = replace(experiment, batch_size=size)
         if threats:
             attack(experiment, workdir, reporter)
         if checks:

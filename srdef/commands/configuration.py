@@ -9,6 +9,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -176,6 +177,8 @@ def apply(config: dict[str, Any], changes: Sequence[str]) -> None:
         if not isinstance(place, dict | list) or isinstance(place, list) != isinstance(last, int):
             raise InputError(f"{where} has no part {last!r}: it is {brief(place)}")
         old = _inside(place, last, where) if isinstance(last, int) else place.get(last)
+        if path == ["batch_size"]:  # a number or a word, whichever the file has
+            old = schema.AUTO if text == schema.AUTO else 1
         new = value(text or "", old, where + _written(last))
         if last == "name" and isinstance(place, dict) and new != old:
             _rename(place, str(new), path)
@@ -254,10 +257,8 @@ def value(text: str, old: Any, where: str) -> Any:
         return list(found)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", dict: "a dictionary"}
     if isinstance(old, float) and isinstance(found, int) and not isinstance(found, bool):
-        try:
+        with suppress(OverflowError):
             return float(found)
-        except OverflowError:
-            pass
     if type(found) is not type(old):
         raise InputError(f"{where} must be {wanted[type(old)]}, not {brief(text)}")
     return found
@@ -265,9 +266,8 @@ def value(text: str, old: Any, where: str) -> Any:
 
 def _literal(text: str) -> Any:
     """A number, fraction, truth value, list or dictionary; None for any other text."""
-    words = {"true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     above, slash, below = text.partition("/")
     if slash:
         try:

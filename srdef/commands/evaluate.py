@@ -9,13 +9,17 @@ adversarial images and predictions of both are kept. Many processes share the wo
 """
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from srdef.commands import cli, processes
 from srdef.evaluation import gray_box, progress, schema
+from srdef.evaluation.batch_sizes import settle
 from srdef.evaluation.experiment import resolve
 from srdef.evaluation.processes import ALONE, Processes
+from srdef.evaluation.programs import of_evaluation
 from srdef.reporting import gray_box_files, tables
 
 
@@ -29,6 +33,10 @@ def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes
     gray_box_files.check_gallery(experiment)
     with members.hold(workdir):
         reporter = progress.Reporter(cli.console, processes=members)
+        count, shape = len(experiment.dataset), experiment.dataset.image_shape
+        jobs = partial(of_evaluation, experiment, shape=shape, everything=True)
+        size = settle(config, count, workdir, reporter, jobs)
+        experiment = replace(experiment, batch_size=size)
         outcome = gray_box.run(experiment, workdir / "store", reporter)
         if not members.first:
             return

@@ -8,12 +8,16 @@ continues where it was. Many processes share its work by `--coordinator`, `--pro
 """
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from srdef.commands import cli, processes
 from srdef.evaluation import progress, schema, transfer_matrix
+from srdef.evaluation.batch_sizes import settle
 from srdef.evaluation.processes import ALONE, Processes
+from srdef.evaluation.programs import of_transfer
 from srdef.reporting import gray_box_files, transfer_files
 
 
@@ -28,6 +32,12 @@ def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes
         if members.first:
             gray_box_files.write_setting(workdir, plain, plain.get("arithmetic"))
         reporter = progress.Reporter(cli.console, processes=members)
+        dataset = next(iter(experiments.values())).dataset
+        jobs = partial(of_transfer, experiments, shape=dataset.image_shape, everything=True)
+        size = settle(plain, len(dataset), workdir, reporter, jobs)
+        experiments = {
+            label: replace(experiment, batch_size=size) for label, experiment in experiments.items()
+        }
         matrix = transfer_matrix.run(experiments, workdir / "store", reporter)
         if not members.first:
             return

@@ -19,6 +19,8 @@ from srdef.evaluation.adaptive_experiment import AdaptiveExperiment
 from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.measures import FLAGS, flags
+from srdef.evaluation.memory_report import MemoryReport
+from srdef.evaluation.programs import Programs, of_threats
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.evaluation.threats import BLIND, write_epsilon
@@ -200,8 +202,15 @@ def run(experiment: AdaptiveExperiment, folder: Path | None, reporter: Reporter)
     """
     dataset = Run(experiment, experiment.dataset, folder, reporter).correct().dataset
     experiment = replace(experiment, batch_size=min(experiment.batch_size, len(dataset)))
-    correct = Run(experiment, dataset, folder, reporter)
+    networks = (experiment.classifier, experiment.other, experiment.defenses)
+    report = MemoryReport(reporter, experiment.batch_size, networks)
+    jobs = of_threats(experiment, experiment.batch_size, dataset.image_shape)
+    with Programs(jobs, report=report) as programs:
+        return _run(Run(experiment, dataset, folder, reporter, programs.ahead_of))
 
+
+def _run(correct: AdaptiveRun) -> Outcome:
+    experiment, dataset = correct.experiment, correct.dataset
     chosen: dict[tuple[str, str], np.ndarray] = {}
     judged: dict[tuple[str, str], np.ndarray] = {}
     flagged: dict[tuple[str, str], dict[str, np.ndarray]] = {}

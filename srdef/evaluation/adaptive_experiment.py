@@ -10,6 +10,7 @@ from srdef.defenses.base import Defense, Identity
 from srdef.errors import InputError
 from srdef.evaluation.experiment import (
     Experiment,
+    check_batch_size,
     check_fields,
     check_whole,
     load_dataset,
@@ -118,7 +119,7 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
     """
     check_fields(config, FIELDS, ("arithmetic",))
     check_arithmetic(config.get("arithmetic"))
-    seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
+    seed, batch_size = check_whole(config, "seed", 0), check_batch_size(config)
     # Some choose the worst case, others judge it.
     final_draws = check_whole(config, "final_draws", 2)
     epsilons = tuple(config["epsilons"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from srdef import __version__, attacks, batching, datasets, defenses, images, models
+from srdef import __version__, attacks, batching, datasets, defenses, images, memory, models
 from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
@@ -15,6 +15,7 @@ from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
+from srdef.evaluation.schema import AUTO
 from srdef.models.protocols import Classifier
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.victims import Undefended, check_victim
@@ -120,6 +121,16 @@ def check_whole(config: dict[str, Any], field: str, smallest: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise InputError(f"config.{field} must be a whole number of at least {smallest}, not {value!r}")
     return value
+
+
+def check_batch_size(config: dict[str, Any]) -> int:
+    """The whole number at `config.batch_size`; that of a CPU for "auto", until the run settles it.
+
+    See `srdef.evaluation.batch_sizes`.
+    """
+    if config["batch_size"] == AUTO:
+        return memory.CPU_BATCH
+    return check_whole(config, "batch_size", 1)
 
 
 def specification(config: dict[str, Any], field: str) -> dict[str, Any]:
@@ -237,7 +248,7 @@ def resolve(config: dict[str, Any]) -> Experiment:
     """
     check_fields(config, FIELDS, OPTIONAL)
     check_arithmetic(config.get("arithmetic"))
-    seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
+    seed, batch_size = check_whole(config, "seed", 0), check_batch_size(config)
 
     specified: dict[str, dict[str, Any]] = {}
     made: dict[str, Attack] = {}

@@ -85,6 +85,18 @@ def word(text: str, *choices: str, optional: bool = False) -> Field:
     return Field(text, check, optional)
 
 
+def or_word(choice: str, text: str, field: Field) -> Field:
+    """What `field` takes, or one word."""
+
+    def check(value: Any, where: str) -> None:
+        if isinstance(value, str) and value != choice:
+            refuse(where, f"a whole number or {choice!r}", value)
+        if value != choice:
+            field.check(value, where)
+
+    return Field(text, check)
+
+
 def items(text: str, each: Field, least: int = 0, most: int | None = None, optional: bool = False) -> Field:
     """A list of values that `each` checks."""
 

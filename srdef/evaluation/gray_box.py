@@ -13,7 +13,8 @@ import numpy as np
 
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.measures import MEASURES, read_measures
-from srdef.evaluation.programs import Programs, of_attacks, of_predictions
+from srdef.evaluation.memory_report import MemoryReport
+from srdef.evaluation.programs import Programs, of_evaluation
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.evaluation.summaries import Strength
@@ -79,8 +80,8 @@ def run(experiment: Experiment, folder: Path | None, reporter: Reporter) -> Outc
         If no image is classified correctly, or the folder cannot be written.
     """
     shape, size = experiment.dataset.image_shape, experiment.batch_size
-    jobs = {**of_predictions(experiment, size, shape), **of_attacks(experiment, size, shape)}
-    with Programs(jobs) as programs:
+    report = MemoryReport(reporter, size, (experiment.classifier, experiment.defenses))
+    with Programs(of_evaluation(experiment, size, shape), report=report) as programs:
         run = Run(experiment, experiment.dataset, folder, reporter, programs.ahead_of)
         everything, clean_correct = run.labelled()
         correct = everything.select(clean_correct)

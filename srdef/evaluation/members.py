@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import SHUT_RDWR, socket
+from typing import TypeVar
 
 from srdef import interrupts
 from srdef.errors import InputError, printable
 from srdef.evaluation.links import Link, Place, this_process
 from srdef.evaluation.processes import Processes
 from srdef.storage.memory import Store
+
+T = TypeVar("T")
 
 CODE = 1  # the exit code of a process that ends because another one has ended
 
@@ -76,6 +79,14 @@ def _wait(ready: Callable[[], bool], limit: float, message: Callable[[], str]) -
         time.sleep(0.02)
 
 
+def _next_of(answers: "queue.SimpleQueue[T]") -> T:
+    """What process 0 says next."""
+    while True:
+        interrupts.check()
+        with suppress(queue.Empty):
+            return answers.get(timeout=0.2)
+
+
 class Leader(Member):
     """Process 0, to which all others are connected."""
 
@@ -109,6 +120,13 @@ class Leader(Member):
                     link.send(go=True)
             yield
             self.finish()  # nobody writes when the lock is let go
+
+    def agree(self, decide: Callable[[], int]) -> int:
+        number = decide()
+        with self._lock:
+            for link in self._links.values():
+                link.send(agreed=number)
+        return number
 
     def take(self, stage: int, name: str, missing: Sequence[int]) -> int | None:
         # Nobody writes to a store before asking here, so that the first to ask knows all that is missing.
@@ -211,6 +229,7 @@ class Follower(Member):
         self._link: Link | None = None
         self._welcome, self._go = threading.Event(), threading.Event()
         self._answers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._agreed: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked = 0
 
     def join(self, limit: float) -> None:
@@ -239,10 +258,10 @@ class Follower(Member):
         else:
             self._link.send(stage=stage, store=name, missing=list(missing))
         self._asked = stage
-        while True:
-            interrupts.check()
-            with suppress(queue.Empty):
-                return self._answers.get(timeout=0.2)
+        return _next_of(self._answers)
+
+    def agree(self, decide: Callable[[], int]) -> int:
+        return _next_of(self._agreed)
 
     def finish(self) -> None:
         assert self._link is not None
@@ -263,6 +282,8 @@ class Follower(Member):
                 self._answers.put(message["batch"])
             elif "welcome" in message:
                 self._welcome.set()
+            elif "agreed" in message:
+                self._agreed.put(message["agreed"])
             elif "go" in message:
                 self._go.set()
             elif "bye" in message:

@@ -1,5 +1,6 @@
 """What a classifier says of defended images."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef import batching, defenses
+from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
 from srdef.evaluation.experiment import Experiment
 from srdef.models.protocols import Classifier
@@ -59,12 +60,19 @@ def classify(
 
 def precompile_prediction(
     experiment: Experiment, defense: Defense, shape: tuple[int, ...], batch_size: int, passes: int = 1
-) -> None:
-    """Compile what `classify` runs for images of the given shape (height, width, channels)."""
+) -> int:
+    """Compile what `classify` runs for images of the given shape (height, width, channels).
+
+    Returns
+    -------
+    int
+        The bytes that a batch needs on each device.
+    """
     mesh = batching.data_mesh()
     rows = (np.zeros((1, *shape), np.float32), np.zeros(1, np.uint32))
     shared = (experiment.classifier, defense, experiment.defense_key)
-    _predict.lower(*batching.abstract(shared, rows, batch_size, mesh), passes=passes).compile()
+    given = batching.abstract(shared, rows, batch_size, mesh)
+    return memory.of_programs([_predict.lower(*given, passes=passes).compile()], given[-2])
 
 
 def predict(
@@ -103,3 +111,27 @@ def defended_images(
         batch_size=batch_size,
         on_device=on_device,
     )
+
+
+def precompile_defended(
+    targets: Sequence[Experiment], defense: str, shape: tuple[int, ...], batch_size: int
+) -> int:
+    """Compile what `defended_images` and `predict` run for the same defense before several classifiers.
+
+    Returns
+    -------
+    int
+        The bytes that a batch needs on each device.
+    """
+    mesh = batching.data_mesh()
+    rows = (np.zeros((1, *shape), np.float32), np.zeros(1, np.uint32))
+    most = 0
+    for target in targets:
+        shared = (target.defenses[defense], target.defense_key)
+        given = batching.abstract(shared, rows, batch_size, mesh)
+        lowered = _first_pass.lower(*given)
+        asked = (target.classifier, defenses.Identity(), jax.random.key(0))
+        defended = batching.abstract(asked, (lowered.out_info, rows[1]), batch_size, mesh)
+        programs = [lowered.compile(), _predict.lower(*defended, passes=1).compile()]
+        most = max(most, memory.of_programs(programs, given[-2]))
+    return most

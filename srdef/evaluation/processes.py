@@ -6,7 +6,7 @@ on when no batch of the store is missing. As every image is computed on its own,
 processes. `srdef.evaluation.meeting` brings several processes together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,10 @@ class Processes:
     def divide(self, name: str, count: int) -> Iterator[int]:
         """The pieces of other work that this process does, of those numbered from 0 to `count - 1`."""
         yield from range(count)
+
+    def agree(self, decide: Callable[[], int]) -> int:
+        """The number that process 0 decides on, for all; every process calls it, holding the workdir."""
+        return decide()
 
     def finish(self) -> None:
         """Tell the others that this process has nothing left to compute; process 0 waits for all."""

@@ -19,6 +19,7 @@ from srdef.evaluation.fields import (
     labelled,
     named,
     number,
+    or_word,
     rising,
     section,
     whole,
@@ -98,7 +99,11 @@ _PROTECTED = either(
 )
 
 SEED = whole("everything random is drawn from it", low=0)
-BATCH_SIZE = whole("images in a batch, shared by all devices")
+# As `config.batch_size`: see `batch_sizes`.
+AUTO = "auto"
+_IN_A_BATCH = "images in a batch, shared by all devices"
+BATCH_SIZE = whole(_IN_A_BATCH)
+BATCH_SIZE_OR_AUTO = or_word(AUTO, f"{_IN_A_BATCH}; auto: the most that fit on an accelerator", BATCH_SIZE)
 ARITHMETIC = word(
     "what steps of attacks are computed in, where the device has it; all else is computed in float32",
     *get_args(Arithmetic),
@@ -116,6 +121,7 @@ SHARED: dict[str, Field] = {
 
 EVALUATION: dict[str, Field] = {
     **SHARED,
+    "batch_size": BATCH_SIZE_OR_AUTO,
     "arithmetic": ARITHMETIC,
     "gallery": section(
         "the picture of the first images, before and after",
@@ -148,7 +154,7 @@ _THREAT = section(
 
 ADAPTIVE: dict[str, Field] = {
     "seed": SEED,
-    "batch_size": BATCH_SIZE,
+    "batch_size": BATCH_SIZE_OR_AUTO,
     "arithmetic": ARITHMETIC,
     "dataset": _dataset(),
     "classifier": _model("the classifier that is attacked"),
@@ -176,7 +182,7 @@ ADAPTIVE: dict[str, Field] = {
 
 TRANSFER: dict[str, Field] = {
     "seed": SEED,
-    "batch_size": BATCH_SIZE,
+    "batch_size": BATCH_SIZE_OR_AUTO,
     "arithmetic": ARITHMETIC,
     "dataset": _dataset(),
     "classifiers": labelled("the classifiers by label, each a source and a target", _model("")),

@@ -20,6 +20,7 @@ from srdef.errors import InputError
 from srdef.evaluation.experiment import (
     CLEAN,
     Experiment,
+    check_batch_size,
     check_fields,
     check_whole,
     load_dataset,
@@ -28,8 +29,9 @@ from srdef.evaluation.experiment import (
     specification,
     subsections,
 )
+from srdef.evaluation.memory_report import MemoryReport
 from srdef.evaluation.predictions import defended_images, predict
-from srdef.evaluation.programs import Programs, of_attacks
+from srdef.evaluation.programs import Programs, of_transfer
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
@@ -92,7 +94,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
     """
     check_fields(config, FIELDS, ("arithmetic",))
     check_arithmetic(config.get("arithmetic"))
-    seed, batch_size = check_whole(config, "seed", 0), check_whole(config, "batch_size", 1)
+    seed, batch_size = check_whole(config, "seed", 0), check_batch_size(config)
     entries = subsections(config, "classifiers")
     if len(entries) < 2:
         raise InputError("config.classifiers must be at least two, or nothing is transferred")
@@ -157,12 +159,9 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
         raise InputError(f"none of the {len(dataset)} images is classified correctly by all classifiers")
     count = int(correct.sum())
     size = min(first.batch_size, count)
-    ahead = {
-        label: of_attacks(experiment, size, dataset.image_shape) for label, experiment in experiments.items()
-    }
-    # In the order in which they will run: every attack on all classifiers.
-    stages = [(label, stage) for stage in ahead[next(iter(ahead))] for label in ahead]
-    with Programs({(label, *stage): ahead[label][stage] for label, stage in stages}) as programs:
+    networks = [(experiment.classifier, experiment.defenses) for experiment in experiments.values()]
+    report = MemoryReport(reporter, size, networks)
+    with Programs(of_transfer(experiments, size, dataset.image_shape), report=report) as programs:
         runs = {
             label: Run(
                 replace(experiment, batch_size=size),
@@ -173,7 +172,7 @@ def run(experiments: dict[str, Experiment], folder: Path | None, reporter: Repor
             )
             for label, experiment in experiments.items()
         }
-        programs.keep(lambda stage: runs[stage[0]].lacks(*stage[1:]))
+        programs.keep(lambda stage: stage[1] != "adversarial" or runs[stage[0]].lacks(*stage[1:]))
         return _run(experiments, runs)
 
 

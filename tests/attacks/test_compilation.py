@@ -9,8 +9,8 @@ import pytest
 from registered import every
 
 from srdef import attacks
-from srdef.attacks.compilation import precompile
-from srdef.victims import Undefended
+from srdef.attacks.compilation import precompile, precompile_accuracy
+from srdef.victims import ExpectationOverTransformation, Undefended
 
 KEY = jax.random.key(0)
 PROGRAMS = ("init", "steps", "result", "rounded", "judged")
@@ -64,3 +64,58 @@ def test_all_attacks_share_the_judge(compiled, caplog):
     attacks.perturb(attacks.deepfool(), victim, images, "predicted", key=KEY)
     assert "steps" in compiled()
     assert "judged" not in compiled()
+
+
+@pytest.mark.parametrize("version", [pytest.param("standard", marks=pytest.mark.slow), "rand"])
+def test_of_several_attacks_the_first_is_compiled_or_all(compiled, caplog, version):
+    images = np.pad(linear_victims.images(3), ((0, 0), (0, 9), (0, 0), (0, 0)))
+    attack = attacks.autoattack(0.1, version=version)
+    victim = Undefended(linear_victims.linear(classes=5))
+    options = {"key": KEY, "batch_size": 3}
+    first = precompile(attack, victim, images.shape[1:], **options)
+    assert compiled() >= {"init", "steps", "result"}
+    seen = ExpectationOverTransformation(victim, 20, "loss") if version == "rand" else victim
+    members = [attacks.without_early_stop(a) if version == "rand" else a for a in attack.members]
+    needs = [precompile(member, seen, images.shape[1:], **options) for member in members]
+    caplog.clear()
+    assert precompile(attack, victim, images.shape[1:], everything=True, **options) == max(needs)
+    assert first == needs[0]
+    assert compiled() == set()
+
+
+def test_a_repeated_attack_needs_what_it_needs_once():
+    attack, victim = attacks.pgd(0.1, steps=2), Undefended(linear_victims.linear(classes=5))
+    options = {"key": KEY, "batch_size": 3}
+    shape = linear_victims.images(1).shape[1:]
+    assert precompile(attack.repeat(3), victim, shape, **options) == precompile(
+        attack, victim, shape, **options
+    )
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_judging_finds_its_program(caplog, draws):
+    images = np.pad(linear_victims.images(3), ((0, 0), (0, 11), (0, 0), (0, 0)))
+    victim = Undefended(linear_victims.linear(classes=5))
+    options = {"key": KEY, "batch_size": 3, "draws": draws}
+    said = "Finished XLA compilation of jit(_correct)"
+    jax.config.update("jax_log_compiles", True)
+    caplog.set_level(logging.WARNING, logger="jax")
+    try:
+        assert precompile_accuracy(victim, images.shape[1:], **options) > 3 * images[0].nbytes
+        assert said in caplog.text
+        caplog.clear()
+        attacks.accuracy_over_draws(victim, images, np.arange(3), **options)
+        assert said not in caplog.text
+    finally:
+        jax.config.update("jax_log_compiles", False)
+
+
+def test_memory_grows_linearly_with_the_batch():
+    attack, victim = attacks.pgd(0.1, steps=2), Undefended(linear_victims.linear(classes=5))
+    needs = [
+        precompile(attack, victim, linear_victims.images(1).shape[1:], key=KEY, batch_size=size)
+        for size in (4, 8, 32)
+    ]
+    slope = (needs[1] - needs[0]) / 4
+    # Buffers are aligned, and small ones reused or not.
+    assert needs[2] == pytest.approx(needs[0] + 28 * slope, rel=0.1)

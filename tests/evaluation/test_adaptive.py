@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+import re
 from dataclasses import replace
 
 import jax
@@ -24,6 +26,7 @@ from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, resolve
 from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN, make_defense, split_entry
 from srdef.evaluation.predictions import predict
+from srdef.evaluation.programs import of_all, of_threats
 from srdef.evaluation.run import Run
 from srdef.evaluation.threats import WORST, Threat, make_threat
 from srdef.reporting import adaptive_files, adaptive_plots, adaptive_tables
@@ -114,6 +117,29 @@ def reporter():
 @pytest.fixture(scope="module")
 def outcome(experiment, folder):
     return adaptive.run(experiment, folder, reporter())
+
+
+@pytest.mark.slow
+def test_what_is_compiled_ahead_is_what_runs(experiment, caplog):
+    """At an ε so small that nothing is fooled: no image leaves a batch, and no smaller one is compiled."""
+    epsilons = (1e-6,)
+    threats = {label: make_threat(label, entry, EPSILONS) for label, entry in THREATS.items()}
+    threats["EOT"] = replace(threats["EOT"], epsilons=epsilons)
+    # Of a size of its own: programs of other tests are no witnesses.
+    chosen = {label: experiment.defenses[label] for label in ("none", "random")}
+    tried = replace(experiment, epsilons=epsilons, threats=threats, batch_size=4, defenses=chosen)
+    jobs = of_threats(tried, 4, tried.dataset.image_shape)
+    assert {kind for kind, *_ in jobs} == {"clean", "adversarial", "shares"}
+    assert min(of_all(jobs.values())) > 0
+    jax.config.update("jax_log_compiles", True)
+    caplog.set_level(logging.WARNING, logger="jax")
+    try:
+        found = adaptive.run(tried, None, reporter())
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    assert found.accuracy("none", "exact")[0] == 1
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
+    assert not {"init", "steps", "result", "judged", "_correct"} & set(compiled)
 
 
 @pytest.mark.slow

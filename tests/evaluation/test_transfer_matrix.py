@@ -2,8 +2,11 @@
 
 import io
 import json
+import logging
+import re
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,6 +20,7 @@ from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.evaluation import progress, schema, transfer_matrix
 from srdef.evaluation.experiment import CLEAN
+from srdef.evaluation.programs import of_all, of_transfer
 from srdef.reporting import transfer_files
 from srdef.victims import Undefended
 
@@ -41,6 +45,28 @@ def experiments():
         "a": replace(base, config={**base.config, "classifier": {"name": "a"}}, **shared),
         "b": replace(base, config={**base.config, "classifier": {"name": "b"}}, classifier=other, **shared),
     }
+
+
+def test_what_is_compiled_ahead_is_what_runs(caplog):
+    made = experiments()
+    made = {
+        # Nothing is fooled, so that no image leaves a batch.
+        label: replace(
+            experiment, attacks={"FGSM": attacks.fgsm(1e-6), "VMI": attacks.vmifgsm(1e-6, steps=2)}
+        )
+        for label, experiment in made.items()
+    }
+    jobs = of_transfer(made, 4, made["a"].dataset.image_shape)
+    assert {stage[1] for stage in jobs} == {"transfer", "adversarial"}
+    assert min(of_all(jobs.values())) > 0
+    jax.config.update("jax_log_compiles", True)
+    caplog.set_level(logging.WARNING, logger="jax")
+    try:
+        transfer_matrix.run(made, None, progress.Reporter())
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
+    assert not {"init", "steps", "result", "judged", "_first_pass", "_predict"} & set(compiled)
 
 
 def test_every_cell_is_an_attack_on_the_source_judged_by_the_target(tmp_path):

@@ -1,5 +1,6 @@
 """One run in several processes on this machine: the bytes of one process, also after one has been killed."""
 
+import json
 import os
 import random
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from srdef import memory
 from srdef.commands import cli, evaluate, processes
 from srdef.errors import InputError
+from srdef.evaluation import batch_sizes
 from srdef.evaluation.links import Place
 from srdef.storage import store
 
@@ -109,6 +112,8 @@ def place(tmp_path_factory):
     (folder / "toy_of_processes.py").write_text(TOY)
     (folder / "config.py").write_text(CONFIG.replace("COMMON", COMMON))
     on_disk = CONFIG.replace("COMMON", COMMON).replace(":data", ":data_on_disk")
+    automatic = CONFIG.replace("COMMON", COMMON).replace('"batch_size": 2', '"batch_size": "auto"')
+    (folder / "auto.py").write_text(automatic)
     (folder / "on_disk.py").write_text(on_disk)
     (folder / "adaptive.py").write_text(ADAPTIVE.replace("COMMON", COMMON))
     return folder
@@ -190,6 +195,27 @@ def test_many_processes_leave_the_bytes_of_one(place, alone, tmp_path, count):
     again = run(place, tmp_path, 3)
     assert " images " not in again.split("Attacks")[0]
     assert contents(tmp_path) == contents(alone)
+
+
+@pytest.mark.slow
+def test_a_batch_size_that_is_found_is_one_for_all_and_stays(place, tmp_path):
+    code, _, errors = end(start(place, tmp_path / "one", config="auto.py"))
+    assert (code, errors) == (0, "")
+    output = run(place, tmp_path / "two", 2, config="auto.py")
+    assert f"batch_size={memory.CPU_BATCH}" in output
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+    def sizes(name):
+        manifests = (tmp_path / name / "store" / "adversarial").glob("MI-FGSM-4-*/manifest.json")
+        return {json.loads(manifest.read_text())["batch_size"] for manifest in manifests}
+
+    assert sizes("one") == sizes("two") == {memory.CPU_BATCH}
+    # As if it had begun on another machine.
+    kept = tmp_path / "two" / batch_sizes.FILE
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "batch_size": 7}))
+    output = run(place, tmp_path / "two", 2, config="auto.py")
+    assert "batch_size=" not in output
+    assert sizes("two") == {memory.CPU_BATCH, 7}
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ class Row:
     make: Callable[[], Run]
     images: int
     work: Callable[[Any], Mapping[str, float]] | None = None
-    ahead: Callable[[], Sequence[Callable[[], None]]] | None = None
+    ahead: Callable[[], Sequence[Callable[[], int | None]]] | None = None
 
 
 class Ledger:
