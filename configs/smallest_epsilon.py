@@ -5,13 +5,13 @@ variable SRDEF_NIPS2017 names, or `--config.dataset.path`), three times:
 
 - with the budgets of `configs/table1.py`, in 8 bits;
 - "min": by the default search of foolbox 1.8, the library that the paper used, for the smallest ε that fools
-  the undefended classifier, of each image. I-FGSM and MI-FGSM have its default ε, step and iterations, and so
-  have DI²FGSM and MDI²FGSM, which it lacks. These perturbations are smaller than a level: the images are kept
-  as float32;
+  the undefended classifier, of each image. I-FGSM and MI-FGSM have its default ε, step and iterations. These
+  perturbations are smaller than a level: the images are kept as float32;
 - I-FGSM and MI-FGSM at several ε in levels, as float32 too. `srdef report` draws the curves.
 
 The argument is `classifier`, as in `configs/nips2017.py`; `network`, that of super-resolution; and `part`:
-`table` for the first two, `curve` for the last, as in `smallest_epsilon:lite2,edsr_baseline_x2,table`.
+`table` for the first two, `curve` for the last, as in `smallest_epsilon:lite2,edsr_baseline_x2,table`, or
+`diverse` for the smallest ε of DI²FGSM and MDI²FGSM, which foolbox 1.8 lacks: they are in no other part.
 """
 
 from typing import Any
@@ -45,18 +45,20 @@ def get_config(argument: str = "") -> ConfigDict:
         argument,
         classifier=common.choice(*nips2017.CLASSIFIERS),
         network=common.choice(*paper.NETWORKS),
-        part=common.choice("all", "table", "curve"),
+        part=common.choice("all", "table", "curve", "diverse"),
     )
     config = nips2017.get_config(chosen.classifier)
     usual = {label: quickstart.attacks()[label] for label in USUAL}
-    parts = {"table": {**usual, **paper.smallest()}, "curve": ladder()}
-    kept = parts if chosen.part == "all" else {chosen.part: parts[chosen.part]}
+    smallest = paper.smallest()
+    diverse = {label: smallest.pop(label) for label in ("DI²FGSM min", "MDI²FGSM min")}
+    parts = {"table": {**usual, **smallest}, "curve": ladder()}
+    kept = parts if chosen.part == "all" else {"": {**parts, "diverse": diverse}[chosen.part]}
     config.attacks = ConfigDict({k: v for part in kept.values() for k, v in part.items()})
     enlarge = paper.super_resolution(chosen.network)
     config.defenses = ConfigDict(
         {**paper.NO_DEFENSE, "WD": paper.WAVELET, "SR": enlarge, "WD+SR": [paper.WAVELET, enlarge]}
     )
-    config.gallery.attack = "I-FGSM 16" if chosen.part == "curve" else "I-FGSM"
+    config.gallery.attack = {"curve": "I-FGSM 16", "diverse": "DI²FGSM min"}.get(chosen.part, "I-FGSM")
     known = chosen.classifier in nips2017.PAPER
     config.paper = ConfigDict({"table": 5, "classifier": chosen.classifier if known else "inception_v3"})
     return config

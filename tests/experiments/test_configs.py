@@ -215,7 +215,11 @@ def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
 def test_table_1_in_both_readings():
     """Nothing but the columns is new with `smallest`, and nothing but super-resolution with a network."""
     usual, both = (config_of("table1", f"lite0,3x60{more}") for more in ("", ",smallest"))
-    other = config_of("smallest_epsilon", "lite0,table")["attacks"]
+    table, diverse = (
+        config_of("smallest_epsilon", f"lite0,{part}")["attacks"] for part in ("table", "diverse")
+    )
+    assert list(diverse) == ["DI²FGSM min", "MDI²FGSM min"]
+    other = table | diverse
     smallest = {label: entry for label, entry in other.items() if label.endswith(" min")}
     assert len(smallest) == 5
     assert both.pop("attacks") == usual["attacks"] | smallest
