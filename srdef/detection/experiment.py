@@ -2,13 +2,12 @@
 
 Data are pairs of a clean image and the same image under one attack that fools the classifier, from all
 attacks of the configuration. All versions of an image, and all crops of it, are either trained on or tested
-with, never both.
-Every image that the network sees is rounded to 8 bits, so that float32 noise gives nothing away.
+with, never both. What the network sees is rounded to 8 bits, so that float32 noise gives nothing away.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from srdef.detection.training import create, scores, train
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, resolve
 from srdef.evaluation.predictions import defended_images
-from srdef.evaluation.processes import ALONE
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.interpret import features
@@ -197,7 +195,7 @@ def run(
         correct.adversarial(attack)
     if not reporter.processes.first:
         return None
-    correct = alone(correct)
+    correct = correct.alone()
     train_rows, test_rows = split(correct, options["test_share"], workdir)
     attacks = list(experiment.attacks)
     clean, _ = feature_maps(correct, CLEAN, model.endpoint)
@@ -222,12 +220,6 @@ def start(config: dict[str, Any], workdir: Path) -> Experiment:
         raise InputError(f"{workdir} holds a run of another configuration; choose another --workdir")
     write_atomically(written, text)
     return experiment
-
-
-def alone(run: Run) -> Run:
-    """The same run in this process only, when the others have done their share."""
-    run.reporter.processes.finish()
-    return replace(run, reporter=replace(run.reporter, processes=ALONE))
 
 
 def split(run: Run, test_share: float, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -296,9 +288,8 @@ def judge(
 
 def area(clean: np.ndarray, adversarial: np.ndarray) -> float:
     """The area under the ROC curve over logits of clean and of adversarial images."""
-    return roc_auc(
-        np.concatenate([clean, adversarial]), np.arange(len(clean) + len(adversarial)) >= len(clean)
-    )
+    positive = np.arange(len(clean) + len(adversarial)) >= len(clean)
+    return roc_auc(np.concatenate([clean, adversarial]), positive)
 
 
 def side_by_side(tasks: Sequence[Callable[[], Any]], workers: int) -> list[Any]:

@@ -23,7 +23,6 @@ from srdef.detection import joint
 from srdef.detection.experiment import (
     Result,
     adversarial,
-    alone,
     area,
     check,
     judge,
@@ -138,7 +137,7 @@ def run(
         _attack(correct, reporter, 1)  # all of them in the same order
         if not reporter.processes.first:
             return None
-        correct = alone(correct)
+        correct = correct.alone()
     if workers > 1:  # a terminal shows one bar at a time: lines alone
         console = Console(file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False)
         correct = replace(correct, reporter=Reporter(console))

@@ -15,6 +15,7 @@ from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.measures import MEASURES, PREDICTION, measures
 from srdef.evaluation.predictions import classify, defended_images, predict
+from srdef.evaluation.processes import ALONE
 from srdef.evaluation.progress import Reporter
 from srdef.storage.fingerprint import digest
 from srdef.storage.memory import MemoryStore, Store
@@ -51,6 +52,11 @@ class Run(Generic[E]):
     def select(self, rows: np.ndarray | slice) -> "Run[E]":
         """The same run about only the images that `rows` picks."""
         return replace(self, dataset=self.dataset.select(rows))
+
+    def alone(self) -> "Run[E]":
+        """The same run in this process only, when all others have done their share."""
+        self.reporter.processes.finish()
+        return replace(self, reporter=replace(self.reporter, processes=ALONE))
 
     @cached_property
     def dataset_digest(self) -> str:
