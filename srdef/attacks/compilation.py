@@ -21,7 +21,7 @@ from srdef.attacks.batch import Storage
 from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.repeat import Repeated
 from srdef.attacks.stepping import is_looped
-from srdef.attacks.transfer import _correct
+from srdef.attacks.transfer import correct_share
 from srdef.batching import abstract, data_mesh, sharding_of_rows
 from srdef.errors import InputError
 from srdef.validation import check_ids
@@ -109,7 +109,7 @@ def precompile_accuracy(
     """
     rows = (np.zeros((1, *shape), np.float32), np.zeros(1, np.int32), check_ids(None, 1))
     given = abstract((victim, key), rows, batch_size, data_mesh())
-    return memory.of_programs([_correct.lower(*given, draws=draws).compile()], given[2])
+    return memory.of_programs([correct_share.lower(*given, draws=draws).compile()], given[2])
 
 
 def _parts(attack: Ensemble, victim: Victim) -> list[tuple[Attack, Victim]]:

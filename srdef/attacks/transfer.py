@@ -31,7 +31,7 @@ _TARGET = 0xFFFFFFFD
 
 
 @partial(jax.jit, static_argnames="draws")
-def _correct(
+def correct_share(
     victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *, draws: int
 ) -> jax.Array:
     """For each image, the share of draws with which the victim predicts the label; NaN where one has none."""
@@ -67,7 +67,7 @@ def _share_of_draws(
     labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
     check_count("draws", draws)
     ids = check_ids(ids, len(images))
-    program = partial(_correct, draws=draws)
+    program = partial(correct_share, draws=draws)
     share = map_batches(program, (victim, key), (images, labels, ids), batch_size=batch_size, mesh=mesh)
     is_nan = np.isnan(share)
     if is_nan.any():

@@ -1,13 +1,12 @@
 """How much memory a run needs: one line when it is known, and a warning as soon as it does not fit."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from srdef import memory
-from srdef.errors import SrdefWarning
+from srdef.errors import warn
 from srdef.evaluation.progress import Reporter
 
 
@@ -96,9 +95,7 @@ class MemoryReport:
         advice = f"batch_size={size} would fit" if size else "smaller images or networks need less"
         words = memory.in_words
         free = f"{words(room)} {'are free' if self._on_host else 'of each device are there for them'}"
-        warnings.warn(
+        warn(
             f"batches of {self._batch_size} images need about {words(self._batch)} of memory "
-            f"({self._which}), and {free}; {advice}",
-            SrdefWarning,
-            stacklevel=2,
+            f"({self._which}), and {free}; {advice}"
         )
