@@ -10,18 +10,20 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from srdef import own_code
 from srdef.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What options are called in foolbox, torchattacks, ART and AutoAttack.
-_ELSEWHERE = {
-    **dict.fromkeys(("eps", "epsilons"), "epsilon"),
-    **dict.fromkeys(("alpha", "eps_step", "eps_iter", "abs_stepsize", "stepsize"), "step_size"),
-    **dict.fromkeys(("max_iter", "nb_iter", "n_iter", "num_steps", "iters"), "steps"),
-    **dict.fromkeys(("n_restarts", "num_random_init"), "restarts"),
-    **{"n_queries": "queries", "decay": "momentum", "kappa": "confidence", "lr": "learning_rate"},
+# What options of foolbox, torchattacks, ART and AutoAttack are called here: the first that a builder has.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("eps", "epsilon", "epsilons"), ("epsilon", "step_size")),
+    **dict.fromkeys(("alpha", "eps_step", "eps_iter", "abs_stepsize", "stepsize"), ("step_size",)),
+    **dict.fromkeys(("steps", "max_iter", "nb_iter", "n_iter", "num_steps", "iters"), ("steps", "queries")),
+    **dict.fromkeys(("n_restarts", "num_random_init"), ("restarts",)),
+    **{"n_queries": ("queries",), "decay": ("momentum",), "kappa": ("confidence",), "lr": ("learning_rate",)},
 }
 
 
@@ -138,15 +140,25 @@ def check_options(where: str, builder: Callable[..., Any], options: Mapping[str,
         signature.bind(**options)
     except TypeError as error:
         raise InputError(f"{where}: {error}{_hint(signature, options)}") from None
+    _check_flags(where, signature, options)
+
+
+def _check_flags(where: str, signature: inspect.Signature, options: Mapping[str, Any]) -> None:
+    """InputError for what is neither True nor False where a builder says that it takes a `bool`."""
+    for option, value in options.items():
+        parameter = signature.parameters.get(option)
+        is_flag = parameter is not None and parameter.annotation in (bool, "bool")
+        if is_flag and not isinstance(value, bool | np.bool_):
+            raise InputError(f"{where}: {option} must be True or False, not {value!r:.80}")
 
 
 def _hint(signature: inspect.Signature, options: Mapping[str, Any]) -> str:
     """The valid options, after what a wrong one is called here."""
     known = signature.parameters
     renamed = [
-        f"; {option} is called {_ELSEWHERE[option]} here"
+        f"; {option} is called {here[0]} here"
         for option in options
-        if option not in known and _ELSEWHERE.get(option) in known
+        if option not in known and (here := [name for name in _ELSEWHERE.get(option, ()) if name in known])
     ]
     return f"{''.join(renamed)}; its options are: {', '.join(known) or 'none'}"
 
@@ -162,6 +174,7 @@ def _naming_options(where: str, builder: F) -> F:
             if option not in signature.parameters and not anything:
                 hint = _hint(signature, options)
                 raise InputError(f"{where}: got an unexpected keyword argument {option!r}{hint}")
+        _check_flags(where, signature, options)
         return builder(*arguments, **options)
 
     return cast(F, named)

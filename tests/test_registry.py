@@ -2,6 +2,7 @@ import hashlib
 import sys
 import warnings
 
+import numpy as np
 import pytest
 
 from srdef import attacks, defenses, own_code
@@ -198,8 +199,23 @@ def test_what_was_imported_is_found_again_from_elsewhere(registry, folder, monke
         (lambda: attacks.create("pgd", alpha=1), "alpha is called step_size here; its options are"),
         (lambda: attacks.square(1 / 255, n_queries=5), "attack 'square': .*n_queries is called queries here"),
         (lambda: attacks.fgsm(1 / 255, size=3), "'size'; its options are: epsilon"),
+        (lambda: attacks.simba(eps=0.2), "eps is called step_size here; its options are"),
+        (lambda: attacks.square(1 / 255, max_iter=5), "max_iter is called queries here"),
     ],
 )
 def test_options_of_other_libraries_are_answered_with_their_names_here(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", ["no", 2, None, [True]])
+def test_flags_are_true_or_false(value):
+    """Of functions and of classes; any text would count as true."""
+    for call, flag in (
+        (lambda: attacks.square(1 / 255, targeted=value), "targeted"),
+        (lambda: attacks.create("simba", stop_early=value), "stop_early"),
+        (lambda: attacks.create("pgd", random_start=value), "random_start"),
+    ):
+        with pytest.raises(InputError, match=f"{flag} must be True or False, not"):
+            call()
+    assert attacks.pgd(random_start=np.bool_(False)).random_start == False  # noqa: E712

@@ -177,8 +177,8 @@ def apply(config: dict[str, Any], changes: Sequence[str]) -> None:
         if not isinstance(place, dict | list) or isinstance(place, list) != isinstance(last, int):
             raise InputError(f"{where} has no part {last!r}: it is {brief(place)}")
         old = _inside(place, last, where) if isinstance(last, int) else place.get(last)
-        if path == ["batch_size"]:  # a number or a word, whichever the file has
-            old = schema.AUTO if text == schema.AUTO else 1
+        if path == ["batch_size"]:  # a number or a word, whichever the file has; the schema knows which
+            old = schema.AUTO if _literal(text or "") is None else 1
         new = value(text or "", old, where + _written(last))
         if last == "name" and isinstance(place, dict) and new != old:
             _rename(place, str(new), path)

@@ -134,6 +134,8 @@ def _join(place: Place) -> None:
     try:
         if place.process == 0:  # JAX would end the process without a word
             replace(place, coordinator=address).listen().close()
+        # It would hear SIGTERM, and do nothing.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(address, place.processes, place.process)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from srdef.errors import InputError
 from srdef.evaluation.links import Place
-from srdef.evaluation.members import Follower, Leader
+from srdef.evaluation.members import STOPPED, Follower, Leader
 from srdef.evaluation.processes import Processes
 
 # How long processes wait for one another at the start, in seconds: launchers do not start them at once.
@@ -64,6 +64,6 @@ def meet(place: Place, run: str, patience: float | None = None) -> Iterator[Proc
 def _reason(error: BaseException) -> str:
     """Why a process ends, in one line for the others."""
     if isinstance(error, KeyboardInterrupt):
-        return "it was stopped"
+        return STOPPED
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

@@ -18,6 +18,9 @@ from srdef.storage.memory import Store
 
 T = TypeVar("T")
 
+# Why a process has ended that may as well go on.
+BROKEN, STOPPED = "its connection broke", "it was stopped"
+
 CODE = 1  # the exit code of a process that ends because another one has ended
 
 
@@ -67,7 +70,9 @@ class Member(Processes):
 
 
 def _ended(who: str, reason: str) -> str:
-    return f"{who} has ended ({reason}); the same command continues from here"
+    """What the others say of a process; bad input, or a full disk, would end the same command once more."""
+    first = "" if reason in (BROKEN, STOPPED) else "when that is mended, "
+    return f"{who} has ended ({reason}); {first}the same command continues from here"
 
 
 def _wait(ready: Callable[[], bool], limit: float, message: Callable[[], str]) -> None:
@@ -166,7 +171,7 @@ class Leader(Member):
         if found is None:
             return
         index, who = found
-        reason = "its connection broke"
+        reason = BROKEN
         while (message := link.read()) is not None:
             if "finished" in message:
                 self._finished.add(index)
@@ -292,4 +297,4 @@ class Follower(Member):
                 self._end(str(message["refused"]))
             else:
                 self._end(_ended(str(message.get("who")), str(message.get("failed"))))
-        self._end(_ended("process 0", "its connection broke"))
+        self._end(_ended("process 0", BROKEN))

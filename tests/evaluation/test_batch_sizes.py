@@ -138,8 +138,10 @@ def test_the_command_line_changes_one_into_the_other(before, text, after):
     config = {"batch_size": before}
     configuration.apply(config, [f"config.batch_size={text}"])
     assert config == {"batch_size": after}
-    with pytest.raises(InputError, match=r"config\.batch_size must be a whole number"):
-        configuration.apply(config, ["config.batch_size=large"])
+    configuration.apply(config, ["config.batch_size=Auto"])
+    fields = {"batch_size": schema.SCHEMAS["evaluation"]["batch_size"]}
+    with pytest.raises(InputError, match=r"^config\.batch_size must be a whole number or 'auto', not 'Auto'"):
+        check_fields(config, fields, "config")
 
 
 def test_a_run_says_what_memory_it_needs(tmp_path, reporter, said):
