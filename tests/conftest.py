@@ -23,6 +23,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whole_programs() -> None:
+    """Or one worker reads what another one has written half."""
+    cache.write_programs_whole()
+
+
 @pytest.fixture(autouse=True)
 def one_thread_of_torch() -> None:
     """What builds networks for a benchmark sets as many as there are cores."""
