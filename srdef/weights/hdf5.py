@@ -98,7 +98,27 @@ def _longest_string(data: bytes) -> int:
     """
     starts = [found.start() for found in re.finditer(rb"GCOL\x01", data)]
     sizes = [int.from_bytes(data[start + 8 : start + 16], "little") for start in starts]
+    left = len(data) // 16  # objects that the file has room for; collections do not overlap
+    for start, size in zip(starts, sizes, strict=True):
+        left = _refuse_endless(data, start + 16, min(start + size, len(data)), left)
     return min(max(sizes, default=1), len(data))
+
+
+def _refuse_endless(data: bytes, place: int, end: int, left: int) -> int:
+    """InputError for a collection of strings that HDF5 would read for ever; returns what of `left` is left.
+
+    An object has a header of 16 bytes (its index, then its size in the second half) and a content that is
+    filled up to a multiple of 8. The free space has the index 0 and a size that counts its header: if that is
+    nothing, HDF5 looks at it again and again. What else is wrong it finds by itself.
+    """
+    while place + 16 <= end:
+        index = int.from_bytes(data[place : place + 2], "little")
+        size = int.from_bytes(data[place + 8 : place + 16], "little")
+        if (index == 0 and size < 16) or left == 0:
+            raise InputError("refused: a collection of strings in it has no end")
+        left -= 1
+        place += 16 + -(-size // 8) * 8 if index else size
+    return left
 
 
 def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:

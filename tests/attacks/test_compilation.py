@@ -97,7 +97,7 @@ def test_judging_finds_its_program(caplog, draws):
     images = np.pad(linear_victims.images(3), ((0, 0), (0, 11), (0, 0), (0, 0)))
     victim = Undefended(linear_victims.linear(classes=5))
     options = {"key": KEY, "batch_size": 3, "draws": draws}
-    said = "Finished XLA compilation of jit(_correct)"
+    said = "Finished XLA compilation of jit(correct_share)"
     jax.config.update("jax_log_compiles", True)
     caplog.set_level(logging.WARNING, logger="jax")
     try:

@@ -214,7 +214,7 @@ def test_train_all(folder, tmp_path, small_networks, monkeypatch):
         ({"minutes": ["-1"]}, "minutes must be one number from 0 up"),
         ({"networks": ["baseline_x3"]}, "baseline_x3 starts from baseline_x2: train that before, or put its"),
         ({"set": ["batchsize=3"]}, "unknown field config.batchsize; choose from: recipe, network"),
-        ({"set": ["batch_size=many"]}, "config.batch_size must be a whole number, not 'many'"),
+        ({"set": ["batch_size=many"]}, "config.batch_size must be a whole number of at least 1, not 'many'"),
         ({"set": ["batch_size=0"]}, "config.batch_size must be a whole number of at least 1, not 0"),
         ({"test_folder": ["/nowhere"]}, "folder /nowhere does not exist"),
     ],

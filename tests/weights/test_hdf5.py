@@ -94,3 +94,26 @@ def test_of_another_layout_or_damaged(tmp_path):
     path.write_bytes(path.read_bytes()[: os.path.getsize(path) // 2])
     with pytest.raises(InputError, match=r"a\.h5: damaged"):
         readers.read(path)
+
+
+@pytest.mark.parametrize("size", [0, 15])
+def test_strings_without_an_end_are_refused(tmp_path, size):
+    """HDF5 itself would look for the end of them for ever."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.create("layer_names", ["a", "b"], dtype=h5py.string_dtype())
+        for name in "ab":
+            file.create_group(name).attrs.create("weight_names", [], dtype=h5py.string_dtype())
+    assert readers.read(path, needed=1 << 20) == {}
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    while data[place : place + 2] != b"\0\0":  # to the free space behind the strings
+        length = int.from_bytes(data[place + 8 : place + 16], "little")
+        place += 16 + -(-length // 8) * 8
+    data[place + 8 : place + 16] = size.to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.h5: refused: a collection of strings in it has no end"):
+        readers.read(path, needed=1 << 20)
+    path.write_bytes(bytes(data) + (b"GCOL\x01\0\0\0" + (1 << 30).to_bytes(8, "little")) * 20_000)
+    with pytest.raises(InputError, match="no end"):  # and soon, however often it is said
+        readers.read(path, needed=1 << 20)
