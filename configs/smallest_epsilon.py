@@ -51,9 +51,9 @@ def get_config(argument: str = "") -> ConfigDict:
     usual = {label: quickstart.attacks()[label] for label in USUAL}
     smallest = paper.smallest()
     diverse = {label: smallest.pop(label) for label in ("DI²FGSM min", "MDI²FGSM min")}
-    parts = {"table": {**usual, **smallest}, "curve": ladder()}
-    kept = parts if chosen.part == "all" else {"": {**parts, "diverse": diverse}[chosen.part]}
-    config.attacks = ConfigDict({k: v for part in kept.values() for k, v in part.items()})
+    parts = {"table": {**usual, **smallest}, "curve": ladder(), "diverse": diverse}
+    parts["all"] = {**parts["table"], **parts["curve"]}
+    config.attacks = ConfigDict(parts[chosen.part])
     enlarge = paper.super_resolution(chosen.network)
     config.defenses = ConfigDict(
         {**paper.NO_DEFENSE, "WD": paper.WAVELET, "SR": enlarge, "WD+SR": [paper.WAVELET, enlarge]}
