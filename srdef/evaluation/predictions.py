@@ -12,6 +12,7 @@ from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
 from srdef.evaluation.experiment import Experiment
 from srdef.models.protocols import Classifier
+from srdef.storage.fingerprint import digest
 
 
 @partial(jax.jit, static_argnames="passes")
@@ -125,13 +126,18 @@ def precompile_defended(
     """
     mesh = batching.data_mesh()
     rows = (np.zeros((1, *shape), np.float32), np.zeros(1, np.uint32))
+    first_passes: dict[str, tuple[Any, Any]] = {}  # most defenses are the same for all targets
     most = 0
     for target in targets:
-        shared = (target.defenses[defense], target.defense_key)
-        given = batching.abstract(shared, rows, batch_size, mesh)
-        lowered = _first_pass.lower(*given)
+        transformation = target.defenses[defense]
+        given = batching.abstract((transformation, target.defense_key), rows, batch_size, mesh)
+        name = digest(transformation)
+        if name not in first_passes:
+            lowered = _first_pass.lower(*given)
+            first_passes[name] = lowered.out_info, lowered.compile()
+        shape_after, first_pass = first_passes[name]
         asked = (target.classifier, defenses.Identity(), jax.random.key(0))
-        defended = batching.abstract(asked, (lowered.out_info, rows[1]), batch_size, mesh)
-        programs = [lowered.compile(), _predict.lower(*defended, passes=1).compile()]
+        defended = batching.abstract(asked, (shape_after, rows[1]), batch_size, mesh)
+        programs = [first_pass, _predict.lower(*defended, passes=1).compile()]
         most = max(most, memory.of_programs(programs, given[-2]))
     return most
