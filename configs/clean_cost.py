@@ -4,8 +4,9 @@ The argument is a classifier and the side of its images, which super-resolution 
 EfficientNet-Lite0 at 160 pixels, `lite1` EfficientNet-Lite1 at 176, `lite2` EfficientNet-Lite2 at 192, and
 `lite2_260` the same at 260, the size that it was trained with. The rows are three networks, times the two
 meanings of the wavelet threshold's sigma (`defenses.Wavelet`), times the JPEG file in which the released code
-keeps the denoised image: "as released" is `paper_released`, with both. The images are the first 200 of
-NIPS-2017 DEV (the folder that the environment variable SRDEF_NIPS2017 names, or `--config.dataset.path`).
+keeps the denoised image: "as released" is `paper_released`, with both. `lite2,small` has one of the networks,
+`compact`, `small` or `baseline`. The images are the first 200 of NIPS-2017 DEV (the folder that the
+environment variable SRDEF_NIPS2017 names, or `--config.dataset.path`).
 """
 
 from typing import Any
@@ -39,8 +40,13 @@ def rows(network: str) -> dict[str, Any]:
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """One classifier, all networks."""
-    chosen = common.parse_arg(argument, classifier=common.choice(*CLASSIFIERS))
+    """One classifier, all networks or one."""
+    chosen = common.parse_arg(
+        argument,
+        classifier=common.choice(*CLASSIFIERS),
+        network=common.choice("all", *NETWORKS),
+    )
+    networks = NETWORKS if chosen.network == "all" else {chosen.network: NETWORKS[chosen.network]}
     name, size = CLASSIFIERS[chosen.classifier]
     config = nips2017.get_config()
     config.dataset.size = size
@@ -61,7 +67,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "bicubic": paper.interpolation("bicubic"),
             **{
                 f"{row}, {words}": defense
-                for words, network in NETWORKS.items()
+                for words, network in networks.items()
                 for row, defense in rows(network).items()
             },
         }

@@ -49,7 +49,7 @@ def sections(config):
         *(("adaptive", argument) for argument in ["samples", "nips_lite2", "nips,short", "nips,long"]),
         *(("figures", figure) for figure in ["figure1", "spectra,nips2017"]),
         *(("smallest_epsilon", argument) for argument in ["lite0", "lite2,edsr_baseline_x2,curve"]),
-        *(("clean_cost", argument) for argument in ["lite0", "lite2_260"]),
+        *(("clean_cost", argument) for argument in ["lite0", "lite2_260,small"]),
         ("quickstart", None),
         ("defense_gallery", None),
         ("transfer", "few"),
@@ -266,6 +266,13 @@ def test_the_row_as_released_is_the_released_pipeline(network):
     assert with_file[1:3] == released[1:3]
     assert with_file[3].round_to_8_bits == released[3].round_to_8_bits
     assert len(channel) == 2
+
+
+def test_one_network_of_clean_cost_leaves_all_else():
+    all_rows, few = (config_of("clean_cost", argument)["defenses"] for argument in ["lite1", "lite1,small"])
+    others = [row for row in all_rows if row.endswith((", compact", ", baseline"))]
+    assert few == {row: defense for row, defense in all_rows.items() if row not in others}
+    assert len(others) == 10
 
 
 def test_adaptive_knows_every_registered_defense():
