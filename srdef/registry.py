@@ -6,6 +6,7 @@ A name is registered, or `package.module:function`, or `file.py:function`, which
 import difflib
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
@@ -144,12 +145,19 @@ def check_options(where: str, builder: Callable[..., Any], options: Mapping[str,
 
 
 def _check_flags(where: str, signature: inspect.Signature, options: Mapping[str, Any]) -> None:
-    """InputError for what is neither True nor False where a builder says that it takes a `bool`."""
+    """InputError for what is neither True nor False where a builder says that it takes a `bool`.
+
+    And for True and False where it says that it takes a number, which they would be to Python.
+    """
     for option, value in options.items():
         parameter = signature.parameters.get(option)
-        is_flag = parameter is not None and parameter.annotation in (bool, "bool")
-        if is_flag and not isinstance(value, bool | np.bool_):
+        if parameter is None:
+            continue
+        words = set(re.findall(r"\w+", inspect.formatannotation(parameter.annotation)))
+        if words == {"bool"} and not isinstance(value, bool | np.bool_):
             raise InputError(f"{where}: {option} must be True or False, not {value!r:.80}")
+        if words & {"int", "float"} and "bool" not in words and isinstance(value, bool | np.bool_):
+            raise InputError(f"{where}: {option} must be a number, not {value!r}")
 
 
 def _hint(signature: inspect.Signature, options: Mapping[str, Any]) -> str:

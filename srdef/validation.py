@@ -1,5 +1,6 @@
 """Bad arguments of an attack, found before anything is computed."""
 
+from collections.abc import Mapping
 from typing import Any, overload
 
 import jax
@@ -156,10 +157,27 @@ def _values(name: str, value: Scalar) -> np.ndarray:
 
 
 def check_numbers(**numbers: Scalar) -> None:
-    """InputError if one of the options is no number, negative or NaN."""
+    """InputError if one of the options is no number, negative or not finite."""
     for name, value in numbers.items():
-        if not (_values(name, value) >= 0).all():
-            raise InputError(f"{name} must not be negative or NaN, but is {value}")
+        values = _values(name, value)
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise InputError(f"{name} must not be negative, NaN or infinite, but is {value}")
+
+
+def check_positive(**numbers: Scalar) -> None:
+    """InputError if one of the options, with which nothing would move at 0, is no finite number above 0."""
+    check_numbers(**numbers)
+    for name, value in numbers.items():
+        if not (_values(name, value) > 0).all():
+            raise InputError(f"{name} must be greater than 0, but is {value}")
+
+
+def check_step_size(step_size: Scalar, epsilon: Scalar) -> None:
+    """InputError if the step is no number, negative or not finite, or 0 in a ball with a radius."""
+    check_numbers(step_size=step_size)
+    steps, radii = _values("step_size", step_size), _values("epsilon", epsilon)
+    if steps.size and radii.size and ((steps == 0) & (radii > 0)).any():
+        raise InputError(f"step_size must be greater than 0, but is {step_size}")
 
 
 def check_shares(**numbers: Scalar) -> None:
@@ -177,6 +195,14 @@ def check_epsilon(epsilon: Scalar, norm: str) -> None:
         raise InputError(f"epsilon must be finite and not negative, but is {epsilon}")
     if norm == "linf" and (values > 1).any():
         raise InputError(f"epsilon is in units of the [0, 1] range (write 8 / 255), but is {epsilon}")
+
+
+def numbers_among(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Those leaves of a dataclass that are numbers with values.
+
+    Not what stands in their places in trees of axes, shapes or positions, and nothing that JAX traces.
+    """
+    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, float | np.floating | np.ndarray)}
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -1,4 +1,6 @@
 import hashlib
+import inspect
+import re
 import sys
 import warnings
 
@@ -219,3 +221,41 @@ def test_flags_are_true_or_false(value):
         with pytest.raises(InputError, match=f"{flag} must be True or False, not"):
             call()
     assert attacks.pgd(random_start=np.bool_(False)).random_start == False  # noqa: E712
+
+
+# What Admix needs beside the options that are tried; the wrappers need an attack.
+BANK = {"bank": np.full((1, 8, 8, 3), 0.5, np.float32)}
+WRAPPERS = ("repeat", "minimal_epsilon")
+NUMBERS = [
+    pytest.param(module, name, option, id=f"{name}-{option}")
+    for module in (attacks, defenses)
+    for name in module.list_names()
+    if name not in WRAPPERS
+    for option, parameter in inspect.signature(module.REGISTRY.builder(name)).parameters.items()
+    if re.search(r"\b(int|float)\b", inspect.formatannotation(parameter.annotation))
+]
+# With 0 they leave every image where it is, or keep a search from ever finding anything.
+MOVING = {"step_size", "learning_rate", "initial_const", "eta", "radius", "first_distance"}
+
+
+def test_there_are_numbers_to_try():
+    assert {option for _, _, option in (case.values for case in NUMBERS)} > MOVING
+    assert len(NUMBERS) > 150
+
+
+@pytest.mark.parametrize(("module", "name", "option"), NUMBERS)
+def test_no_number_is_infinite_or_a_truth_value(module, name, option):
+    needed = BANK if name == "admix" else {}
+    for value in (np.inf, np.nan, True, False):
+        with pytest.raises(InputError, match=option):
+            module.create(name, **{option: value}, **needed)
+    if module is attacks and option in MOVING:
+        with pytest.raises(InputError, match=f"{option} must be greater than 0"):
+            module.create(name, **{option: 0.0}, **needed)
+
+
+def test_the_step_may_be_zero_where_epsilon_is():
+    epsilons = np.array([0, 4 / 255], np.float32)
+    assert attacks.pgd(epsilons, step_size=epsilons / 4).step_size[0] == 0
+    with pytest.raises(InputError, match="step_size must be greater than 0"):
+        attacks.pgd(epsilons[::-1], step_size=epsilons / 4)

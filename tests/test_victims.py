@@ -311,8 +311,35 @@ def test_compiled_and_in_a_batch_as_alone(victim):
 def test_expectation_rejects_bad_options():
     with pytest.raises(InputError, match="unknown average"):
         ExpectationOverTransformation(RANDOM, 3, "mean")
-    with pytest.raises(InputError, match="at least 1"):
-        ExpectationOverTransformation(RANDOM, 0)
+    for draws in (0, 2.5, "20", True):
+        with pytest.raises(InputError, match="draws must be an integer of at least 1"):
+            ExpectationOverTransformation(RANDOM, draws)
+    with pytest.raises(InputError, match="chunk must be an integer of at least 1"):
+        ExpectationOverTransformation(RANDOM, 20, chunk=0)
+    with pytest.raises(InputError, match="fixed must be True or False"):
+        ExpectationOverTransformation(RANDOM, 20, fixed="no")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, np.float32("nan"), np.array([0.5, -1])])
+@pytest.mark.parametrize(
+    ("view", "option"),
+    [
+        (DiverseInputs, "probability"),
+        (DiverseInputs, "fill"),
+        (SmoothedGradient, "nsig"),
+        (SpectrumSimulation, "rho"),
+        (SpectrumSimulation, "sigma"),
+        (Admix, "share"),
+    ],
+)
+def test_views_reject_numbers_out_of_range(view, option, bad):
+    bank = {"bank": np.full((1, 4, 4, 3), 0.5, np.float32)} if view is Admix else {}
+    with pytest.raises(InputError, match=option):
+        view(**{option: bad}, **bank)
+    # What stands for a number in a tree of axes, or of nothing, is none.
+    good = view(**bank)
+    assert getattr(good.replace(**{option: 0}), option) == 0
+    jax.eval_shape(jax.vmap(lambda view: view, in_axes=None, axis_size=2), good)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from srdef.attacks.losses import without_masked_classes
 from srdef.attacks.nearest import Search, SearchState, lead_to_undo
 from srdef.attacks.projections import Norm, length, safe_divide
 from srdef.cpu.gradients import value_and_grad
-from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
+from srdef.validation import Scalar, check_choice, check_count, check_positive, check_shares
 from srdef.victims import Victim, expected
 
 # How far over the boundary the constraint asks an image to be, in logits.
@@ -181,6 +181,6 @@ def alma(
     """ALMA with its authors' α 0.9 and 1000 steps, and a first distance of 1."""
     check_count("steps", steps)
     check_choice("norm", norm, ("l2", "l1"))
-    check_numbers(first_distance=first_distance)
+    check_positive(first_distance=first_distance)
     check_shares(reduction=reduction, smoothing=smoothing)
     return ALMA(first_distance, reduction, smoothing, steps, norm, targeted)

@@ -14,7 +14,7 @@ from flax import struct
 from srdef.attacks.base import REGISTRY, Attack, is_adversarial
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.nearest import Constant, Nearest, lead_to_undo
-from srdef.validation import Scalar, check_choice, check_count, check_numbers
+from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_positive
 from srdef.victims import Victim, expected
 
 Preset = Literal["paper", "original"]
@@ -221,7 +221,6 @@ def carlini_wagner(
     options: dict[str, Any] = _PRESETS[preset] | {k: v for k, v in given.items() if v is not None}
     check_count("binary_search_steps", options["binary_search_steps"])
     check_count("max_iterations", options["max_iterations"])
-    check_numbers(
-        learning_rate=options["learning_rate"], initial_const=options["initial_const"], confidence=confidence
-    )
+    check_positive(learning_rate=options["learning_rate"], initial_const=options["initial_const"])
+    check_numbers(confidence=confidence)
     return CarliniWagner(confidence=confidence, abort_early=abort_early, targeted=targeted, **options)

@@ -14,7 +14,7 @@ from srdef.attacks.losses import loss_to_climb
 from srdef.attacks.nearest import Search, SearchState, annealed, furthest
 from srdef.attacks.projections import Norm, length, safe_divide
 from srdef.cpu.gradients import value_and_grad
-from srdef.validation import Scalar, check_count, check_numbers, check_shares
+from srdef.validation import Scalar, check_count, check_positive, check_shares
 from srdef.victims import Victim
 
 # Between which the step is annealed, in units of the [0, 1] range.
@@ -88,6 +88,6 @@ class DDN(Search):
 def ddn(*, steps: int = 100, radius: Scalar = 1.0, gamma: Scalar = 0.05, targeted: bool = False) -> DDN:
     """DDN with its authors' first radius of 1 and γ 0.05; they take 100, 300 or 1000 steps."""
     check_count("steps", steps)
-    check_numbers(radius=radius)
+    check_positive(radius=radius)
     check_shares(gamma=gamma)
     return DDN(radius, gamma, steps, targeted)

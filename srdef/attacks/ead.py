@@ -15,7 +15,7 @@ from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.nearest import Constant, Nearest, lead_to_undo
 from srdef.attacks.projections import Norm
 from srdef.cpu.gradients import value_and_grad
-from srdef.validation import Scalar, check_choice, check_count, check_numbers
+from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_positive
 from srdef.victims import Victim, expected
 
 Rule = Literal["elastic_net", "l1"]
@@ -181,7 +181,8 @@ def ead(
     check_choice("rule", rule, get_args(Rule))
     check_count("binary_search_steps", binary_search_steps)
     check_count("max_iterations", max_iterations)
-    check_numbers(learning_rate=learning_rate, initial_const=initial_const, beta=beta, confidence=confidence)
+    check_positive(learning_rate=learning_rate, initial_const=initial_const)
+    check_numbers(beta=beta, confidence=confidence)
     return EAD(
         learning_rate,
         initial_const,

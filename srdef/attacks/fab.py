@@ -18,7 +18,7 @@ from srdef.attacks.losses import likeliest_others
 from srdef.attacks.projections import DUAL, Norm, length, project_hyperplane, safe_divide
 from srdef.cpu.branches import where_needed
 from srdef.cpu.gradients import values_and_grads
-from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
+from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_positive, check_shares
 from srdef.victims import Victim
 
 # From which distance restarts begin, where none is given.
@@ -198,6 +198,7 @@ def fab(
     if start_radius is not None:
         numbers["start_radius"] = start_radius
     check_numbers(**numbers)
+    check_positive(eta=eta)
     check_shares(beta=beta, alpha_max=alpha_max)
     check_count("steps", steps)
     check_count("restarts", restarts)

@@ -10,7 +10,15 @@ from srdef.attacks.base import REGISTRY
 from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.losses import Loss, check_loss
 from srdef.attacks.projections import Norm
-from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_numbers, check_shares
+from srdef.validation import (
+    Scalar,
+    check_choice,
+    check_count,
+    check_epsilon,
+    check_numbers,
+    check_shares,
+    check_step_size,
+)
 
 
 @REGISTRY.register("fgsm")
@@ -71,7 +79,7 @@ def mifgsm(
     check_numbers(momentum=momentum)
     check_loss(loss)
     step_size = epsilon / steps if step_size is None else step_size
-    check_numbers(step_size=step_size)
+    check_step_size(step_size, epsilon)
     return GradientSign(epsilon, step_size, momentum, steps=steps, targeted=targeted, loss=loss)
 
 
@@ -114,7 +122,8 @@ def mdi2fgsm(
     """MDI²-FGSM, equation (9): DI²-FGSM with the momentum of MI-FGSM."""
     check_count("steps", steps)
     check_epsilon(epsilon, "linf")
-    check_numbers(step_size=step_size, momentum=momentum)
+    check_step_size(step_size, epsilon)
+    check_numbers(momentum=momentum)
     check_shares(diversity=diversity)
     check_loss(loss)
     return GradientSign(
@@ -153,7 +162,7 @@ def pgd(
     check_epsilon(epsilon, norm)
     check_loss(loss)
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
-    check_numbers(step_size=step_size)
+    check_step_size(step_size, epsilon)
     return GradientSign(
         epsilon,
         step_size,

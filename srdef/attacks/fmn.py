@@ -15,7 +15,7 @@ from srdef.attacks.base import REGISTRY, is_adversarial
 from srdef.attacks.nearest import Search, SearchState, annealed, furthest, lead_to_undo
 from srdef.attacks.projections import DUAL, AnyNorm, length, project, project_l0, safe_divide, shrink_to_l1
 from srdef.cpu.gradients import value_and_grad
-from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares
+from srdef.validation import Scalar, check_choice, check_count, check_positive, check_shares
 from srdef.victims import Victim, expected
 
 # Of the first step and of the first γ, what the last ones are.
@@ -138,6 +138,6 @@ def fmn(
     check_choice("norm", norm, get_args(AnyNorm))
     if step_size is None:
         step_size = 1.0
-    check_numbers(step_size=step_size)
+    check_positive(step_size=step_size)
     check_shares(gamma=gamma)
     return FMN(step_size, gamma, steps, norm, targeted)

@@ -16,7 +16,7 @@ from srdef.attacks.base import REGISTRY, is_adversarial
 from srdef.attacks.nearest import Search, SearchState, annealed, lead_to_undo
 from srdef.attacks.projections import AnyNorm, length, safe_divide
 from srdef.cpu.gradients import value_and_grad
-from srdef.validation import Scalar, check_count, check_numbers, check_shares
+from srdef.validation import Scalar, check_count, check_numbers, check_positive, check_shares
 from srdef.victims import Victim, expected
 
 _ADAM = optax.scale_by_adam()
@@ -132,6 +132,7 @@ def sigma_zero(
 ) -> SigmaZero:
     """σ-zero with its authors' 1000 steps from 1, σ 0.001, τ from 0.3."""
     check_count("steps", steps)
-    check_numbers(step_size=step_size, sigma=sigma, adjustment=adjustment)
+    check_positive(step_size=step_size, sigma=sigma)
+    check_numbers(adjustment=adjustment)
     check_shares(threshold=threshold)
     return SigmaZero(step_size, sigma, threshold, adjustment, steps, targeted)

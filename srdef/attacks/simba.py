@@ -17,7 +17,7 @@ from srdef.attacks.losses import loss_to_climb
 from srdef.attacks.projections import Norm
 from srdef.attacks.queries import QuerySearch, QueryState
 from srdef.errors import InputError
-from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_shares, is_traced
+from srdef.validation import Scalar, check_choice, check_count, check_positive, check_shares, is_traced
 from srdef.victims import Victim, draws_per_call
 
 Basis = Literal["pixel", "dct"]
@@ -166,7 +166,7 @@ def simba(
     """
     check_choice("basis", basis, ("pixel", "dct"))
     check_count("queries", queries)
-    check_numbers(step_size=step_size)
+    check_positive(step_size=step_size)
     check_shares(lowest=lowest)
     if not is_traced(lowest) and not np.all(np.asarray(lowest) > 0):
         raise InputError(f"lowest must be above 0, the share of the frequencies to begin with, not {lowest}")

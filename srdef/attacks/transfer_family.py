@@ -15,7 +15,7 @@ from srdef.attacks.base import REGISTRY, Attack
 from srdef.attacks.gradient_sign import GradientSign
 from srdef.attacks.losses import Loss, check_loss
 from srdef.errors import InputError
-from srdef.validation import Scalar, check_count, check_epsilon, check_numbers, check_shares
+from srdef.validation import Scalar, check_count, check_epsilon, check_numbers, check_shares, check_step_size
 from srdef.victims import Admix, ScaledCopies, SmoothedGradient, SpectrumSimulation, Transformed
 
 Views = tuple[Transformed, ...]
@@ -42,7 +42,7 @@ def _transferable(
         if view.victim is not None:
             raise InputError(f"a view has no victim of its own: give {type(view).__name__}() without one")
     step_size = epsilon / steps if step_size is None else step_size
-    check_numbers(step_size=step_size)
+    check_step_size(step_size, epsilon)
     return GradientSign(
         epsilon,
         step_size,
@@ -209,6 +209,7 @@ def admix(
     η = 0.2 of another image, 5 copies of each. See `victims.Admix`, of which the bank is the same array, and
     `victims.ScaledCopies`, which are the first two views.
     """
+    check_count("mixes", mixes)
     check_shares(share=share)
     views = (Admix(bank=bank, share=share, copies=mixes), ScaledCopies(copies=copies), *views)
     return _transferable(epsilon, step_size, momentum, steps, views, targeted, loss)

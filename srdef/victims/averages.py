@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
+from srdef.validation import check_count, check_flags
 from srdef.victims.base import Average, LogMean, Victim, expected, mean_over
 
 
@@ -67,7 +68,7 @@ class ExpectationOverTransformation(_Averaging):
     Raises
     ------
     InputError
-        For an unknown average, or counts below 1.
+        For an unknown average, counts below 1, and a flag that is none.
     """
 
     victim: Any
@@ -80,8 +81,10 @@ class ExpectationOverTransformation(_Averaging):
     def __post_init__(self) -> None:
         if self.average not in get_args(Average):
             raise InputError(f"unknown average {self.average!r}; choose from: {', '.join(get_args(Average))}")
-        if self.draws < 1 or (self.chunk is not None and self.chunk < 1):
-            raise InputError(f"draws and chunk must be at least 1, not {self.draws} and {self.chunk}")
+        check_count("draws", self.draws)
+        if self.chunk is not None:
+            check_count("chunk", self.chunk)
+        check_flags(fixed=self.fixed)
 
     @property
     def num_classes(self) -> int:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from srdef.validation import check_shares, numbers_among
 from srdef.victims.transformed import Transformed
 
 
@@ -32,11 +33,19 @@ class DiverseInputs(Transformed):
         p, the share of resized images.
     fill : float
         What surrounds the image on the canvas: mid-grey, the zero of networks that take [-1, 1].
+
+    Raises
+    ------
+    InputError
+        For a number that does not lie in [0, 1].
     """
 
     victim: Any = None
     probability: Any = 0.5
     fill: Any = 0.5
+
+    def __post_init__(self) -> None:
+        check_shares(**numbers_among({"probability": self.probability, "fill": self.fill}))
 
     @property
     def copies(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
-from srdef.validation import check_images
+from srdef.validation import check_count, check_images, check_numbers, check_shares, numbers_among
 from srdef.victims.transformed import Transformed
 
 
@@ -88,7 +88,7 @@ class Admix(Transformed):
     Raises
     ------
     InputError
-        For a bank that is none, or of another size than the image.
+        For a bank that is none, or of another size than the image; for a share outside [0, 1].
     """
 
     victim: Any = None
@@ -99,6 +99,7 @@ class Admix(Transformed):
 
     def __post_init__(self) -> None:
         _check_copies(self)
+        check_shares(**numbers_among({"share": self.share}))
         if self.bank is None:
             raise InputError("Admix needs a bank of images, an array (N, height, width, channels) in [0, 1]")
         if not isinstance(self.bank, Bank):
@@ -131,6 +132,11 @@ class SpectrumSimulation(Transformed):
     copies : int
     chunk : int, optional
         Copies computed at a time; None: all.
+
+    Raises
+    ------
+    InputError
+        For a ρ outside [0, 1], and for a σ that is negative, NaN or infinite.
     """
 
     victim: Any = None
@@ -141,6 +147,8 @@ class SpectrumSimulation(Transformed):
 
     def __post_init__(self) -> None:
         _check_copies(self)
+        check_shares(**numbers_among({"rho": self.rho}))
+        check_numbers(**numbers_among({"sigma": self.sigma}))
 
     def transform(self, image: jax.Array, key: jax.Array, copy: Any) -> jax.Array:
         noise_key, mask_key = jax.random.split(key)
@@ -171,7 +179,7 @@ class SmoothedGradient(Transformed):
     Raises
     ------
     InputError
-        For a size that is not odd.
+        For a size that is not odd, and for an `nsig` that is negative, NaN or infinite.
     """
 
     victim: Any = None
@@ -186,6 +194,7 @@ class SmoothedGradient(Transformed):
             or not self.size % 2
         ):
             raise InputError(f"size must be an odd number of at least 1, not {self.size!r}")
+        check_numbers(**numbers_among({"nsig": self.nsig}))
 
     @property
     def copies(self) -> int:
@@ -211,8 +220,6 @@ class SmoothedGradient(Transformed):
 
 
 def _check_copies(view: Any) -> None:
-    for name, value in (("copies", view.copies), ("chunk", view.chunk)):
-        if name == "chunk" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+    check_count("copies", view.copies)
+    if view.chunk is not None:
+        check_count("chunk", view.chunk)

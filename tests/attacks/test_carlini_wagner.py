@@ -203,7 +203,7 @@ def test_presets():
         ({"max_iterations": 0}, "max_iterations must be an integer of at least 1"),
         ({"binary_search_steps": -1}, "binary_search_steps must be an integer of at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must not be negative"),
-        ({"confidence": float("nan")}, "confidence must not be negative or NaN"),
+        ({"confidence": float("nan")}, "confidence must not be negative, NaN or infinite"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -253,7 +253,7 @@ def test_diagnostics_of_all_runs_count():
         ({"search": "binary"}, "unknown search 'binary'; choose from: bisection, foolbox, foolbox_grid"),
         ({"search": "foolbox", "tolerance": 0.1}, 'tolerance is for the search "bisection"'),
         ({"tolerance": 0.0}, "tolerance must lie between 0 and the attack's epsilon"),
-        ({"tolerance": float("nan")}, "tolerance must not be negative or NaN"),
+        ({"tolerance": float("nan")}, "tolerance must not be negative, NaN or infinite"),
         ({"distance": "l3"}, "unknown distance 'l3'"),
     ],
 )

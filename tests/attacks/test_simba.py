@@ -232,7 +232,7 @@ def test_the_draws_of_a_random_victim_are_averaged_and_each_counts():
     [
         ({"basis": "wavelet"}, "unknown basis 'wavelet'; choose from: pixel, dct"),
         ({"queries": 0}, "queries must be an integer of at least 1"),
-        ({"step_size": -0.1}, "step_size must not be negative or NaN"),
+        ({"step_size": -0.1}, "step_size must not be negative"),
         ({"lowest": 0}, "lowest must be above 0, the share of the frequencies to begin with, not 0"),
         ({"lowest": 28}, r"lowest must lie in \[0, 1\], but is 28"),
         ({"epsilon": 0.2}, "its options are: step_size, basis, queries"),

@@ -277,7 +277,7 @@ def test_targeted_descends(name):
             lambda: attacks.ssa(views=(victims.ScaledCopies(Undefended(smooth())),)),
             "ScaledCopies.. without one",
         ),
-        (lambda: attacks.sinifgsm(copies=0), "copies must be a whole number of at least 1, not 0"),
+        (lambda: attacks.sinifgsm(copies=0), "copies must be an integer of at least 1, not 0"),
         (lambda: attacks.tifgsm(size=4), "size must be an odd number of at least 1, not 4"),
         (lambda: attacks.vmifgsm(neighbours=0), "neighbours must be an integer of at least 1"),
         (lambda: attacks.ssa(rho=2.0), r"rho must lie in \[0, 1\]"),
