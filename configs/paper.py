@@ -81,25 +81,28 @@ def attacks(budget: tuple[int, int] | None = None) -> dict[str, dict[str, Any]]:
 
 def smallest() -> dict[str, dict[str, Any]]:
     """The gradient-sign attacks that stop at the smallest ε, by label, as foolbox 1.8 does by default."""
-    inner = {
-        "I-FGSM": {"name": "ifgsm", **_BIM},
-        "MI-FGSM": {"name": "mifgsm", **_MIM},
-        "DI²FGSM": {"name": "di2fgsm", **_BIM},
-        "MDI²FGSM": {"name": "mdi2fgsm", **_MIM},
-    }
     single = {"attack": {"name": "fgsm", "epsilon": 1.0}, "search": "foolbox_grid"}
     return {
         "FGSM min": {"name": "minimal_epsilon", **single, "storage": "float32"},
-        **{
-            f"{label} min": {
-                "name": "minimal_epsilon",
-                "attack": attack,
-                "search": "foolbox",
-                "storage": "float32",
-                "paper": label,
-            }
-            for label, attack in inner.items()
-        },
+        **_search({"I-FGSM": {"name": "ifgsm", **_BIM}, "MI-FGSM": {"name": "mifgsm", **_MIM}}),
+    }
+
+
+def smallest_diverse() -> dict[str, dict[str, Any]]:
+    """The same search around DI²FGSM and MDI²FGSM, which foolbox 1.8 lacks."""
+    return _search({"DI²FGSM": {"name": "di2fgsm", **_BIM}, "MDI²FGSM": {"name": "mdi2fgsm", **_MIM}})
+
+
+def _search(inner: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{label} min": {
+            "name": "minimal_epsilon",
+            "attack": attack,
+            "search": "foolbox",
+            "storage": "float32",
+            "paper": label,
+        }
+        for label, attack in inner.items()
     }
 
 

@@ -49,9 +49,11 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     config = nips2017.get_config(chosen.classifier)
     usual = {label: quickstart.attacks()[label] for label in USUAL}
-    smallest = paper.smallest()
-    diverse = {label: smallest.pop(label) for label in ("DI²FGSM min", "MDI²FGSM min")}
-    parts = {"table": {**usual, **smallest}, "curve": ladder(), "diverse": diverse}
+    parts = {
+        "table": {**usual, **paper.smallest()},
+        "curve": ladder(),
+        "diverse": paper.smallest_diverse(),
+    }
     parts["all"] = {**parts["table"], **parts["curve"]}
     config.attacks = ConfigDict(parts[chosen.part])
     enlarge = paper.super_resolution(chosen.network)

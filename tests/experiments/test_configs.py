@@ -219,9 +219,8 @@ def test_table_1_in_both_readings():
         config_of("smallest_epsilon", f"lite0,{part}")["attacks"] for part in ("table", "diverse")
     )
     assert list(diverse) == ["DI²FGSM min", "MDI²FGSM min"]
-    other = table | diverse
-    smallest = {label: entry for label, entry in other.items() if label.endswith(" min")}
-    assert len(smallest) == 5
+    smallest = {label: entry for label, entry in table.items() if label.endswith(" min")}
+    assert len(smallest) == 3
     assert both.pop("attacks") == usual["attacks"] | smallest
     assert both == {field: usual[field] for field in both}
     for name in ("table1", "table2", "table5"):
