@@ -53,6 +53,27 @@ def check_images(images: Any, name: str = "images", *, on_device: bool = False) 
     return jnp.clip(images, 0, 1) if isinstance(images, jax.Array) else np.clip(images, 0, 1)
 
 
+def check_pixels(images: Any, channels: int = 3, smallest: int = 1) -> None:
+    """InputError if a network cannot take `images`, traced or not; a color would else be made of gray ones.
+
+    Parameters
+    ----------
+    images : array (N, height, width, channels)
+    channels : int
+        How many the network takes.
+    smallest : int
+        The shortest side that it takes, in pixels.
+    """
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] != channels:
+        raise InputError(f"the network takes images (N, height, width, {channels}), not {shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"the network takes images as floats in [0, 1], not {images.dtype}")
+    height, width = shape[1:3]
+    if min(height, width) < smallest:
+        raise InputError(f"images of {height}x{width} are too small: at least {smallest}x{smallest}")
+
+
 @jax.jit
 def _ranges_on_device(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `_ranges`."""
@@ -138,10 +159,10 @@ def check_flags(**flags: Any) -> None:
             raise InputError(f"{name} must be True or False, not {value!r}")
 
 
-def check_count(name: str, value: Any) -> None:
-    """InputError if the option `name` is not an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """InputError if the option `name` is not an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, not {value!r:.80}")
 
 
 def _values(name: str, value: Scalar) -> np.ndarray:

@@ -14,6 +14,7 @@ from srdef.errors import InputError
 from srdef.models.edsr import conv3x3, pixel_shuffle
 from srdef.models.registry import REGISTRY
 from srdef.models.srresnet import PReLU
+from srdef.validation import check_pixels
 from srdef.weights.loading import Rule, conv_kernel
 
 
@@ -63,6 +64,7 @@ class Compact(nnx.Module):
         return (*rules, *_convolution_rules(2 * len(layers), "upsample"))
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        check_pixels(images)
         x = self.head_activation(self.head(images))
         for convolution, activation in zip(self.body, self.activations, strict=True):
             x = activation(convolution(x))

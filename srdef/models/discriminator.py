@@ -5,6 +5,7 @@ from flax import nnx
 
 from srdef.cpu.convolution import Conv
 from srdef.errors import InputError
+from srdef.validation import check_pixels
 
 SLOPE = 0.2
 # Channels and stride of the convolutions after the first (64 channels, stride 1, not normalised).
@@ -78,6 +79,7 @@ class Discriminator(nnx.Module):
         self.classifier = linear(hidden, 1, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        check_pixels(images)
         # The networks of the paper see [-1, 1].
         x = nnx.leaky_relu(self.stem(2 * images - 1), SLOPE)
         for block in self.blocks:

@@ -11,6 +11,7 @@ from flax import nnx
 from srdef.cpu.convolution import Conv
 from srdef.errors import InputError
 from srdef.models.registry import REGISTRY
+from srdef.validation import check_pixels
 from srdef.weights.loading import Rule, conv_kernel
 
 # Mean RGB of DIV2K on [0, 1], as in the official code.
@@ -108,6 +109,7 @@ class EDSR(nnx.Module):
         self.tail = conv3x3(features, 3, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        check_pixels(images)
         mean = jnp.asarray(self.mean, images.dtype)
         head = self.head((images - mean) * self.rgb_range)
         x = head

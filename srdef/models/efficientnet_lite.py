@@ -19,6 +19,7 @@ from srdef.cpu.convolution import Conv
 from srdef.cpu.depthwise import DepthwiseConv
 from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
+from srdef.validation import check_pixels
 from srdef.weights.loading import Rule, batch_norm_rules, conv_kernel, linear_kernel
 
 STEM_FEATURES = 32
@@ -107,7 +108,8 @@ class EfficientNetLite(PooledClassifier):
     image_size : int
         Side of the images the published weights were trained on; only information.
     num_classes : int
-        1000: the ImageNet classes in the order of their WordNet ids.
+        1000: the ImageNet classes in the order of their WordNet ids. 0: no last layer; the network
+        then returns the 1280 pooled features.
     """
 
     last_endpoint = "head"
@@ -148,10 +150,11 @@ class EfficientNetLite(PooledClassifier):
         self.blocks = nnx.List(blocks)
         self.head = convolution(inputs, HEAD_FEATURES, 1, 1, rngs)
         self.head_norm = batch_norm(HEAD_FEATURES, rngs)
-        self.classifier = nnx.Linear(HEAD_FEATURES, num_classes, rngs=rngs)
+        self.classifier = nnx.Linear(HEAD_FEATURES, num_classes, rngs=rngs) if num_classes else None
 
     def endpoints(self, images: jax.Array) -> dict[str, jax.Array]:
         """Feature maps by name: `stem`, `block0`, `block1` ... and `head`."""
+        check_pixels(images)
         x = (255 * images - 127) / 128
         x = nnx.relu6(self.stem_norm(self.stem(x)))
         maps = {"stem": x}

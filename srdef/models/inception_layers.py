@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srdef.cpu import convolution
-from srdef.models.layers import require_size
+from srdef.validation import check_pixels
 from srdef.weights import keras_layout
 
 # The smallest side that leaves one pixel for the last block, as in keras.applications.
@@ -141,7 +141,7 @@ class Stem(nnx.Module):
         self.conv5 = ConvNorm(80, Conv(192, (3, 3), padding="VALID"), rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        require_size(images, SMALLEST_SIDE)
+        check_pixels(images, smallest=SMALLEST_SIDE)
         x = self.conv3(self.conv2(self.conv1(2 * images - 1)))
         return max_pool(self.conv5(self.conv4(max_pool(x))))
 

@@ -4,15 +4,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srdef.errors import InputError
-
-
-def require_size(images: jax.Array, smallest: int) -> None:
-    """InputError if a side of `images` `(N, H, W, 3)` is shorter than `smallest`."""
-    height, width = images.shape[1:3]
-    if min(height, width) < smallest:
-        raise InputError(f"images of {height}x{width} are too small: at least {smallest}x{smallest}")
-
 
 class PooledClassifier(nnx.Module):
     """A network whose logits are a dense layer on the global average of its last feature map.

@@ -11,6 +11,7 @@ from flax import nnx
 from srdef.errors import InputError
 from srdef.models.frameworks import wrap
 from srdef.registry import Registry, check_options
+from srdef.validation import check_count, check_flags
 from srdef.weights import catalog, download, loading, readers
 
 REGISTRY = Registry("model")
@@ -68,6 +69,8 @@ def create(
         super-resolution), a download that fails, or a weights file that is missing, damaged, much larger
         than the network, not finite, or does not fit the network tensor by tensor.
     """
+    check_flags(pretrained=pretrained)
+    check_count("seed", seed, least=0)
     if ":" in name:
         return _own(name, {"pretrained": pretrained, "weights": weights, "seed": seed}, options)
     builder = REGISTRY.builder(name)
@@ -77,6 +80,11 @@ def create(
             raise InputError(
                 f"model {name!r} has no option {option!r}; its options are: {', '.join(valid) or 'none'}"
             )
+    check_options(f"model {name!r}", builder, {"rngs": None} | options)
+    for option, value in options.items():
+        if isinstance(value, int):
+            least = 0 if option in ("blocks", "num_classes") else 1
+            check_count(f"model {name!r}: {option}", value, least)
     if pretrained and weights is not None:
         raise InputError(f"model {name!r}: give either pretrained=True or weights, not both")
 

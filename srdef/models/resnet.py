@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srdef.cpu.convolution import Conv
-from srdef.models.layers import PooledClassifier, require_size
+from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
+from srdef.validation import check_pixels
 from srdef.weights import keras_layout
 from srdef.weights.loading import Rule, batch_norm_rules, conv_kernel, linear_kernel
 
@@ -159,7 +160,7 @@ class ResNet50(PooledClassifier):
 
         The stages are numbered as in the paper (conv2_x to conv5_x in its Table 1).
         """
-        require_size(images, SMALLEST_SIDE)
+        check_pixels(images, smallest=SMALLEST_SIDE)
         x = nnx.relu(self.stem(self.layout.normalise(images)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         maps = {"stem": x}

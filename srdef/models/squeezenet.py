@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srdef.cpu.convolution import Conv
-from srdef.models.layers import require_size
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input
+from srdef.validation import check_count, check_pixels
 from srdef.weights.loading import Rule
 
 SMALLEST_SIDE = 32
@@ -76,6 +76,7 @@ class SqueezeNet(nnx.Module):
     )
 
     def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs) -> None:
+        check_count("num_classes", num_classes)
         self.num_classes = num_classes
         self.stem = Conv(3, 64, (3, 3), strides=2, padding="VALID", rngs=rngs)
         fires = []
@@ -88,7 +89,7 @@ class SqueezeNet(nnx.Module):
 
     def endpoints(self, images: jax.Array) -> dict[str, jax.Array]:
         """Feature maps by name: `stem`, and `fire2` to `fire9` (the numbers are the paper's)."""
-        require_size(images, SMALLEST_SIDE)
+        check_pixels(images, smallest=SMALLEST_SIDE)
         x = nnx.relu(self.stem(caffe_input(images)))
         maps = {"stem": x}
         for i, fire in enumerate(self.fires):

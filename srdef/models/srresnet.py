@@ -11,6 +11,7 @@ from srdef.cpu.convolution import Conv
 from srdef.errors import InputError
 from srdef.models.edsr import pixel_shuffle
 from srdef.models.registry import REGISTRY
+from srdef.validation import check_pixels
 
 
 class PReLU(nnx.Module):
@@ -104,6 +105,7 @@ class SRResNet(nnx.Module):
         self.tail = convolution(features, 3, 9, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        check_pixels(images)
         head = self.head_activation(self.head(images))
         x = head
         for block in self.blocks:

@@ -10,9 +10,10 @@ import jax
 from flax import nnx
 
 from srdef.cpu.convolution import Conv
-from srdef.models.layers import PooledClassifier, require_size
+from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input, torchvision_input
+from srdef.validation import check_pixels
 from srdef.weights import keras_layout
 from srdef.weights.loading import Rule, conv_kernel
 
@@ -65,7 +66,7 @@ class VGG19(PooledClassifier):
 
     def endpoints(self, images: jax.Array) -> dict[str, jax.Array]:
         """Feature maps by name: `conv1_1` to `conv5_4`, each after its ReLU."""
-        require_size(images, SMALLEST_SIDE)
+        check_pixels(images, smallest=SMALLEST_SIDE)
         x = self.normalise(images)
         maps = {}
         for i, stage in enumerate(self.stages, 1):

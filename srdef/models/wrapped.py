@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
+from srdef.validation import check_count, check_flags
 
 Channels = float | Sequence[float]
 
@@ -60,6 +61,10 @@ class Wrapped:
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """The images as the model takes them."""
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            own, given = np.size(values), images.shape[-1]
+            if own not in (1, given):
+                raise InputError(f"the model's {name} has {own} channels, the images have {given}")
         low, high = self.bounds
         if (low, high) != (0, 1):
             images = low + images * (high - low)
@@ -111,6 +116,10 @@ def from_function(
     if not callable(apply):
         raise InputError(f"from_function needs a function of images, not {type(apply).__name__}")
     low, high = _bounds(bounds)
+    for name, value in (("num_classes", num_classes), ("image_size", image_size)):
+        if value is not None:
+            check_count(name, value)
+    check_flags(channels_first=channels_first)
     function = apply if parameters is not None else _WithoutParameters(apply)
     wrapped = Wrapped(
         parameters,
@@ -140,14 +149,17 @@ def _bounds(bounds: Any) -> tuple[float, float]:
         low, high = (float(value) for value in bounds)
     except (TypeError, ValueError):
         raise InputError(f"bounds must be two numbers (low, high), not {bounds!r}") from None
-    if not low < high:
+    if not -np.inf < low < high < np.inf:
         raise InputError(f"bounds must be (low, high) with low below high, not {bounds!r}")
     return low, high
 
 
 def _channels(name: str, values: Channels) -> jax.Array:
     """`mean` or `std` as float32."""
-    array = np.asarray(values, np.float32)
+    try:
+        array = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        array = np.full(1, np.nan)
     if array.ndim > 1 or not np.isfinite(array).all() or (name == "std" and (array <= 0).any()):
         positive = "positive numbers" if name == "std" else "numbers"
         raise InputError(f"{name} must be one number or one for each channel, {positive}; not {values!r}")

@@ -163,3 +163,16 @@ def test_attributes(network, name, size):
     classifier = network(name)
     assert classifier.image_size == size
     assert classifier.num_classes == 1000
+
+
+def test_without_the_last_layer(network):
+    """As the other pooled classifiers: the published file has that layer, the network leaves it out."""
+    whole = network("efficientnet_lite0")
+    headless = models.create("efficientnet_lite0", pretrained=True, num_classes=0)
+    images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype(np.float32)
+    pooled = jax.jit(lambda network, images: network(images))(headless, images)
+    assert pooled.shape == (2, 1280)
+    expected = jax.jit(lambda network, images: network(images))(whole, images)
+    kernel, bias = whole.classifier.kernel[...], whole.classifier.bias[...]
+    # The sums of 1280 products are taken in another order.
+    np.testing.assert_allclose(pooled @ kernel + bias, expected, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
@@ -44,6 +45,13 @@ def test_names():
             r"classifier\.kernel has shape \(1280, 1000\), expected \(1280, 10\)",
         ),
         (lambda: models.create("edsr", weights="none.npz"), r"none\.npz: cannot be read"),
+        (lambda: models.create("squeezenet", pretrained="no"), "pretrained must be True or False, not 'no'"),
+        (lambda: models.create("squeezenet", seed="a"), "seed must be an integer of at least 0, not 'a'"),
+        (
+            lambda: models.create("squeezenet", num_classes=0),
+            "num_classes must be an integer of at least 1, not 0",
+        ),
+        (lambda: models.create("edsr", scale=True), "scale must be a number, not True"),
     ],
 )
 def test_bad_requests(call, message):
@@ -158,3 +166,19 @@ def test_lowers_for_accelerators(name):
         return value_and_grad(lambda x: (network(x).sum(), None), images)[1]
 
     lower_for_accelerators(gradient, np.zeros((1, 96, 96, 3), np.float32), jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", models.list_names())
+def test_networks_take_color_images_of_floats(name):
+    """Gray ones would become colored by the mean that is subtracted, levels would be taken for values."""
+    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+
+    def output(shape, dtype):
+        images = jax.ShapeDtypeStruct(shape, dtype)
+        return jax.eval_shape(lambda network, images: network(images), network, images)
+
+    assert output((2, 96, 96, 3), jnp.float32).dtype == jnp.float32
+    gray, alone, color = (2, 96, 96, 1), (96, 96, 3), (2, 96, 96, 3)
+    for shape, dtype in ((gray, jnp.float32), (alone, jnp.float32), (color, jnp.uint8)):
+        with pytest.raises(InputError, match="the network takes images"):
+            output(shape, dtype)

@@ -219,12 +219,32 @@ def test_gray_images_and_bounds(rng):
         (lambda: models.wrap(Linen()), "needs its variables"),
         (lambda: models.from_function(lambda x: x), r"must return logits \(N, num_classes\), not an array"),
         (lambda: models.from_function(jnp.mean, bounds=(1, 0)), "low below high"),
+        (lambda: models.from_function(jnp.mean, bounds=(0, np.inf)), "low below high"),
         (lambda: models.from_function(jnp.mean, std=0), "std must be one number or one for each channel"),
+        (lambda: models.from_function(jnp.mean, mean="a"), "mean must be one number or one for each channel"),
+        (lambda: models.from_function(jnp.mean, num_classes="5"), "num_classes must be an integer"),
+        (lambda: models.from_function(jnp.mean, image_size=(32, 32)), "image_size must be an integer"),
+        (lambda: models.from_function(jnp.mean, channels_first="no"), "channels_first must be True or False"),
     ],
 )
 def test_what_is_no_classifier_is_said_in_one_line(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_the_channels_of_the_images_are_those_of_the_model():
+    """A mean of three colors would make three channels of a gray image."""
+    model = models.from_function(lambda x: x.mean(axis=(1, 2)), num_classes=3, mean=(0.5, 0.4, 0.3))
+    with pytest.raises(InputError, match="the model's mean has 3 channels, the images have 1"):
+        model(np.zeros((2, 8, 8, 1), np.float32))
+
+
+def test_a_model_in_the_place_of_a_victim():
+    for model in (torch_network(), models.wrap(torch_network())):
+        with pytest.raises(InputError, match=r"if it is a model, give victims\.Undefended\(model\)"):
+            attacks.perturb(
+                attacks.fgsm(), model, np.zeros((2, SIDE, SIDE, 3), np.float32), [0, 1], key=jax.random.key(0)
+            )
 
 
 def test_wrapping_imports_no_other_framework():
