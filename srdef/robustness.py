@@ -26,6 +26,7 @@ from srdef.attacks.trace import has_trace
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.attacks.transfer_family import create_for
 from srdef.defenses import Defense
+from srdef.defenses.base import check_defense
 from srdef.errors import InputError
 from srdef.reporting.robust_accuracy import RobustAccuracy, Traced
 from srdef.validation import (
@@ -132,6 +133,8 @@ def evaluate_robustness(
     radii = tuple(map(float, given))
     if not radii or list(radii) != sorted(set(radii)):
         raise InputError(f"epsilons must rise, not {list(radii)}")
+    if defense is not None:
+        check_defense(defense)
     images = check_images(images)
     ids = check_ids(ids, len(images))
     random = defense is not None and defense.random
@@ -224,7 +227,12 @@ def _makers(
 def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarray) -> tuple[str, _Maker]:
     if isinstance(entry, str | Mapping):
         options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name, given = REGISTRY.resolve(str(options.pop("name", None)))
+        if not isinstance(options.get("name"), str):
+            raise InputError(
+                'an attack as a dictionary has its name in it, as {"name": "pgd", "steps": 40}, not '
+                f"{entry!r:.80}"
+            )
+        name, given = REGISTRY.resolve(options.pop("name"))
         options = given | options
         known = inspect.signature(REGISTRY.builder(name)).parameters
         if name == "minimal_epsilon":  # searches up to the largest ε, in the attack that it is given

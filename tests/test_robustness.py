@@ -397,6 +397,8 @@ def test_the_plot_of_another_norm_has_no_levels():
         ({"images": IMAGES * 255}, r"images must lie in \[0, 1\]"),
         ({"key": 0}, r"key must be made with jax.random.key"),
         ({"draws": 0}, "draws must be an integer of at least 1, not 0"),
+        ({"attacks": {"mine": "pgd"}}, r'has its name in it, as {"name": "pgd", "steps": 40}, not {.mine'),
+        ({"defense": "jpeg"}, "a defense must be one like defenses.create"),
     ],
 )
 def test_bad_input(options, message):

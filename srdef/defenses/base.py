@@ -1,6 +1,7 @@
 """What a defense is, and the ways to combine and to apply defenses."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import flax.struct
@@ -52,6 +53,30 @@ class Defense(Protocol):
         ...
 
 
+def check_defense(defense: Any) -> None:
+    """InputError for what is no defense: a name, options or a list, which configurations have in its place.
+
+    And for a function or an object that is no pytree.
+    """
+    check_not_a_name(defense)
+    if not callable(defense) or inspect.isroutine(defense):
+        raise InputError(f"{_LIKE}, not {defense!r:.80}")
+    if jax.tree_util.all_leaves([defense]):
+        raise InputError(
+            f"{type(defense).__name__} is no pytree, as a defense has to be: make it a flax.struct.dataclass"
+        )
+
+
+_LIKE = "a defense must be one like defenses.create('jpeg'), or defenses.Sequential of several"
+
+
+def check_not_a_name(*defenses: Any) -> None:
+    """InputError for what is neither a defense nor what JAX puts in the place of one in a tree."""
+    for defense in defenses:
+        if isinstance(defense, str | Mapping | list | type):
+            raise InputError(f"{_LIKE}, not {defense!r:.80}")
+
+
 @REGISTRY.register("identity")
 @flax.struct.dataclass
 class Identity:
@@ -75,6 +100,11 @@ class Sequential:
     ----------
     defenses : sequence of Defense
         An empty one is the identity.
+
+    Raises
+    ------
+    InputError
+        For a single defense, and for names of defenses.
     """
 
     defenses: tuple[Defense, ...]
@@ -82,6 +112,9 @@ class Sequential:
     def __post_init__(self) -> None:
         if isinstance(self.defenses, list):
             object.__setattr__(self, "defenses", tuple(self.defenses))
+        if callable(self.defenses):
+            raise InputError("defenses.Sequential takes a list of defenses, not one")
+        check_not_a_name(*(self.defenses if isinstance(self.defenses, tuple) else [self.defenses]))
 
     @property
     def random(self) -> bool:
@@ -171,12 +204,13 @@ def apply(
     Raises
     ------
     InputError
-        If the images have another shape, type or range, if there are none, if there are not as many ids as
-        images, or the key is not one of `jax.random.key`.
+        If the defense is none, the images have another shape, type or range, if there are none, if there are
+        not as many ids as images, or the key is not one of `jax.random.key`.
     """
     check_not_traced(
         "defenses.apply", "the defense itself on one image, defense(image, key)", defense, images, key, ids
     )
+    check_defense(defense)
     check_flags(on_device=on_device)
     images = check_images(images, on_device=on_device)
     if images.shape[-1] != 3:  # most of them convert colours

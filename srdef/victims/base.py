@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from srdef.errors import InputError
-from srdef.models.frameworks import check_evaluation_mode
+from srdef.models.frameworks import check_evaluation_mode, framework_of
 
 Average = Literal["loss", "logits", "probabilities"]
 
@@ -106,11 +106,15 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
         For something that cannot be called with such an image and a key, or that does not return float logits
         `(num_classes,)` of at least two classes, as many as it declares.
     """
+    if isinstance(victim, Victim) or framework_of(victim) is None:
+        wanted = ""
+    else:
+        wanted = "; if it is a model, give victims.Undefended(model)"
     if not callable(victim) or inspect.isfunction(victim):
-        raise InputError(f"victim must be a victim like victims.Undefended(classifier), not {victim!r:.80}")
+        raise InputError(f"victim must be a victim like victims.Undefended(model), not {victim!r:.80}")
     if jax.tree_util.all_leaves([victim]):
         raise InputError(
-            f"{_name(victim)} is no pytree, as a victim has to be: make it a flax.struct.dataclass"
+            f"{_name(victim)} is no pytree, as a victim has to be: make it a flax.struct.dataclass{wanted}"
         )
     for part in _parts(victim):
         if isinstance(part, nnx.Module):
@@ -124,7 +128,7 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
         reason = " ".join(str(error).split())
         size = "x".join(map(str, image_shape))
         raise InputError(
-            f"{_name(victim)} does not take images of {size}: {type(error).__name__}: {reason[:300]}"
+            f"{_name(victim)} does not take images of {size}: {type(error).__name__}: {reason[:300]}{wanted}"
         ) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):

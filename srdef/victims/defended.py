@@ -6,6 +6,7 @@ import jax
 from flax import struct
 
 from srdef.defenses import Defense
+from srdef.defenses.base import check_not_a_name
 from srdef.errors import InputError
 from srdef.images import resize
 from srdef.models.frameworks import as_classifier
@@ -66,8 +67,8 @@ class Defended(Victim):
     Raises
     ------
     InputError
-        For an unknown gradient; when called, if a surrogate's result has another size than the
-        defense's.
+        For an unknown gradient, or the name of a defense; when called, if a surrogate's result has another
+        size than the defense's.
     """
 
     classifier: Any
@@ -77,6 +78,7 @@ class Defended(Victim):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classifier", as_classifier(self.classifier))
+        check_not_a_name(self.defense)
         if self.gradient in (*get_args(Gradient), "surrogate"):
             return
         if isinstance(self.gradient, str) or not callable(self.gradient):

@@ -171,6 +171,38 @@ def test_apply_refuses_bad_ids(ids):
         defenses.apply(defenses.Identity(), np.zeros((2, 8, 6, 3), np.float32), key=KEY, ids=ids)
 
 
+def noise(image, key):
+    return image
+
+
+class NoPytree:
+    random, differentiable = False, True
+
+    def __call__(self, image, key):
+        return image
+
+
+@pytest.mark.parametrize(
+    "defense", ["jpeg", {"name": "jpeg"}, [defenses.Identity()], defenses.Wavelet, noise, None, 3]
+)
+def test_what_stands_for_a_defense_elsewhere_is_none(defense):
+    message = "a defense must be one like defenses.create"
+    with pytest.raises(InputError, match=message):
+        defenses.apply(defense, np.zeros((2, 8, 6, 3), np.float32), key=KEY)
+    if isinstance(defense, str | dict | list | type):
+        with pytest.raises(InputError, match=message):
+            defenses.Sequential([defenses.Identity(), defense])
+        with pytest.raises(InputError, match=message):
+            victims.Defended(None, defense)
+
+
+def test_defenses_are_pytrees_and_sequences_lists_of_them():
+    with pytest.raises(InputError, match="NoPytree is no pytree, as a defense has to be"):
+        defenses.apply(NoPytree(), np.zeros((2, 8, 6, 3), np.float32), key=KEY)
+    with pytest.raises(InputError, match="Sequential takes a list of defenses, not one"):
+        defenses.Sequential(defenses.Identity())
+
+
 def test_create_by_name():
     assert defenses.create("wavelet", sigma=0.02) == defenses.Wavelet(sigma=0.02)
     with pytest.raises(InputError, match=r"wavelett.*identity, .*wavelet"):
