@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import interrupts
 from srdef.errors import InputError, OutOfMemoryError
+from srdef.validation import check_count
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -236,8 +237,8 @@ def map_batches(
     (count,) = lengths
     if count == 0:
         raise InputError("there are no images")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     mesh = data_mesh() if mesh is None else mesh
     devices = mesh.devices.size
     size = -(-(batch_size or count) // devices) * devices

@@ -64,13 +64,20 @@ def _mix_channels(images: jax.Array, matrix: np.ndarray) -> jax.Array:
     return images[..., 0:1] * rows[0] + images[..., 1:2] * rows[1] + images[..., 2:3] * rows[2]
 
 
+def _check_channels(images: jax.Array) -> None:
+    if images.shape[-1] != 3:
+        raise InputError(f"images must have three channels, (..., height, width, 3), not {images.shape}")
+
+
 def rgb_to_ycbcr(images: jax.Array) -> jax.Array:
     """RGB in [0, 1] to YCbCr with Y in [16, 235] (BT.601, as `skimage.color.rgb2ycbcr`)."""
+    _check_channels(images)
     return _mix_channels(images, _YCBCR.T) + jnp.asarray(_YCBCR_OFFSET, images.dtype)
 
 
 def ycbcr_to_rgb(images: jax.Array) -> jax.Array:
     """Inverse of `rgb_to_ycbcr` (as `skimage.color.ycbcr2rgb`); not clipped."""
+    _check_channels(images)
     return _mix_channels(images - jnp.asarray(_YCBCR_OFFSET, images.dtype), np.linalg.inv(_YCBCR).T)
 
 
@@ -148,8 +155,11 @@ def resize(
     Raises
     ------
     InputError
-        For an unknown method or border.
+        For an unknown method or border, and a height or width below 1.
     """
+    for name, side in (("height", height), ("width", width)):
+        if isinstance(side, bool) or not isinstance(side, int | np.integer) or side < 1:
+            raise InputError(f"{name} must be an integer of at least 1, not {side!r:.80}")
     rows = resize_matrix(images.shape[-3], height, method, border, antialias)
     columns = resize_matrix(images.shape[-2], width, method, border, antialias)
     tall = jnp.einsum("yh,...hwc->...ywc", rows, images, precision="highest")

@@ -10,7 +10,7 @@ import numpy as np
 
 from srdef.errors import InputError
 from srdef.images import luma as luma_of
-from srdef.validation import check_images
+from srdef.validation import check_count, check_flags, check_images, check_numbers
 
 # The 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
 Z_95 = 1.959963984540054
@@ -50,8 +50,9 @@ def wilson_interval(successes: float, total: int, z: float = Z_95) -> tuple[floa
     Raises
     ------
     InputError
-        Unless 0 <= successes <= total.
+        Unless 0 <= successes <= total, and for a z that is negative or not finite.
     """
+    check_numbers(z=z)
     if not 0 <= successes <= total:
         raise InputError(f"{successes} successes of {total} is not a proportion")
     if total == 0:
@@ -96,7 +97,22 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
     """The area under the ROC curve: the chance that a positive has a higher score than a negative.
 
     Ties count half (Mann and Whitney). nan if one of the two kinds is missing.
+
+    Parameters
+    ----------
+    scores : (N,) float
+    positive : (N,) bool
+
+    Raises
+    ------
+    InputError
+        If the two are not of one length, or a score is NaN.
     """
+    scores, positive = np.asarray(scores), _mask(positive, "positive")
+    if scores.shape != positive.shape:
+        raise InputError(f"scores have the shape {scores.shape} and positive {positive.shape}")
+    if np.isnan(scores).any():
+        raise InputError("scores with NaN have no order")
     above = np.sort(scores[~positive])
     if not len(above) or positive.all() or not positive.any():
         return float("nan")
@@ -112,8 +128,12 @@ def _mask(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _image_pair(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _image_pair(
+    name: str, a: np.ndarray, b: np.ndarray, border: int, luma: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays of one shape `(..., H, W, 3)`, of floats in [0, 1]; InputError says which is not."""
+    check_count(f"{name}: border", border, least=0)
+    check_flags(luma=luma)
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         raise InputError(f"{name} of images of different shapes: {a.shape} and {b.shape}")
@@ -122,6 +142,8 @@ def _image_pair(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np
             if images.ndim < 3 or images.shape[-1] not in (1, 3):
                 shape = "(..., height, width, 3), or with one channel"
                 raise InputError(f"images must have the shape {shape}, not {images.shape}")
+            if luma and images.shape[-1] != 3:
+                raise InputError("images with one channel have no Y of their own: leave out luma")
             check_images(images.reshape(-1, *images.shape[-3:]))
         except InputError as error:
             raise InputError(f"{name}, {which} argument: {error}") from None
@@ -151,9 +173,9 @@ def psnr(a: np.ndarray, b: np.ndarray, *, border: int = 0, luma: bool = False) -
         If the shapes differ, the border leaves nothing, or an argument is not of floats in [0, 1] (of 8 bits:
         divide by 255).
     """
-    a, b = _image_pair("PSNR", a, b)
+    a, b = _image_pair("PSNR", a, b, border, luma)
     height, width = a.shape[-3:-1]
-    if not 0 <= 2 * border < min(height, width):
+    if not 2 * border < min(height, width):
         raise InputError(f"border {border} leaves nothing of {height}x{width} pixels")
     if luma:
         a, b = (np.asarray(luma_of(jnp.asarray(image, jnp.float32)))[..., None] for image in (a, b))
@@ -198,9 +220,9 @@ def ssim(a: np.ndarray, b: np.ndarray, *, border: int = 0, luma: bool = False) -
         If the shapes differ, fewer than 11 pixels a side are left, or an argument is not of floats in [0, 1]
         (of 8 bits: divide by 255).
     """
-    a, b = _image_pair("SSIM", a, b)
+    a, b = _image_pair("SSIM", a, b, border, luma)
     height, width = a.shape[-3:-1]
-    if border < 0 or min(height, width) - 2 * border < SSIM_WINDOW:
+    if min(height, width) - 2 * border < SSIM_WINDOW:
         raise InputError(
             f"SSIM needs {SSIM_WINDOW} pixels a side; border {border} leaves less of {height}x{width} pixels"
         )

@@ -104,3 +104,17 @@ def test_resize_takes_batches_and_has_gradients(rng):
 def test_resize_names_the_choices(options, word):
     with pytest.raises(InputError, match=word):
         images.resize(np.zeros((4, 4, 3), np.float32), 2, 2, **options)
+
+
+@pytest.mark.parametrize("side", [0, -1, 2.5, True])
+def test_resize_takes_whole_sides(side):
+    for height, width, name in ((side, 2, "height"), (2, side, "width")):
+        with pytest.raises(InputError, match=f"{name} must be an integer of at least 1"):
+            images.resize(np.zeros((4, 4, 3), np.float32), height, width)
+
+
+@pytest.mark.parametrize("function", [images.luma, images.rgb_to_ycbcr, images.ycbcr_to_rgb])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_colors_have_three_channels(function, channels):
+    with pytest.raises(InputError, match="images must have three channels"):
+        function(np.zeros((2, 4, 4, channels), np.float32))

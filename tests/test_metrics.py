@@ -193,3 +193,26 @@ def test_roc_auc_equals_scikit_learn():
     scores = np.round(rng.normal(size=200) + positive, 1)  # with ties
     assert metrics.roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     assert np.isnan(metrics.roc_auc(scores, np.zeros(200, bool)))
+    with pytest.raises(InputError, match=r"scores have the shape \(200,\) and positive \(3,\)"):
+        metrics.roc_auc(scores, positive[:3])
+    with pytest.raises(InputError, match="positive must be a boolean array"):
+        metrics.roc_auc(scores, positive.astype(int))  # of which ~ is no negation
+    with pytest.raises(InputError, match="scores with NaN"):
+        metrics.roc_auc(np.where(positive, np.nan, scores), positive)
+
+
+@pytest.mark.parametrize("z", [-1, np.nan, np.inf])
+def test_an_interval_has_a_width(z):
+    with pytest.raises(InputError, match="z must not be negative"):
+        metrics.wilson_interval(2, 3, z)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+def test_borders_are_pixels_and_luma_is_of_color(pair, metric):
+    for border in (-1, 1.5, True):
+        with pytest.raises(InputError, match="border must be an integer of at least 0"):
+            metric(*pair, border=border)
+    with pytest.raises(InputError, match="luma must be True or False"):
+        metric(*pair, luma="no")
+    with pytest.raises(InputError, match="images with one channel have no Y"):
+        metric(pair[0][..., :1], pair[1][..., :1], luma=True)

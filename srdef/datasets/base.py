@@ -16,6 +16,7 @@ from srdef.datasets.selection import Selection
 from srdef.errors import InputError
 from srdef.images import from_uint8
 from srdef.registry import Registry
+from srdef.validation import check_count, check_flags
 
 REGISTRY = Registry("data set")
 
@@ -95,8 +96,8 @@ def open_source(name: str, size: int | None = None, crop: str | None = None, **o
     InputError
         As `load`.
     """
-    if size is not None and size < 1:
-        raise InputError(f"size must be at least 1 pixel, not {size}")
+    if size is not None:
+        check_count("size", size)
     if crop is not None:
         check_crop(crop)
     made = REGISTRY.create(name, **options)
@@ -222,15 +223,17 @@ def load(
         For an unknown name or option, missing or damaged files, wrong labels, or a selection that was
         made of other images or at another size.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1 image, not {limit}")
+    if limit is not None:
+        check_count("limit", limit)
+    check_count("offset", offset, least=0)
+    check_flags(keep=keep)
     source = open_source(name, size, crop, **options)
     chosen = Selection.read(selection) if selection else None
     positions: Sequence[int] = range(source.length)
     if chosen is not None and selection:
         chosen.check(selection, name, size, source.crop, source.length)
         positions = chosen.positions
-    if not 0 <= offset < len(positions):
+    if offset >= len(positions):
         raise InputError(
             f"offset {offset} is outside the data set {name!r}, which has {len(positions)} images"
         )

@@ -16,6 +16,7 @@ from srdef.datasets.files import (
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
+from srdef.validation import check_count
 
 
 @REGISTRY.register("folder")
@@ -51,8 +52,7 @@ def folder(path: str | Path, labels: str | None = None, num_classes: int = 1000)
         If there are no images, a file is missing or stands twice, or a label is wrong.
     """
     root = existing_folder(path)
-    if num_classes < 1:
-        raise InputError(f"num_classes must be at least 1, not {num_classes}")
+    check_count("num_classes", num_classes)
     if labels is None:
         labels = "labels.csv" if (root / "labels.csv").is_file() else "directories"
     class_names = imagenet_class_names()

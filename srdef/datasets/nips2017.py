@@ -7,6 +7,7 @@ from srdef.datasets.files import existing_folder, parse_label, read_csv, stamp
 from srdef.datasets.imagenet_classes import imagenet_class_names
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
+from srdef.validation import check_count
 
 
 @REGISTRY.register("nips2017")
@@ -27,10 +28,7 @@ def nips2017(path: str | Path, stride: int = 1) -> Source:
         If a row has no image, an image has no row, an ImageId stands twice or a label is not one of
         1 to 1000; or the stride is below 1.
     """
-    if not isinstance(stride, int):
-        raise InputError(f"data set 'nips2017': stride must be a whole number, not {stride!r}")
-    if stride < 1:
-        raise InputError(f"data set 'nips2017': stride must be at least 1, not {stride}")
+    check_count("data set 'nips2017': stride", stride)
     folder = existing_folder(path)
     table = folder / "images.csv"
     if not table.is_file():

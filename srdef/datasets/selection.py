@@ -15,6 +15,7 @@ import numpy as np
 
 from srdef.errors import InputError
 from srdef.storage.files import write_atomically
+from srdef.validation import check_count
 
 # Reads images `(N, size, size, 3)`, labels and names at positions of a data set.
 Read = Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray, Sequence[str]]]
@@ -165,8 +166,7 @@ def select_correct(
     InputError
         If fewer than `count` images of the whole data set are classified correctly.
     """
-    if count < 1:
-        raise InputError(f"count must be at least 1 image, not {count}")
+    check_count("count", count)
     order = np.random.default_rng(seed).permutation(length)
     found: list[tuple[int, int, str, int]] = []
     for start in range(0, length, batch_size):

@@ -51,5 +51,7 @@ def activation_maps(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation of two arrays of one length; nan if one of them is constant."""
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else float("nan")
+    """Pearson's correlation of two arrays of one shape; nan if one of them is constant."""
+    if np.shape(a) != np.shape(b):
+        raise InputError(f"arrays of the shapes {np.shape(a)} and {np.shape(b)} have no correlation")
+    return float(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]) if np.ptp(a) and np.ptp(b) else float("nan")

@@ -99,7 +99,9 @@ def feature_maps(
 
 
 def relative_distance(values: np.ndarray, reference: np.ndarray) -> float:
-    """The median over rows `(N, D)` of `|values - reference| / |reference|`."""
+    """The median over rows `(N, D)` of `|values - reference| / |reference|`; InputError for other shapes."""
+    if values.shape != reference.shape or values.ndim != 2:
+        raise InputError(f"values have the shape {values.shape} and the reference {reference.shape}")
     norms = np.linalg.norm(reference, axis=1)
     return float(np.median(np.linalg.norm(values - reference, axis=1) / np.maximum(norms, 1e-12)))
 

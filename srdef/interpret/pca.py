@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.errors import InputError
+from srdef.validation import check_count
 
 
 @flax.struct.dataclass
@@ -50,16 +51,20 @@ def fit(data: jax.Array | np.ndarray, components: int) -> PCA:
     Raises
     ------
     InputError
-        If there are fewer than two rows, or more components are wanted than there are.
+        If there are fewer than two rows, more components are wanted than there are, or a number is NaN or
+        infinite.
     """
     if data.ndim != 2 or len(data) < 2:
         raise InputError(f"PCA needs at least two rows of features, not an array of shape {data.shape}")
-    if not 1 <= components <= min(data.shape):
+    check_count("PCA: components", components)
+    if components > min(data.shape):
         raise InputError(
             f"PCA of {data.shape[0]} x {data.shape[1]} numbers has 1 to {min(data.shape)} components, "
             f"not {components}"
         )
     data = jnp.asarray(data, jnp.float32)
+    if not jnp.isfinite(data).all():
+        raise InputError("PCA needs finite numbers")
     mean = data.mean(axis=0)
     _, singular, rows = jnp.linalg.svd(data - mean, full_matrices=False)
     variance = jnp.square(singular) / (len(data) - 1)

@@ -7,6 +7,7 @@ from jax.scipy import fft
 
 from srdef import images
 from srdef.errors import InputError
+from srdef.validation import check_count
 
 
 def cosine_transform(planes: jax.Array) -> jax.Array:
@@ -82,7 +83,15 @@ def radial_average(values: np.ndarray, radius: np.ndarray, bins: int, highest: f
     -------
     array (bins,)
         nan for a ring with no coefficient.
+
+    Raises
+    ------
+    InputError
+        If the two arrays differ in shape, or there is no ring.
     """
+    check_count("bins", bins)
+    if np.shape(values) != np.shape(radius):
+        raise InputError(f"values have the shape {np.shape(values)} and radius {np.shape(radius)}")
     index = np.floor(np.asarray(radius) * (bins / highest)).astype(int).ravel()
     inside = index < bins
     weights = np.asarray(values, np.float64).ravel()[inside]
@@ -93,6 +102,7 @@ def radial_average(values: np.ndarray, radius: np.ndarray, bins: int, highest: f
 
 def ring_centres(bins: int, highest: float = 1.0) -> np.ndarray:
     """The middle of each ring of `radial_average`."""
+    check_count("bins", bins)
     return (np.arange(bins) + 0.5) * (highest / bins)
 
 

@@ -74,7 +74,7 @@ def changed(index, value):
         ({"key": jax.random.split(KEY)}, r"single key, not an array of shape \(2,\)"),
         ({"storage": "png"}, "unknown storage 'png'; choose from: float32, uint8"),
         ({"attack": attacks.fgsm(np.ones(3))}, r"scalar or 4 values, one per image, not \(3,\)"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        *(({"batch_size": v}, "batch_size must be an integer of at least 1") for v in (0, 2.5, True, "4")),
     ],
 )
 def test_bad_input_is_named(options, message):

@@ -73,7 +73,8 @@ def test_what_is_no_crop_is_its_own_source():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(({"side": bad}, "'crops': side must be an integer of at least 1") for bad in (0, "16", None, True)),
+        *(({"side": bad}, "'crops': side must be an integer of at least 1") for bad in (0, "16", None)),
+        ({"side": True}, "'crops': side must be a number, not True"),
         *(({"per_image": bad}, "'crops': per_image must be an integer") for bad in (0, 1.5, None)),
         ({"num_classes": None}, "'crops': num_classes must be an integer of at least 1, not None"),
         *(({"strides": bad}, "strides must be a list of whole numbers") for bad in (2, "2", (1.5,))),

@@ -104,10 +104,18 @@ def test_progress_counts_up():
         ("imagenet", {}, "unknown data set 'imagenet'; choose from: .*imagenet_samples"),
         ("imagenet_samples", {"path": "x"}, "imagenet_samples.*unexpected keyword argument 'path'"),
         ("imagenet_samples", {"crop": "centre"}, "unknown crop 'centre'; choose from: center, none"),
-        ("imagenet_samples", {"size": 0}, "size must be at least 1 pixel, not 0"),
-        ("imagenet_samples", {"limit": 0}, "limit must be at least 1 image, not 0"),
+        *(
+            ("imagenet_samples", {"size": v}, "size must be an integer of at least 1")
+            for v in (0, True, "8", 8.5)
+        ),
+        *(
+            ("imagenet_samples", {"limit": v}, "limit must be an integer of at least 1")
+            for v in (0, True, 1.5)
+        ),
+        ("imagenet_samples", {"offset": "a"}, "offset must be an integer of at least 0, not 'a'"),
+        ("imagenet_samples", {"keep": "no"}, "keep must be True or False"),
         ("imagenet_samples", {"offset": 20}, "offset 20 is outside .* 20 images"),
-        ("imagenet_samples", {"offset": -1}, "offset -1 is outside"),
+        ("imagenet_samples", {"offset": -1}, "offset must be an integer of at least 0, not -1"),
     ],
 )
 def test_bad_requests(name, options, message):

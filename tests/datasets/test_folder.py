@@ -177,7 +177,7 @@ def test_wrong_folder_or_option(tmp_path):
         load(tmp_path / "file")
     with pytest.raises(InputError, match="unknown labels 'dirs'; choose from: directories, predicted"):
         load(tmp_path, labels="dirs")
-    with pytest.raises(InputError, match="num_classes must be at least 1"):
+    with pytest.raises(InputError, match="num_classes must be an integer of at least 1"):
         load(tmp_path, num_classes=0)
 
 

@@ -38,7 +38,7 @@ def test_every_other_image(made):
     (made / "images" / "a11.png").unlink()
     write(made, "f00,http://x,1\nc22,http://z,306\n")
     assert datasets.load("nips2017", size=12, path=made).digest() == dataset.digest()
-    with pytest.raises(InputError, match="stride must be at least 1, not 0"):
+    with pytest.raises(InputError, match="stride must be an integer of at least 1, not 0"):
         datasets.load("nips2017", size=12, path=made, stride=0)
 
 

@@ -53,7 +53,7 @@ def test_too_few_are_right():
     assert len(select(50)[1]) == 50
     with pytest.raises(InputError, match="only 50 of the 100 images are classified correctly, 51 are wanted"):
         select(51)
-    with pytest.raises(InputError, match="count must be at least 1"):
+    with pytest.raises(InputError, match="count must be an integer of at least 1"):
         select(0)
 
 

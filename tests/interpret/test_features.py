@@ -61,3 +61,12 @@ def test_activation_maps_are_the_weighted_feature_maps(classifier, images, outpu
 def test_activation_maps_need_a_dense_layer(images):
     with pytest.raises(InputError, match="SqueezeNet has no dense layer"):
         cam.activation_maps(models.create("squeezenet"), images)
+
+
+def test_distances_and_correlations_are_of_arrays_that_pair_up():
+    with pytest.raises(InputError, match=r"values have the shape \(2, 3\) and the reference \(1, 3\)"):
+        features.relative_distance(np.ones((2, 3)), np.ones((1, 3)))
+    with pytest.raises(InputError, match="have no correlation"):
+        cam.correlation(np.ones((3, 3)), np.ones((2, 3)))
+    a, b = np.arange(6.0).reshape(2, 3), np.array([[1.0, 0, 2], [3, 5, 4]])
+    assert cam.correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])

@@ -39,7 +39,17 @@ def test_rows_without_variance():
     assert np.all(np.asarray(model.explained_variance_ratio) == 0)
 
 
-@pytest.mark.parametrize(("shape", "components"), [((1, 5), 1), ((4, 5), 5), ((4, 5), 0), ((4,), 1)])
+@pytest.mark.parametrize(
+    ("shape", "components"), [((1, 5), 1), ((4, 5), 5), ((4, 5), 0), ((4,), 1), ((4, 5), 1.5), ((4, 5), True)]
+)
 def test_refuses_what_has_no_such_components(shape, components):
     with pytest.raises(InputError, match="PCA"):
         pca.fit(np.zeros(shape, np.float32), components)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_refuses_numbers_that_are_not_finite(bad):
+    data = np.ones((4, 5), np.float32)
+    data[2, 3] = bad
+    with pytest.raises(InputError, match="PCA needs finite numbers"):
+        pca.fit(data, 2)

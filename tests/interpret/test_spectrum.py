@@ -78,3 +78,14 @@ def test_residual_spectrum_of_white_noise_is_flat():
 def test_residual_spectrum_refuses_other_shapes():
     with pytest.raises(InputError, match="enlarged"):
         spectrum.residual_spectrum(noise(1, 8, 12, 3), noise(1, 8, 8, 3))
+
+
+def test_rings_are_counted_and_belong_to_the_values():
+    radius = spectrum.cosine_radius(4, 4)
+    for bins in (0, 2.5, True):
+        with pytest.raises(InputError, match="bins must be an integer of at least 1"):
+            spectrum.radial_average(np.ones((4, 4)), radius, bins)
+        with pytest.raises(InputError, match="bins must be an integer of at least 1"):
+            spectrum.ring_centres(bins)
+    with pytest.raises(InputError, match=r"values have the shape \(5, 4\) and radius \(4, 4\)"):
+        spectrum.radial_average(np.ones((5, 4)), radius, 2)
