@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -19,6 +21,17 @@ class InputError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(printable(str(message)))
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Say before the message of an InputError where it was, a field of a configuration for instance."""
+    try:
+        yield
+    except InputError as error:
+        if type(error) is not InputError or str(error).startswith("config."):
+            raise
+        raise InputError(f"{where}: {error}") from None
 
 
 class OutOfMemoryError(InputError, MemoryError):

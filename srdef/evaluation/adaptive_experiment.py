@@ -7,12 +7,13 @@ from typing import Any
 from srdef.attacks.arithmetic import check_arithmetic
 from srdef.attacks.projections import Norm
 from srdef.defenses.base import Defense, Identity
-from srdef.errors import InputError
+from srdef.errors import InputError, naming
 from srdef.evaluation.experiment import (
     Experiment,
     check_batch_size,
     check_fields,
     check_whole,
+    entry_of,
     load_dataset,
     make_classifier,
     make_defense,
@@ -141,9 +142,10 @@ def resolve(config: dict[str, Any]) -> AdaptiveExperiment:
         if isinstance(entry, dict) and "defense" in entry and not beside:
             raise InputError(f"defense {label!r} must have the fields defense and surrogate")
         refuse_own_patches(label, defense, specification(config, "dataset"))
-        chosen[label] = make_defense(defense, classifier)
-        if beside:
-            surrogates[label] = make_defense(beside["surrogate"], classifier)
+        with naming(entry_of("defenses", label)):
+            chosen[label] = make_defense(defense, classifier)
+            if beside:
+                surrogates[label] = make_defense(beside["surrogate"], classifier)
     dataset = load_dataset(config, classifier=classifier, other_classifier=other)
     return AdaptiveExperiment(
         config=config,

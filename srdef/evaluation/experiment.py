@@ -13,7 +13,7 @@ from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
-from srdef.errors import InputError
+from srdef.errors import InputError, naming
 from srdef.evaluation.paper_tables import Reference
 from srdef.evaluation.schema import AUTO
 from srdef.models.protocols import Classifier
@@ -141,6 +141,11 @@ def specification(config: dict[str, Any], field: str) -> dict[str, Any]:
     return dict(value)
 
 
+def entry_of(field: str, label: str) -> str:
+    """How messages call an entry of a configuration."""
+    return f'config.{field}["{label}"]'
+
+
 def subsections(config: dict[str, Any], field: str) -> dict[str, Any]:
     """The entries at `field` by label; at least one."""
     value = config[field]
@@ -263,7 +268,8 @@ def resolve(config: dict[str, Any]) -> Experiment:
             raise InputError(f"attack {label!r}: storage must be float32 or uint8, not {storage[label]!r}")
         specified[label] = options
         if not attacks.REGISTRY.takes(options["name"], "bank"):  # that needs the images
-            made[label] = attacks.create(**options)
+            with naming(entry_of("attacks", label)):
+                made[label] = attacks.create(**options)
     classifier = make_classifier(config)
     passes: dict[str, int] = {}
     chosen: dict[str, Defense] = {}
@@ -275,13 +281,15 @@ def resolve(config: dict[str, Any]) -> Experiment:
                 f"defense {label!r}: passes must be a whole number of at least 1, not {passes[label]!r}"
             )
         refuse_own_patches(label, defense, specification(config, "dataset"))
-        chosen[label] = make_defense(defense, classifier)
+        with naming(entry_of("defenses", label)):
+            chosen[label] = make_defense(defense, classifier)
     Reference.of(config)
     dataset = load_dataset(config, classifier=classifier)
-    made = {
-        label: made.get(label) or attacks.create_for(dataset.pixels, **options)
-        for label, options in specified.items()
-    }
+    for label, options in specified.items():
+        if label not in made:
+            with naming(entry_of("attacks", label)):
+                made[label] = attacks.create_for(dataset.pixels, **options)
+    made = {label: made[label] for label in specified}  # in the order of the configuration
     return Experiment(
         config, dataset, classifier, made, storage, chosen, passes, min(batch_size, len(dataset)), seed
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from srdef import attacks
 from srdef.attacks.projections import Norm
-from srdef.errors import InputError
+from srdef.errors import InputError, naming
 from srdef.evaluation.experiment import CLEAN, specification
 from srdef.validation import check_count
 
@@ -97,7 +97,8 @@ def make_threat(label: str, entry: Any, epsilons: tuple[float, ...]) -> Threat:
         raise InputError(f"threat {label!r}: draws are for attackers who know {' or '.join(AVERAGING)}")
     check_count(f"threat {label!r}: draws", entry.get("draws", 1))
     threat = Threat(entry["knows"], specification(entry, "attack"), entry.get("draws", 1), own)
-    threat.make(epsilons[0])
+    with naming(f'config.threats["{label}"].attack'):
+        threat.make(epsilons[0])
     return threat
 
 

@@ -15,14 +15,15 @@ from srdef import attacks
 from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
-from srdef.defenses import Identity
-from srdef.errors import InputError
+from srdef.defenses import Defense, Identity
+from srdef.errors import InputError, naming
 from srdef.evaluation.experiment import (
     CLEAN,
     Experiment,
     check_batch_size,
     check_fields,
     check_whole,
+    entry_of,
     load_dataset,
     make_classifier,
     make_defense,
@@ -35,6 +36,7 @@ from srdef.evaluation.programs import Programs, of_transfer
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
+from srdef.models.protocols import Classifier
 from srdef.storage.fingerprint import digest
 
 FIELDS = ("seed", "batch_size", "dataset", "classifiers", "attacks", "defenses", "columns", "rows")
@@ -109,7 +111,13 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
             raise InputError(f"config.attacks: {CLEAN!r} is always there; choose another label")
         options = specification(config["attacks"], label)
         storage[label] = options.pop("storage", "uint8")
-        made[label] = attacks.create_for(dataset.pixels, options.pop("name"), **options)
+        with naming(entry_of("attacks", label)):
+            made[label] = attacks.create_for(dataset.pixels, options.pop("name"), **options)
+
+    def make(name: str, classifier: Classifier) -> Defense:
+        with naming(entry_of("defenses", name)):
+            return make_defense(config["defenses"][name], classifier)
+
     return {
         label: Experiment(
             config={**config, "classifier": entries[label]},
@@ -117,10 +125,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
             classifier=classifier,
             attacks=made,
             storage=storage,
-            defenses={
-                name: make_defense(config["defenses"][name], classifier)
-                for name in _chosen(config, "rows", "defenses")
-            },
+            defenses={name: make(name, classifier) for name in _chosen(config, "rows", "defenses")},
             passes={},
             batch_size=min(batch_size, len(dataset)),
             seed=seed,

@@ -547,6 +547,17 @@ def config_of_samples(**changes):
         ({"rows": ("snow",)}, r"config\.rows: config\.defenses has no 'snow'; choose from: none"),
         ({"columns": ("EOT", "BPDB")}, r"config\.columns: .* no 'BPDB'; choose from: .*, gray box, transfer"),
         ({"colour": 1}, "unknown config field 'colour'"),
+        (
+            {
+                "threats": {"a": {"knows": "gradient", "attack": {"name": "pgd", "step_size": 0}}},
+                "columns": (),
+            },
+            r'^config\.threats\["a"\]\.attack: step_size must be greater than 0',
+        ),
+        (
+            {"defenses": {"J": {"name": "jpeg", "quality": 0}}, "rows": ()},
+            r'^config\.defenses\["J"\]: jpeg: quality must be',
+        ),
         ({"defenses": {"J": {"defense": {"name": "jpeg"}}}}, "must have the fields defense and surrogate"),
     ],
 )

@@ -144,6 +144,14 @@ def test_the_configuration_names_what_there_is(argument):
         ({"rows": ["JPEG"]}, "config.rows: config.defenses has no 'JPEG'; choose from: "),
         ({"classifiers": {"one": {"name": "squeezenet"}}}, "config.classifiers must be at least two"),
         ({"attacks": {"clean": {"name": "fgsm"}}, "columns": []}, "'clean' is always there"),
+        (
+            {"attacks": {"I": {"name": "ifgsm", "step_size": 0}}, "columns": []},
+            r'^config\.attacks\["I"\]: step_size must be greater than 0, but is 0',
+        ),
+        (
+            {"defenses": {"W": {"name": "wavelet", "sigma": -1}}, "rows": []},
+            r'^config\.defenses\["W"\]: wavelet: sigma must be a number from 0',
+        ),
     ],
 )
 def test_bad_configurations_are_named(change, message):

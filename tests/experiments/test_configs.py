@@ -195,6 +195,20 @@ def test_installed_weights_are_enough(name, small):
     assert "C&W 3x60" in experiment.attacks
 
 
+@pytest.mark.parametrize(
+    ("section", "label", "option", "message"),
+    [
+        ("attacks", "I-FGSM", {"step_size": 0}, "step_size must be greater than 0, but is 0"),
+        ("defenses", "SR", {"network": "squeezenet"}, "'squeezenet' is not a super-resolution network"),
+    ],
+)
+def test_an_entry_that_cannot_be_made_is_named(section, label, option, message):
+    config = config_of("quickstart")
+    config[section][label] |= option
+    with pytest.raises(InputError, match=rf'^config\.{section}\["{label}"\]: .*{message}'):
+        resolve(config)
+
+
 def test_a_bank_of_the_evaluated_images_is_refused():
     config = config_of("defense_gallery")
     source = config["defenses"]["quilting"]["bank"]["dataset"]
