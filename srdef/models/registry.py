@@ -74,7 +74,8 @@ def create(
     if ":" in name:
         return _own(name, {"pretrained": pretrained, "weights": weights, "seed": seed}, options)
     builder = REGISTRY.builder(name)
-    valid = [parameter for parameter in inspect.signature(builder).parameters if parameter != "rngs"]
+    parameters = inspect.signature(builder).parameters
+    valid = [parameter for parameter in parameters if parameter != "rngs"]
     for option in options:
         if option not in valid:
             raise InputError(
@@ -82,9 +83,8 @@ def create(
             )
     check_options(f"model {name!r}", builder, {"rngs": None} | options)
     for option, value in options.items():
-        if isinstance(value, int):
-            least = 0 if option in ("blocks", "num_classes") else 1
-            check_count(f"model {name!r}: {option}", value, least)
+        if parameters[option].annotation is int:  # the networks say which of them may be 0
+            check_count(f"model {name!r}: {option}", value, least=0)
     if pretrained and weights is not None:
         raise InputError(f"model {name!r}: give either pretrained=True or weights, not both")
 

@@ -51,6 +51,7 @@ def test_names():
             lambda: models.create("squeezenet", num_classes=0),
             "num_classes must be an integer of at least 1, not 0",
         ),
+        (lambda: models.create("edsr", blocks=2.5), "model 'edsr': blocks must be an integer of at least 0"),
         (lambda: models.create("edsr", scale=True), "scale must be a number, not True"),
     ],
 )
