@@ -2,11 +2,12 @@
 
 The argument is a classifier and the side of its images, which super-resolution doubles: `lite0` is
 EfficientNet-Lite0 at 160 pixels, `lite1` EfficientNet-Lite1 at 176, `lite2` EfficientNet-Lite2 at 192, and
-`lite2_260` the same at 260, the size that it was trained with. The rows are three networks, times the two
-meanings of the wavelet threshold's sigma (`defenses.Wavelet`), times the JPEG file in which the released code
-keeps the denoised image: "as released" is `paper_released`, with both. `lite2,small` has one of the networks,
-`compact`, `small` or `baseline`. The images are the first 200 of NIPS-2017 DEV (the folder that the
-environment variable SRDEF_NIPS2017 names, or `--config.dataset.path`).
+`lite2_260` the same at 260, the size that it was trained with; `inception_v3` is the paper's at 299, whose
+weights are downloaded. The rows are three networks, times the two meanings of the wavelet threshold's sigma
+(`defenses.Wavelet`), times the JPEG file in which the released code keeps the denoised image: "as released"
+is `paper_released`, with both. `lite2,small` has one of the networks, `compact`, `small` or `baseline`. The
+images are the first 200 of NIPS-2017 DEV (the folder that the environment variable SRDEF_NIPS2017 names, or
+`--config.dataset.path`).
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ CLASSIFIERS = {
     "lite1": ("efficientnet_lite1", 176),
     "lite2": ("efficientnet_lite2", 192),
     "lite2_260": ("efficientnet_lite2", 260),
+    "inception_v3": ("inception_v3", 299),
 }
 NETWORKS = {"compact": "compact_x2", "small": "edsr_small_x2", "baseline": "edsr_baseline_x2"}
 
