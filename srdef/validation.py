@@ -53,20 +53,20 @@ def check_images(images: Any, name: str = "images", *, on_device: bool = False) 
     return jnp.clip(images, 0, 1) if isinstance(images, jax.Array) else np.clip(images, 0, 1)
 
 
-def check_pixels(images: Any, channels: int = 3, smallest: int = 1) -> None:
-    """InputError if a network cannot take `images`, traced or not; a color would else be made of gray ones.
+def check_pixels(images: Any, smallest: int = 1) -> None:
+    """InputError if a network cannot take `images`, traced or not.
+
+    The mean that it subtracts would make color images of gray ones.
 
     Parameters
     ----------
-    images : array (N, height, width, channels)
-    channels : int
-        How many the network takes.
+    images : float array (N, height, width, 3)
     smallest : int
         The shortest side that it takes, in pixels.
     """
     shape = images.shape
-    if len(shape) != 4 or shape[-1] != channels:
-        raise InputError(f"the network takes images (N, height, width, {channels}), not {shape}")
+    if len(shape) != 4 or shape[-1] != 3:
+        raise InputError(f"the network takes images (N, height, width, 3), not {shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"the network takes images as floats in [0, 1], not {images.dtype}")
     height, width = shape[1:3]
