@@ -56,7 +56,7 @@ def check_images(images: Any, name: str = "images", *, on_device: bool = False) 
 def check_pixels(images: Any, smallest: int = 1) -> None:
     """InputError if a network cannot take `images`, traced or not.
 
-    The mean that it subtracts would make color images of gray ones.
+    The mean that it subtracts would make colour images of gray ones.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ import numpy as np
 from srdef import attacks
 from srdef.attacks.projections import Norm
 from srdef.errors import InputError, naming
-from srdef.evaluation.experiment import CLEAN, specification
+from srdef.evaluation.experiment import CLEAN, entry_of, specification
 from srdef.validation import check_count
 
 WORST = "worst case"
@@ -97,7 +97,7 @@ def make_threat(label: str, entry: Any, epsilons: tuple[float, ...]) -> Threat:
         raise InputError(f"threat {label!r}: draws are for attackers who know {' or '.join(AVERAGING)}")
     check_count(f"threat {label!r}: draws", entry.get("draws", 1))
     threat = Threat(entry["knows"], specification(entry, "attack"), entry.get("draws", 1), own)
-    with naming(f'config.threats["{label}"].attack'):
+    with naming(f"{entry_of('threats', label)}.attack"):
         threat.make(epsilons[0])
     return threat
 
