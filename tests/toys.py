@@ -1,5 +1,7 @@
 """A classifier, data and an experiment so small that whole evaluations take a second."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from flax import nnx
 from srdef import attacks, defenses
 from srdef.datasets import Dataset
 from srdef.evaluation.experiment import Experiment
+from srdef.evaluation.links import Place
+from srdef.evaluation.meeting import meet
 
 CLASSES = 4
 
@@ -64,3 +68,18 @@ def make_experiment(**changes):
         seed=0,
     )
     return replace(experiment, **changes)
+
+
+def in_threads(work, count):
+    """Call `work` in threads that stand for the processes of one run, each with its `Processes`."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+
+    def one(process):
+        with meet(Place(address, count, process), "the same run") as members:
+            work(members)
+
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(one, process) for process in range(count)]:
+            done.result(timeout=300)

@@ -7,8 +7,8 @@
 Leaves in the workdir: `manifold.md` and `manifold.json` (the tables), `curves.png`, `metrics.jsonl`,
 `checkpoints/`, `images.json` (which were trained on), `config.json`, `environment.json`, and under `store/`
 adversarial images and feature maps. A run that was stopped continues from its last checkpoint, with the same
-batches as if it had not been. Many processes share the attacks by `--coordinator`, `--processes` and
-`--process`, or `--distributed`.
+batches as if it had not been. Many processes share the attacks, and the trainings of a study, by
+`--coordinator`, `--processes` and `--process`, or `--distributed`.
 
 With `config.study` many detectors are trained on the same features, with more and more pairs and blocks; the
 folder then has `study.md`, `study.json` and the figure `study.pdf` and `.png` beside `manifold.md` and

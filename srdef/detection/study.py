@@ -104,7 +104,8 @@ def run(
 ) -> Study | None:
     """Attack, compute features, train and test every setting; what `workdir` holds is not done again.
 
-    Many processes share the attacks; the rest is done by the first, and the others return None.
+    Many processes share the attacks and the trainings; the rest is done by the first, and the others return
+    None.
 
     Parameters
     ----------
@@ -132,17 +133,13 @@ def run(
     experiment = start(config, workdir)
     models = {blocks: _create(experiment, {**options, "blocks": blocks}) for blocks in study["blocks"]}
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
-    workers = max((os.cpu_count() or 1) // 3, 1)
-    if reporter.processes.count > 1:
-        _attack(correct, reporter, 1)  # all of them in the same order
-        if not reporter.processes.first:
-            return None
-        correct = correct.alone()
+    processes = reporter.processes
+    # Many processes do all things in the same order.
+    workers = max((os.cpu_count() or 1) // 3, 1) if processes.count == 1 else 1
     if workers > 1:  # a terminal shows one bar at a time: lines alone
         console = Console(file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False)
         correct = replace(correct, reporter=Reporter(console))
-    if reporter.processes.count == 1:
-        _attack(correct, reporter, workers)
+    _attack(correct, reporter, workers)
     train_rows, test_rows = split(correct, options["test_share"], workdir)
     names = [correct.dataset.names[row] for row in test_rows]
 
@@ -160,7 +157,10 @@ def run(
     available = int(fooled[1:, train_rows].sum())
     counts = sorted({min(count, available) for count in study["pairs"]})
 
-    def trained(model: ManifoldClassifier, blocks: int, count: int) -> tuple[Setting, Any]:
+    reported: set[tuple[int, int]] = set()
+
+    def trained(blocks: int, count: int) -> tuple[Setting, Any]:
+        model = models[blocks]
         training, testing = parts[model.endpoint]
         training = training.fewer(count, experiment.seed)
         folder = workdir / "trainings" / f"blocks{blocks}-pairs{count}"
@@ -179,11 +179,22 @@ def run(
             area(clean, attacked[testing.fooled]),
             record["train_accuracy"],
         )
-        report(setting)
+        if processes.first and (blocks, count) not in reported:
+            reported.add((blocks, count))
+            report(setting)
         return setting, detector
 
     def trainings(blocks: int) -> list[tuple[Setting, Any]]:
-        return [trained(models[blocks], blocks, count) for count in counts]
+        return [trained(blocks, count) for count in counts]
+
+    if processes.count > 1:
+        # The longest first. Later the first process finds in the folders what all have trained.
+        pieces = [(blocks, count) for blocks in sorted(models, reverse=True) for count in counts]
+        for number in processes.divide("trainings", len(pieces)):
+            trained(*pieces[number])
+        if not processes.first:
+            return None
+        correct = correct.alone()
 
     done = side_by_side([partial(trainings, blocks) for blocks in models], workers)
     settings = tuple(setting for row in done for setting, _ in row)

@@ -3,8 +3,6 @@
 import base64
 import json
 import shutil
-import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -13,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
+from toys import in_threads
 
 from configs import figures as figure_configuration
 from configs import manifold as configuration
@@ -24,8 +23,6 @@ from srdef.detection import network as network_module
 from srdef.detection import training
 from srdef.detection.pairs import split_by_image
 from srdef.errors import InputError
-from srdef.evaluation.links import Place
-from srdef.evaluation.meeting import meet
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate
 from srdef.reporting import figure_parts, figures
@@ -168,17 +165,7 @@ def test_a_stopped_run_continues_with_the_same_numbers(finished, tmp_path):
 @pytest.mark.slow
 def test_two_processes_share_the_attacks(finished, tmp_path):
     """Threads stand for them; the first goes on alone, and ends with the bytes of one process."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{found.getsockname()[1]}"
-
-    def work(process):
-        with meet(Place(address, 2, process), "the same run") as members:
-            script.main(ConfigDict(run_config()), tmp_path, members=members)
-
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(work, process) for process in (0, 1)]:
-            done.result(timeout=300)
+    in_threads(lambda members: script.main(ConfigDict(run_config()), tmp_path, members=members), 2)
     names = ("manifold.json", "images.json", "metrics.jsonl")
     assert [(tmp_path / name).read_bytes() for name in names] == [
         (finished[0] / name).read_bytes() for name in names

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from toys import in_threads
 
 from configs import manifold as configuration
 from srdef import attacks, datasets, models
@@ -88,6 +89,22 @@ def test_a_study_trains_every_setting_once(finished):
     page = build(workdir)
     assert "Accuracy against the number of pairs trained on" in page
     assert "APGD against classifier and detector" in page
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_trainings(finished, tmp_path, monkeypatch):
+    """Threads stand for them: each trains some settings, and the numbers are those of one process."""
+    (tmp_path / "store").symlink_to(finished[0] / "store")
+    lines = []
+    monkeypatch.setattr(cli.console, "print", lambda *text, **options: lines.append(str(text[0])))
+    in_threads(lambda members: script.main(study_config(), tmp_path, members=members), 2)
+    for name in ("study.json", "images.json"):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
+    logs = [folder / "metrics.jsonl" for folder in sorted((tmp_path / "trainings").iterdir())]
+    assert len(logs) == 4
+    for log in logs:
+        assert log.read_text() == (finished[0] / log.relative_to(tmp_path)).read_text()
+    assert len([line for line in lines if "blocks, " in line]) == 4
 
 
 @pytest.mark.slow
