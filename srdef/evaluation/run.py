@@ -128,9 +128,9 @@ class Run(Generic[E]):
             self.before(stage)
         return compute(rows)
 
-    def _source(self, attack: str) -> str:
-        """What identifies the images under `attack`: the digest of the data, or the name of their store."""
-        return self.dataset_digest if attack == CLEAN else self.adversarial(attack).path.name
+    def source(self, attack: str) -> str:
+        """What identifies the images under `attack`: the digest of the data, or that of their store."""
+        return self.dataset_digest if attack == CLEAN else self.adversarial(attack).digest
 
     def first_reading(self, pixels: ImagesOnDisk) -> Store:
         """The hash of every image on the disk, and what the undefended classifier says of it, in one pass.
@@ -187,7 +187,7 @@ class Run(Generic[E]):
             reads=attack == CLEAN,
             code=(transformation, classify),
             complete=complete,
-            source=self._source(attack),
+            source=self.source(attack),
             defense=digest(transformation),
             passes=passes,
         )
@@ -292,7 +292,7 @@ class Run(Generic[E]):
             )
             return measures(result)
 
-        source = self._source(label)
+        source = self.source(label)
         return self.stored(
             f"round {label}", "rounded", (label,), MEASURES, compute, reads=True, source=source
         )

@@ -238,7 +238,7 @@ def _predictions(
         {"prediction": ((len(targets),), np.int32)},
         compute,
         code=(protecting, predict, *(target.classifier for target in targets)),
-        source=attacked.dataset_digest if attack == CLEAN else attacked.adversarial(attack).path.name,
+        source=attacked.source(attack),
         defenses=digests,
         targets=[target.classifier_digest for target in targets],
     )

@@ -23,7 +23,8 @@ class MemoryStore:
     def __init__(
         self, label: str, fields: Mapping[str, tuple[tuple[int, ...], Any]], count: int, batch_size: int
     ) -> None:
-        self.path, self.count, self.batch_size = Path(label), count, batch_size
+        self.path, self.digest = Path(label), label
+        self.count, self.batch_size = count, batch_size
         self.damaged: list[slice] = []  # memory does not rot
         self._arrays = {name: np.zeros((count, *shape), dtype) for name, (shape, dtype) in fields.items()}
         self._missing = list(batching.slices(count, batch_size))

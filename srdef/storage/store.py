@@ -7,7 +7,7 @@ files are missing or have another size is missing too, and one whose files canno
 then missing; never are zeros read in its place. Several processes may write different batches of one store at
 the same time. The name of a store's folder ends in the hash of its
 manifest, which says everything its content depends on: a changed configuration finds another folder, never
-stale data.
+stale data, and the same under another label finds what is there.
 """
 
 import fcntl
@@ -104,13 +104,20 @@ class BatchStore:
     Parameters
     ----------
     parent : Path
-        The folder is `parent / f"{label}-{hash of the manifest}"`.
+        The folder is `parent / f"{label}-{hash of the manifest}"`, or that of another label with this hash.
     label : str
         For people who look into the folder.
     manifest : mapping
         Plain data: everything the content depends on.
     fields : mapping of name to (shape of one image's entry, dtype)
     count, batch_size : int
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    digest : str
+        The hash of the manifest.
 
     Raises
     ------
@@ -130,8 +137,11 @@ class BatchStore:
         self.count, self.batch_size = count, batch_size
         layout = {name: [list(shape), np.dtype(dtype).name] for name, (shape, dtype) in fields.items()}
         text = canonical_json({**manifest, "count": count, "batch_size": batch_size, "fields": layout})
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in label)
-        self.path = parent / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.path = parent / f"{name}-{self.digest}"
+        if not self.path.is_dir():
+            self.path = min(filter(Path.is_dir, parent.glob(f"*-{self.digest}")), default=self.path)
         with as_input_error(f"cannot write to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
             kept = self.path / "manifest.json"

@@ -63,6 +63,25 @@ def test_a_finished_run_computes_nothing(tmp_path, reporter):
     assert second.records.equals(first.records)
 
 
+def test_new_labels_compute_nothing(tmp_path, reporter):
+    first = gray_box.run(make_experiment(), tmp_path, reporter)
+    renamed = make_experiment()
+    renamed = replace(
+        renamed,
+        attacks={f"my {label}": attack for label, attack in renamed.attacks.items()},
+        storage={f"my {label}": storage for label, storage in renamed.storage.items()},
+        defenses={f"my {label}": defense for label, defense in renamed.defenses.items()},
+        passes={f"my {label}": passes for label, passes in renamed.passes.items()},
+    )
+    again = progress.Reporter(Console(quiet=True))
+    second = gray_box.run(renamed, tmp_path, again)
+    assert again.computed == 0
+    labels = {"attack", "defense"}
+    others = [name for name in first.records.column_names if name not in labels]
+    assert second.records.select(others).equals(first.records.select(others))
+    assert {row["defense"] for row in second.records.to_pylist()} == {"my none", "my WD"}
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batches_do_not_change_the_records(tmp_path, reporter, batch_size):
     expected = gray_box.run(make_experiment(), tmp_path / "a", reporter).records

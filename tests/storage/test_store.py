@@ -16,8 +16,8 @@ from srdef.storage import files, fingerprint, store
 FIELDS = {"images": ((2, 2, 3), np.uint8), "l2": ((), np.float32)}
 
 
-def open_store(folder, manifest=None, count=7, batch_size=3):
-    return store.BatchStore(folder, "FGSM-2", manifest or {"seed": 0}, FIELDS, count, batch_size)
+def open_store(folder, manifest=None, count=7, batch_size=3, label="FGSM-2"):
+    return store.BatchStore(folder, label, manifest or {"seed": 0}, FIELDS, count, batch_size)
 
 
 def fill(batches, rows):
@@ -60,6 +60,18 @@ def test_a_change_finds_another_folder(tmp_path, change):
     assert other.path != first.path
     assert other.missing()
     assert open_store(tmp_path).missing() == []
+
+
+def test_another_label_finds_what_is_there(tmp_path):
+    first = open_store(tmp_path)
+    fill(first, slice(3, 6))
+    (tmp_path / f"A-{first.digest}").write_text("no folder")
+    assert open_store(tmp_path, label="FGSM, two levels").path == first.path
+    # Two folders of the same, as runs leave that begin at the same moment: each label has its own.
+    other = first.path.with_name(f"FGSM-{first.digest}")
+    other.mkdir()
+    assert open_store(tmp_path, label="FGSM").path == other
+    assert open_store(tmp_path).path == first.path
 
 
 def test_the_manifest_says_what_is_there(tmp_path):
