@@ -185,7 +185,7 @@ def _read_all(
     if given.is_file():
         version = next((version for version in versions if given.name == version.archive), versions[0])
         return version, _read_archive(given, version.files)
-    root = existing_folder(given)
+    root = existing_folder(path)
     for version in versions:
         for place in (root, root / version.folder):
             if any((place / file).is_file() for file in version.files):

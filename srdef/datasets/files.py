@@ -17,6 +17,8 @@ OTHER_SUFFIXES = (
 
 def existing_folder(path: str | Path) -> Path:
     """`path` as a Path, `~` expanded; InputError unless it is a folder that can be read."""
+    if str(path) == "":  # which Path takes for the current folder
+        raise InputError("an empty path names no folder")
     folder = Path(path).expanduser()
     try:
         next(folder.iterdir(), None)

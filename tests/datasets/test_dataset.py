@@ -150,3 +150,10 @@ def test_images_keep_their_size_if_none_is_given(tmp_path):
         datasets.load("folder", path=tmp_path)
     with pytest.raises(InputError, match="crop='center' depends on the size"):
         datasets.load("folder", path=tmp_path, crop="center")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder", "imagenet2012", "mnist", "nips2017"])
+def test_an_empty_path_is_not_the_current_folder(name):
+    """What an unset variable of a shell leaves of `--config.dataset.path=$DIR`."""
+    with pytest.raises(InputError, match="an empty path names no folder"):
+        datasets.load(name, path="", size=64)
