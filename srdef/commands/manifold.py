@@ -22,7 +22,7 @@ from typing import Any
 from rich.markdown import Markdown
 
 from srdef.commands import cli, processes
-from srdef.detection import experiment, study
+from srdef.detection import experiment, study, sweep
 from srdef.evaluation import progress, schema
 from srdef.evaluation.processes import ALONE, Processes
 from srdef.reporting import detection_figure, detection_tables, gray_box_files, plots, style
@@ -68,7 +68,7 @@ def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> 
 def _study(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> str | None:
     """All trainings of a study; returns its tables, if this is the first process."""
 
-    def report(setting: study.Setting) -> None:
+    def report(setting: sweep.Setting) -> None:
         cli.console.print(
             f"{setting.blocks} blocks, {setting.pairs:6d} pairs: accuracy "
             f"{100 * setting.accuracy.value:.1f} %, on the pairs trained on "

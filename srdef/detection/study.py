@@ -23,7 +23,6 @@ from srdef.detection import joint
 from srdef.detection.experiment import (
     Result,
     adversarial,
-    area,
     check,
     judge,
     side_by_side,
@@ -32,37 +31,14 @@ from srdef.detection.experiment import (
 )
 from srdef.detection.network import ManifoldClassifier, detect
 from srdef.detection.pairs import Accuracy, Pairs, accuracy_of
-from srdef.detection.training import create, scores, train
+from srdef.detection.sweep import Setting, Sweep
+from srdef.detection.training import create, scores
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
-from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
-from srdef.training.export import read_metrics
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One training: how many blocks of the network and how many pairs, and what came of it.
-
-    Attributes
-    ----------
-    blocks, pairs : int
-    accuracy : Accuracy
-        On the test pairs.
-    auc : float
-        Area under the ROC curve over clean and adversarial test images.
-    train_accuracy : float
-        On the pairs that were trained on.
-    """
-
-    blocks: int
-    pairs: int
-    accuracy: Accuracy
-    auc: float
-    train_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -141,68 +117,21 @@ def run(
         correct = replace(correct, reporter=Reporter(console))
     _attack(correct, reporter, workers)
     train_rows, test_rows = split(correct, options["test_share"], workdir)
+    parts = _pairs(correct, attacks, models, (train_rows, test_rows))
     names = [correct.dataset.names[row] for row in test_rows]
-
-    endpoints = tuple(sorted({model.endpoint for model in models.values()}))
-    maps, fooled = _feature_maps(correct, (CLEAN, *attacks), endpoints)
-    parts = {
-        endpoint: [
-            Pairs(jnp.asarray(found), fooled[1:, rows], digest(found))
-            for rows in (train_rows, test_rows)
-            for found in [maps[endpoint][:, rows]]
-        ]
-        for endpoint in endpoints
-    }
-    batch_size = 4 * options["pairs_per_batch"]
-    available = int(fooled[1:, train_rows].sum())
-    counts = sorted({min(count, available) for count in study["pairs"]})
-
-    reported: set[tuple[int, int]] = set()
-
-    def trained(blocks: int, count: int) -> tuple[Setting, Any]:
-        model = models[blocks]
-        training, testing = parts[model.endpoint]
-        training = training.fewer(count, experiment.seed)
-        folder = workdir / "trainings" / f"blocks{blocks}-pairs{count}"
-        folder.mkdir(parents=True, exist_ok=True)
-        its = {**options, "blocks": blocks}
-        # With these two files `training.load` can load it.
-        write_atomically(folder / "config.json", canonical_json({**config, "manifold": its}) + "\n")
-        write_atomically(folder / "images.json", (workdir / "images.json").read_text())
-        detector = train(model.detector, training, testing, its, experiment.seed, folder)
-        clean, attacked = scores(detector, testing, batch_size)
-        record = read_metrics(folder / "metrics.jsonl")[-1]
-        setting = Setting(
-            blocks,
-            count,
-            accuracy_of(clean, attacked, testing.fooled, names),
-            area(clean, attacked[testing.fooled]),
-            record["train_accuracy"],
-        )
-        if processes.first and (blocks, count) not in reported:
-            reported.add((blocks, count))
-            report(setting)
-        return setting, detector
-
-    def trainings(blocks: int) -> list[tuple[Setting, Any]]:
-        return [trained(blocks, count) for count in counts]
-
+    sweep = Sweep(config, workdir, models, parts, names, experiment.seed, report if processes.first else None)
     if processes.count > 1:
-        # The longest first. Later the first process finds in the folders what all have trained.
-        pieces = [(blocks, count) for blocks in sorted(models, reverse=True) for count in counts]
-        for number in processes.divide("trainings", len(pieces)):
-            trained(*pieces[number])
+        sweep.share(processes)
         if not processes.first:
             return None
         correct = correct.alone()
-
-    done = side_by_side([partial(trainings, blocks) for blocks in models], workers)
+    done = side_by_side([partial(sweep.row, blocks) for blocks in models], workers)
     settings = tuple(setting for row in done for setting, _ in row)
     best, detector = max((pair for row in done for pair in row), key=lambda pair: pair[0].accuracy.value)
     model = models[best.blocks]
     model.detector = detector
-    training, testing = parts[model.endpoint]
-    training = training.fewer(best.pairs, experiment.seed)
+    training, testing = sweep.pairs(best.blocks, best.pairs)
+    batch_size = 4 * options["pairs_per_batch"]
     clean, attacked = scores(detector, testing, batch_size)
     tested = correct.select(test_rows)
     judged, both = side_by_side(
@@ -253,6 +182,20 @@ def _attack(run: Run, reporter: Reporter, workers: int) -> None:
             )
 
     side_by_side([partial(compute, labels) for labels in programs.values()], workers)
+
+
+def _pairs(
+    run: Run, attacks: list[str], models: dict[int, ManifoldClassifier], rows: tuple[np.ndarray, np.ndarray]
+) -> dict[str, tuple[Pairs, Pairs]]:
+    """By endpoint of a model the pairs of the images in each of the two parts."""
+    endpoints = tuple(sorted({model.endpoint for model in models.values()}))
+    maps, fooled = _feature_maps(run, (CLEAN, *attacks), endpoints)
+
+    def part(endpoint: str, rows: np.ndarray) -> Pairs:
+        found = maps[endpoint][:, rows]
+        return Pairs(jnp.asarray(found), fooled[1:, rows], digest(found))
+
+    return {endpoint: (part(endpoint, rows[0]), part(endpoint, rows[1])) for endpoint in endpoints}
 
 
 @partial(jax.jit, static_argnames="endpoints")

@@ -13,7 +13,8 @@ from configs import manifold as configuration
 from srdef import attacks, datasets, models
 from srdef.commands import cli
 from srdef.commands import manifold as script
-from srdef.detection import joint, study, training
+from srdef.detection import joint, study, sweep, training
+from srdef.detection.experiment import Result
 from srdef.detection.network import detect
 from srdef.detection.pairs import Accuracy, accuracy_of, pair_accuracy
 from srdef.detection.victim import WithDetector, lead_over_both
@@ -222,9 +223,9 @@ def made_study():
     some = rate(np.array([True, True, True, False]))
     accuracy = Accuracy(0.75, 0.5, 0.9, 8)
     settings = tuple(
-        study.Setting(blocks, pairs, accuracy, 0.8, 0.9) for blocks in (0, 2) for pairs in (500, 1000)
+        sweep.Setting(blocks, pairs, accuracy, 0.8, 0.9) for blocks in (0, 2) for pairs in (500, 1000)
     )
-    result = study.Result(
+    result = Result(
         {"train": 9, "test": 4}, {"train": 1000, "test": 8}, 0.75, 0.8, some,
         {"FGSM": (some, 0.8)}, {"as they are": {"clean": some, "FGSM": some}},
     )  # fmt: skip

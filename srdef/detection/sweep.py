@@ -1,0 +1,110 @@
+"""The trainings of a study: detectors of more and more blocks, with more and more pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from srdef.detection.experiment import area
+from srdef.detection.network import ManifoldClassifier
+from srdef.detection.pairs import Accuracy, Pairs, accuracy_of
+from srdef.detection.training import scores, train
+from srdef.evaluation.processes import Processes
+from srdef.storage.files import canonical_json, write_atomically
+from srdef.training.export import read_metrics
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training: how many blocks of the network and how many pairs, and what came of it.
+
+    Attributes
+    ----------
+    blocks, pairs : int
+    accuracy : Accuracy
+        On the test pairs.
+    auc : float
+        Area under the ROC curve over clean and adversarial test images.
+    train_accuracy : float
+        On the pairs that were trained on.
+    """
+
+    blocks: int
+    pairs: int
+    accuracy: Accuracy
+    auc: float
+    train_accuracy: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The trainings of a study, each in its own folder of `workdir`: what is there is not done again.
+
+    Parameters
+    ----------
+    config : dict
+    workdir : Path
+    models : dict
+        By how many blocks are trained.
+    parts : dict
+        By endpoint the pairs to train on and to test with.
+    names : list of str
+        Of the images to test with.
+    seed : int
+    report : callable, optional
+        Called once with each setting.
+    """
+
+    config: dict[str, Any]
+    workdir: Path
+    models: dict[int, ManifoldClassifier]
+    parts: dict[str, tuple[Pairs, Pairs]]
+    names: list[str]
+    seed: int
+    report: Callable[[Setting], None] | None = None
+    _reported: set[tuple[int, int]] = field(default_factory=set, init=False)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many pairs are trained on: as many as there are, in the place of more."""
+        training, _ = next(iter(self.parts.values()))
+        available = int(training.fooled.sum())
+        return sorted({min(count, available) for count in self.config["study"]["pairs"]})
+
+    def pairs(self, blocks: int, count: int) -> tuple[Pairs, Pairs]:
+        """The pairs to train on, and those to test with."""
+        training, testing = self.parts[self.models[blocks].endpoint]
+        return training.fewer(count, self.seed), testing
+
+    def one(self, blocks: int, count: int) -> tuple[Setting, Any]:
+        """The setting and the trained detector."""
+        training, testing = self.pairs(blocks, count)
+        options = {**self.config["manifold"], "blocks": blocks}
+        folder = self.workdir / "trainings" / f"blocks{blocks}-pairs{count}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # With these two files `training.load` can load it.
+        write_atomically(folder / "config.json", canonical_json({**self.config, "manifold": options}) + "\n")
+        write_atomically(folder / "images.json", (self.workdir / "images.json").read_text())
+        detector = train(self.models[blocks].detector, training, testing, options, self.seed, folder)
+        clean, attacked = scores(detector, testing, 4 * options["pairs_per_batch"])
+        setting = Setting(
+            blocks,
+            count,
+            accuracy_of(clean, attacked, testing.fooled, self.names),
+            area(clean, attacked[testing.fooled]),
+            read_metrics(folder / "metrics.jsonl")[-1]["train_accuracy"],
+        )
+        if self.report is not None and (blocks, count) not in self._reported:
+            self._reported.add((blocks, count))
+            self.report(setting)
+        return setting, detector
+
+    def row(self, blocks: int) -> list[tuple[Setting, Any]]:
+        """All numbers of pairs."""
+        return [self.one(blocks, count) for count in self.counts]
+
+    def share(self, processes: Processes) -> None:
+        """Do this process's part of all, the longest first; then `row` finds them in their folders."""
+        pieces = [(blocks, count) for blocks in sorted(self.models, reverse=True) for count in self.counts]
+        for number in processes.divide("trainings", len(pieces)):
+            self.one(*pieces[number])
