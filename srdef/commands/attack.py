@@ -147,7 +147,7 @@ def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder} ({error.strerror})") from None
-    files.write_atomically(folder / "config.json", files.canonical_json(config) + "\n")
+    (folder / "config.json").unlink(missing_ok=True)  # it comes last: with it the rest is complete
     environment = files.canonical_json(gray_box_files.environment(config.get("arithmetic"))) + "\n"
     files.write_atomically(folder / "environment.json", environment)
     result.to_csv(folder / "robustness.csv")
@@ -158,6 +158,7 @@ def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
     if result.traces:
         result.trace_to_csv(folder / "trace.csv")
         result.plot_trace(folder / "trace.png")
+    files.write_atomically(folder / "config.json", files.canonical_json(config) + "\n")
     cli.console.print(f"Table, plot and settings: {folder}", highlight=False, soft_wrap=True)
 
 

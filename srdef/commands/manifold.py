@@ -37,7 +37,7 @@ def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes
     cli.refuse_another(workdir, config, overwrite)
     with members.hold(workdir):
         reporter = progress.Reporter(cli.console, processes=members)
-        text = (_study if "study" in config else _one)(config, workdir, reporter)
+        text = (_study if "study" in config else _one)(config, workdir, reporter, overwrite)
         if text is None:
             return
         environment = files.canonical_json(gray_box_files.environment()) + "\n"
@@ -46,7 +46,7 @@ def main(config: Any, workdir: Path, overwrite: bool = False, members: Processes
     cli.console.print(f"Tables, curves and checkpoints: {workdir}")
 
 
-def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> str | None:
+def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter, overwrite: bool) -> str | None:
     """One training; returns its tables, if this is the first process."""
 
     def report(record: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> 
             highlight=False,
         )
 
-    result = experiment.run(config, workdir, reporter, report)
+    result = experiment.run(config, workdir, reporter, report, overwrite)
     if result is None:
         return None
     _write(workdir, result)
@@ -65,7 +65,7 @@ def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> 
     return detection_tables.to_markdown(result)
 
 
-def _study(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -> str | None:
+def _study(config: dict[str, Any], workdir: Path, reporter: progress.Reporter, overwrite: bool) -> str | None:
     """All trainings of a study; returns its tables, if this is the first process."""
 
     def report(setting: sweep.Setting) -> None:
@@ -76,7 +76,7 @@ def _study(config: dict[str, Any], workdir: Path, reporter: progress.Reporter) -
             highlight=False,
         )
 
-    found = study.run(config, workdir, reporter, report)
+    found = study.run(config, workdir, reporter, report, overwrite)
     if found is None:
         return None
     _write(workdir, found.result)

@@ -25,6 +25,7 @@ from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.interpret import features
 from srdef.metrics import Rate, rate, roc_auc
+from srdef.storage import results
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import digest
 
@@ -166,6 +167,7 @@ def run(
     workdir: Path,
     reporter: Reporter,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
+    overwrite: bool = False,
 ) -> Result | None:
     """Attack, compute features, train, test; what `workdir` already holds is not done again.
 
@@ -181,6 +183,8 @@ def run(
     reporter : Reporter
     report : callable
         Called with the record of each evaluation in training.
+    overwrite : bool
+        Whether the results of another configuration in `workdir` are deleted, and not an error.
 
     Raises
     ------
@@ -188,7 +192,7 @@ def run(
         For bad fields, a folder of another configuration or training, or data that give no pairs.
     """
     options = check(config)
-    experiment = start(config, workdir)
+    experiment = start(config, workdir, overwrite)
     model = create(experiment.classifier, options, experiment.seed)
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
     for attack in experiment.attacks:
@@ -206,19 +210,18 @@ def run(
     return judge(correct, model, training, testing, test_rows, attacks, 4 * options["pairs_per_batch"])
 
 
-def start(config: dict[str, Any], workdir: Path) -> Experiment:
+def start(config: dict[str, Any], workdir: Path, overwrite: bool) -> Experiment:
     """Resolve the configuration, and write it to `workdir`.
 
     Raises
     ------
     InputError
-        If the folder has a run of another configuration.
+        If the folder has a run of another configuration, whose results may not be overwritten.
     """
     experiment = resolve({name: config[name] for name in FIELDS if name in config})
-    written, text = workdir / "config.json", canonical_json(config) + "\n"
-    if written.exists() and written.read_text() != text:
+    if not overwrite and (workdir / "config.json").exists() and not results.is_of(workdir, config):
         raise InputError(f"{workdir} holds a run of another configuration; choose another --workdir")
-    write_atomically(written, text)
+    results.begin(workdir, config)
     return experiment
 
 

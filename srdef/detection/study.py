@@ -77,6 +77,7 @@ def run(
     workdir: Path,
     reporter: Reporter,
     report: Callable[[Setting], None] = lambda setting: None,
+    overwrite: bool = False,
 ) -> Study | None:
     """Attack, compute features, train and test every setting; what `workdir` holds is not done again.
 
@@ -93,6 +94,8 @@ def run(
     reporter : Reporter
     report : callable
         Called with each setting when it is trained.
+    overwrite : bool
+        Whether the results of another configuration in `workdir` are deleted, and not an error.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def run(
             f"config.study.controls {', '.join(study['controls'])} must be some of config.attacks, not all: "
             f"{', '.join(config['attacks'])}"
         )
-    experiment = start(config, workdir)
+    experiment = start(config, workdir, overwrite)
     models = {blocks: _create(experiment, {**options, "blocks": blocks}) for blocks in study["blocks"]}
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
     processes = reporter.processes

@@ -55,14 +55,18 @@ def fingerprint(
     detector: Detector, training: Pairs, testing: Pairs, options: dict[str, Any], seed: int
 ) -> dict[str, str]:
     """What the course of a training depends on, by name; not how many steps it goes on."""
-    course = {name: value for name, value in options.items() if name != "steps"}
     pairs = [array for part in (training, testing) for array in (part.origin or part.maps, part.fooled)]
     return {
         "images": digest(pairs),
         "weights": digest(detector),
-        "options": canonical_json({**course, "seed": seed}),
+        "options": _course(options, seed),
         "code": code_digest(train),
     }
+
+
+def _course(options: dict[str, Any], seed: int) -> str:
+    course = {name: value for name, value in options.items() if name != "steps"}
+    return canonical_json({**course, "seed": seed})
 
 
 def refuse_another(workdir: Path, wanted: dict[str, str]) -> None:
@@ -190,7 +194,7 @@ def load(workdir: Path) -> ManifoldClassifier:
     Raises
     ------
     InputError
-        If there is none, or it was stopped before its last step.
+        If there is none, it was stopped before its last step, or is not that of `config.json` there.
     """
     file = workdir / "config.json"
     if not file.is_file() or not (workdir / "checkpoints").is_dir():
@@ -200,6 +204,8 @@ def load(workdir: Path) -> ManifoldClassifier:
     model = create(
         models.create(specification.pop("name"), **specification), config["manifold"], config["seed"]
     )
+    # Not the weights of its new head: another version of JAX may draw others.
+    refuse_another(workdir, {"options": _course(config["manifold"], config["seed"])})
     _, evaluated, parameters, statistics = split_modes(model.detector)
     rates = config["manifold"]["learning_rate"], config["manifold"]["top_factor"]
     state = {

@@ -20,6 +20,7 @@ from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.summaries import summarize
 from srdef.own_code import imports
 from srdef.reporting import tables
+from srdef.storage import results
 from srdef.storage.files import canonical_json, write_atomically
 
 if TYPE_CHECKING:  # a third of a second of every start
@@ -75,8 +76,11 @@ def environment(steps: arithmetic.Arithmetic | None = None) -> dict[str, Any]:
 
 
 def write_setting(workdir: Path, config: dict[str, Any], steps: arithmetic.Arithmetic | None) -> None:
-    """Write `config.json` and `environment.json`, which say what a run is of and where it runs."""
-    write_atomically(workdir / "config.json", canonical_json(config) + "\n")
+    """Write `config.json` and `environment.json`, which say what a run is of and where it runs.
+
+    The results of another configuration in `workdir` are deleted.
+    """
+    results.begin(workdir, config)
     write_atomically(workdir / "environment.json", canonical_json(environment(steps)) + "\n")
 
 
@@ -165,8 +169,10 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
         not _holds(workdir / name, contents[name])
         for name in ("records.parquet", "attacks.json", "config.json")
     )
-    if another and (workdir / "config.json").is_file():  # it comes last: with it the outputs are complete
-        (workdir / "config.json").unlink()
+    if not results.is_of(workdir, experiment.config):
+        results.remove(workdir)  # report and gallery of another configuration
+    if another:  # it comes last: with it the outputs are complete
+        (workdir / "config.json").unlink(missing_ok=True)
     for name in contents.keys() - {"config.json"}:
         if not _holds(workdir / name, contents[name]):
             write_atomically(workdir / name, contents[name])

@@ -150,6 +150,29 @@ def test_an_unfinished_training_is_not_loaded(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_another_configuration_takes_the_folder_only_when_it_may(finished, tmp_path):
+    """Attacks and training of a run with another defense fit, its tables do not."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    config = run_config()
+    config["defenses"] = {"JPEG": {"name": "jpeg", "quality": 75}}
+    with pytest.raises(InputError, match=r"of another configuration.*replace them by --overwrite"):
+        script.main(ConfigDict(config), workdir)
+    assert (workdir / "manifold.json").read_bytes() == (finished[0] / "manifold.json").read_bytes()
+    script.main(ConfigDict(config), workdir, overwrite=True)
+    called = json.loads((workdir / "manifold.json").read_text())["called_clean"]
+    assert set(called) == {"as they are", "JPEG"}
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
+    # Another training leaves no tables of this one behind, and its checkpoints are not taken for its own.
+    config["manifold"] = {**config["manifold"], "hidden": 16}
+    with pytest.raises(InputError, match=r"checkpoints in .* are of a training with other .*options"):
+        script.main(ConfigDict(config), workdir, overwrite=True)
+    assert not list(workdir.glob("manifold.*"))
+    with pytest.raises(InputError, match=r"checkpoints in .* are of a training with other options"):
+        training.load(workdir)
+
+
+@pytest.mark.slow
 def test_a_stopped_run_continues_with_the_same_numbers(finished, tmp_path):
     """Stopped after two of four steps, by a configuration of two steps and its checkpoint."""
     workdir, result = finished

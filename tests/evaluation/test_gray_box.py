@@ -262,3 +262,27 @@ def test_only_another_arithmetic_is_another_run_and_said(tmp_path, reporter):
     notes = gray_box_files.build_table(plain, outcome.records).notes
     assert not any("steps" in note for note in notes)
     assert "attack_arithmetic" not in gray_box_files.environment(plain.arithmetic)
+
+
+def test_reports_of_another_configuration_go_with_it(tmp_path, reporter):
+    first = make_experiment()
+    gray_box_files.write(tmp_path, first, gray_box.run(first, tmp_path / "store", reporter))
+    for name in ("report.html", "gallery.png"):
+        (tmp_path / name).write_text("of the first")
+    other = replace(first, config={**first.config, "seed": 1}, seed=1)
+    outcome = gray_box.run(other, tmp_path / "store", reporter)
+    gray_box_files.write(tmp_path, first, gray_box.run(first, tmp_path / "store", reporter))
+    assert (tmp_path / "report.html").exists()
+    gray_box_files.write(tmp_path, other, outcome)
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "gallery.png").exists()
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_run_that_writes_its_setting_first_leaves_no_results_of_another(tmp_path):
+    """As `adaptive` and `transfer` do: stopped then, the folder has nothing that is not of the new run."""
+    (tmp_path / "config.json").write_text("{}")
+    for name in ("adaptive.json", "records.parquet", "transfer.json", "report.html"):
+        (tmp_path / name).write_text("of another run")
+    gray_box_files.write_setting(tmp_path, {"seed": 1}, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "environment.json"}
