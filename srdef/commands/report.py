@@ -2,8 +2,8 @@
 
     python -m experiments.report --workdir=workdir/quickstart
 
-Leaves `report.html` in the workdir, which is that of `experiments.evaluate`, `experiments.adaptive` or
-`experiments.manifold`. The page of an evaluation has a gallery: `--attack=FGSM-2 --attack=DeepFool` chooses
+Leaves `report.html` in the workdir, which is that of `experiments.evaluate`, `adaptive`, `manifold` or
+`transfer`. The page of an evaluation has a gallery: `--attack=FGSM-2 --attack=DeepFool` chooses
 whose images it shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves
 it out, and then neither the data set nor the networks are needed. `--trace=I-FGSM` attacks these images once
 more, and draws margin, loss and success over the steps (`trace.pdf`, `.png`). Of an attack at four ε or more

@@ -16,16 +16,27 @@ from srdef.errors import InputError
 
 
 def read_text(workdir: Path, name: str, script: str = "evaluate") -> str:
-    """A file that a script has left; InputError if it is not there."""
+    """A file that a script has left; InputError if it is not there or no text."""
     path = workdir / name
     if not path.is_file():
         raise InputError(f"no finished run in {workdir} ({name} is missing): run srdef {script}")
-    return path.read_text()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise damaged(path, script, error) from None
+
+
+def damaged(path: Path, script: str, error: Exception) -> InputError:
+    """The error of a file that a script has left and that cannot be read, in one line."""
+    return InputError(f"{path} is damaged ({' '.join(str(error).split())}): run srdef {script} again")
 
 
 def read_json(workdir: Path, name: str, script: str = "evaluate") -> Any:
-    """The content of a JSON file that a script has left; InputError if it is not there."""
-    return json.loads(read_text(workdir, name, script))
+    """The content of a JSON file that a script has left; InputError if it is not there or damaged."""
+    try:
+        return json.loads(read_text(workdir, name, script))
+    except ValueError as error:
+        raise damaged(workdir / name, script, error) from None
 
 
 def encode(pixels: np.ndarray) -> str:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from srdef.errors import InputError
 from srdef.reporting import epsilon_curves, page_traces, text_page
-from srdef.reporting.html import document, facts, read_json
+from srdef.reporting.html import damaged, document, facts, read_json
 from srdef.reporting.page_images import Case, find_store, gallery, make_cases, seconds_of
 from srdef.reporting.tables import diagnoses
 
@@ -162,7 +162,7 @@ def build(
     Parameters
     ----------
     workdir : Path
-        Of `experiments.evaluate`, `experiments.adaptive` or `experiments.manifold`, finished.
+        Of `experiments.evaluate`, `adaptive`, `manifold` or `transfer`, finished.
     attacks : sequence of str, optional
         Whose images the gallery shows, which only an evaluation has; default: that of the configuration's
         gallery, or the first.
@@ -177,7 +177,12 @@ def build(
         If the evaluation is not finished, or the gallery or the traces cannot be made.
     """
     config = read_json(workdir, "config.json")
-    for field, other in (("threats", text_page.adaptive), ("manifold", text_page.manifold)):
+    others = {
+        "threats": text_page.adaptive,
+        "manifold": text_page.manifold,
+        "classifiers": text_page.transfer,
+    }
+    for field, other in others.items():
         if field in config:
             if attacks or traced:
                 wanted = "gallery" if attacks else "traces"
@@ -188,7 +193,10 @@ def build(
         raise InputError(f"no finished evaluation in {workdir} ({FILES[4]} is missing)")
     if count < 0:
         raise InputError(f"images must be at least 0, not {count}")
-    records = pq.read_table(workdir / FILES[4]).to_pylist()
+    try:
+        records = pq.read_table(workdir / FILES[4]).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these two
+        raise damaged(workdir / FILES[4], "evaluate", error) from None
     seconds = {}
     for attack in config["attacks"]:
         store = find_store(workdir, attack, strengths)

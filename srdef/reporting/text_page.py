@@ -1,4 +1,4 @@
-"""HTML pages of the runs that leave their tables as text: `experiments.adaptive` and `manifold`."""
+"""HTML pages of the runs that leave their tables as text: `adaptive`, `manifold` and `transfer`."""
 
 import base64
 import re
@@ -37,10 +37,10 @@ def _data_address(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _how(workdir: Path, config: Mapping[str, Any], script: str, images: Any) -> str:
-    """Classifier, images, seed and versions."""
+def _how(workdir: Path, classifiers: str, config: Mapping[str, Any], script: str, images: Any) -> str:
+    """Classifiers, images, seed and versions."""
     made_by = {
-        "classifier": config["classifier"]["name"],
+        "classifier" if "classifier" in config else "classifiers": classifiers,
         "images": images,
         "seed": config["seed"],
         **read_json(workdir, "environment.json", script),
@@ -56,7 +56,7 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
     InputError
         If the run is not finished.
     """
-    count = read_json(workdir, "adaptive.json", "adaptive")["images"]
+    count, name = read_json(workdir, "adaptive.json", "adaptive")["images"], config["classifier"]["name"]
     checks = workdir / "checks.md"
     sections = [
         f"<p class=lead>{count} images that the undefended classifier classifies correctly, attacked with "
@@ -66,9 +66,9 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
         render(read_text(workdir, "adaptive.md", "adaptive")),
         "<h2>Self-checks</h2>",
         render(checks.read_text(), workdir) if checks.is_file() else "<p>They were not run.</p>",
-        _how(workdir, config, "adaptive", count),
+        _how(workdir, name, config, "adaptive", count),
     ]
-    return document(f"{config['classifier']['name']}: attackers who know the defense", sections, config)
+    return document(f"{name}: attackers who know the defense", sections, config)
 
 
 def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
@@ -79,7 +79,7 @@ def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
     InputError
         If the run is not finished.
     """
-    counts = read_json(workdir, "manifold.json", "manifold")["images"]
+    counts, name = read_json(workdir, "manifold.json", "manifold")["images"], config["classifier"]["name"]
     curves = [
         "<h2>Training</h2>",
         picture(workdir / "curves.png", "Loss and accuracy over the steps of the training"),
@@ -91,6 +91,27 @@ def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
         "of defended ones.</p>",
         render(read_text(workdir, "study.md" if "study" in config else "manifold.md", "manifold")),
         *curves,
-        _how(workdir, config, "manifold", f"{counts['train']} trained on, {counts['test']} tested with"),
+        _how(
+            workdir, name, config, "manifold", f"{counts['train']} trained on, {counts['test']} tested with"
+        ),
     ]
-    return document(f"{config['classifier']['name']}: clean or adversarial?", sections, config)
+    return document(f"{name}: clean or adversarial?", sections, config)
+
+
+def transfer(workdir: Path, config: Mapping[str, Any]) -> str:
+    """The page of `experiments.transfer`: its heat map and its tables.
+
+    Raises
+    ------
+    InputError
+        If the run is not finished.
+    """
+    count = read_json(workdir, "transfer.json", "transfer")["images"]
+    names = ", ".join(f"{label} ({entry['name']})" for label, entry in config["classifiers"].items())
+    sections = [
+        "<p class=lead>Each attack is made on one classifier, the source, and shown to the others.</p>",
+        picture(workdir / "transfer.png", "Share of misclassified images by attack, source and target"),
+        render(read_text(workdir, "transfer.md", "transfer")),
+        _how(workdir, names, config, "transfer", count),
+    ]
+    return document("Which attacks transfer between classifiers?", sections, config)

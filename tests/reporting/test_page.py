@@ -210,3 +210,12 @@ def test_what_is_missing_is_said(finished, tmp_path):
         report.build(finished, count=-1)
     # Without a gallery nothing but the files is needed.
     assert "<figure" not in report.build(finished, count=0)
+
+
+@pytest.mark.parametrize("name", report.FILES)
+def test_damaged_files_are_named(finished, tmp_path, name):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("store"))
+    (workdir / name).write_bytes(b"{")
+    with pytest.raises(InputError, match=rf"{name} is damaged \(.*\): run srdef evaluate again"):
+        report.build(workdir, count=0)

@@ -1,4 +1,4 @@
-"""The HTML reports of adaptive and manifold runs: what their files say, in one page."""
+"""The HTML reports of adaptive, manifold and transfer runs: what their files say, in one page."""
 
 import base64
 import json
@@ -14,8 +14,16 @@ from srdef.errors import InputError
 from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.self_checks import Check
+from srdef.evaluation.transfer_matrix import Matrix
 from srdef.metrics import rate
-from srdef.reporting import adaptive_plots, adaptive_tables, detection_tables, gray_box_files, page
+from srdef.reporting import (
+    adaptive_plots,
+    adaptive_tables,
+    detection_tables,
+    gray_box_files,
+    page,
+    transfer_files,
+)
 
 
 def write(folder, files, config):
@@ -99,6 +107,39 @@ def test_manifold(tmp_path):
     assert ["called adversarial (%)", "75.0 [30–95]"] in rows
     assert ["as they are", "75.0 [30–95]", "75.0", "75.0 [30–95]"] in rows
     assert ["images", "9 trained on, 4 tested with"] in rows
+
+
+def test_transfer(tmp_path):
+    some, none = rate(np.array([True, True, True, False])), rate(np.zeros(4, bool))
+    names = ("A", "<B>")
+    cells = {("", CLEAN, target, "<WD> & SR"): none for target in names}
+    cells |= {(source, "FGSM", target, "<WD> & SR"): some for source in names for target in names}
+    transfer_files.write(tmp_path, Matrix(4, names, ("FGSM",), ("<WD> & SR",), cells))
+    classifiers = {"A": {"name": "net"}, "<B>": {"name": "other"}}
+    write(tmp_path, {}, {"classifiers": classifiers, "seed": 5, "attacks": {}})
+    rows, pictures = parsed(page.build(tmp_path))
+    assert pictures == [(tmp_path / "transfer.png").read_bytes()]
+    assert ["FGSM", "75.0", "75.0"] in rows
+    assert ["FGSM", "A", "75 [30–95]", "75 [30–95]"] in rows
+    assert ["classifiers", "A (net), <B> (other)"] in rows
+    assert ["images", "4"] in rows
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("adaptive.md", b"\xff\xfe"),  # any other text is Markdown
+        *(
+            (name, damage)
+            for name in ("config.json", "adaptive.json", "environment.json")
+            for damage in (b'{"classifier": ', b"\xff\xfe")
+        ),
+    ],
+)
+def test_damaged_files_are_named(adaptive_run, name, damage):
+    (adaptive_run / name).write_bytes(damage)
+    with pytest.raises(InputError, match=rf"{name} is damaged \(.*\): run srdef [a-z]+ again"):
+        page.build(adaptive_run)
 
 
 def test_what_is_missing_is_said(adaptive_run):
