@@ -92,7 +92,7 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
     The plan is that of the configuration in `config.json`, which was compared before.
     """
     plan = workdir / "plan.json"
-    steps = json.loads(plan.read_text())["steps"] if together.first() and plan.exists() else 0
+    steps = _planned(plan) if together.first() else 0
     steps = int(together.agreed(np.int32(steps)))
     if not steps:
         probe = budget.probe_steps(config)
@@ -104,6 +104,16 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
                 files.write_atomically(plan, json.dumps({"steps": steps}) + "\n")
         steps = int(together.agreed(np.int32(steps)))
     return budget.with_steps(config, steps) if steps else config
+
+
+def _planned(plan: Path) -> int:
+    """The steps that were planned before; 0 if they were not."""
+    try:
+        return int(json.loads(plan.read_bytes())["steps"])
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{plan} is damaged ({error}): delete it, and the steps are planned anew") from None
 
 
 def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> tuple[Any, ConfigDict]:

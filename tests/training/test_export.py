@@ -239,6 +239,14 @@ def test_a_workdir_of_another_configuration_is_refused(folder, tmp_path):
         train_sr.main(quick(folder), workdir)
 
 
+@pytest.mark.parametrize("content", ["{", "{}", '{"steps": null}', "[]"])
+def test_a_damaged_plan_is_named(folder, tmp_path, content):
+    """Other steps than were planned would be another learning rate in the middle of a training."""
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json is damaged \(.*\): delete it"):
+        train_sr.main(quick(folder, minutes=1.0), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "network", "scale", "loss", "patch"),
     [
