@@ -21,6 +21,11 @@ SETTINGS = {
     "1x7": ((1, 7), (1, 1), "SAME", {}),
     "5x5, own padding": ((5, 5), (2, 1), ((2, 1), (0, 3)), {}),
     "1x1": ((1, 1), (1, 1), "VALID", {}),
+    "1x1, stride": ((1, 1), (2, 3), "SAME", {"rhs_dilation": (2, 2)}),
+    "1x1, own padding": ((1, 1), (1, 1), ((0, 0), (0, 0)), {"precision": "highest"}),
+    "1x1, zeros around": ((1, 1), (1, 1), ((1, 0), (0, 1)), {}),
+    "1x1, spread": ((1, 1), (1, 1), ((0, 0), (0, 0)), {"lhs_dilation": (2, 1)}),
+    "1x1, groups": ((1, 1), (1, 1), "SAME", {"feature_group_count": 2}),
     "dilated": ((3, 3), (1, 1), "SAME", {"rhs_dilation": (2, 2)}),
     "groups": ((3, 3), (1, 1), "SAME", {"feature_group_count": 2}),
 }
