@@ -9,6 +9,9 @@ JOBS ?= 2
 # tests, which compute, run what users run.
 QUICK := XLA_FLAGS="$(strip $(XLA_FLAGS) --xla_backend_optimization_level=1)"
 
+# Memory in pages of 2 MB, where Linux gives them to those who ask (srdef/huge_pages.py).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow test-faults lint docs clean
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from srdef import __version__, cache, interrupts
+from srdef import __version__, cache, huge_pages, interrupts
 
 COMMANDS = {
     "evaluate": "attack a classifier, defend it, and print the paper's table",
@@ -52,8 +52,11 @@ def entry(*words: str) -> NoReturn:
     Programs that threads still compile ahead are not waited for, as Python would, nor processes that have
     ended, as `jax.distributed` would.
     """
+    arguments = [*words, *sys.argv[1:]]
+    if arguments and arguments[0].replace("_", "-") in COMMANDS:
+        huge_pages.restart()
     try:
-        code = main([*words, *sys.argv[1:]])
+        code = main(arguments)
     except Exception:
         if not _joined():
             raise
