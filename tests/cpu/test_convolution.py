@@ -124,3 +124,20 @@ def test_no_network_has_a_gradient_that_a_cpu_is_slow_with(name):
     assert dense
     for equation in dense:
         assert equation.params["dimension_numbers"].rhs_spec == (3, 2, 0, 1), shape(equation.invars[1])
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_a_kernel_of_one_pixel_is_a_product_on_a_cpu_alone(strides):
+    """Forward, gradient of the input, gradient of the kernel, of a batch of images apart, as attacks do it."""
+    x, kernel = jnp.ones((4, 6, 6, 8)), jnp.ones((1, 1, 8, 5))
+
+    def loss(x, kernel):
+        options = {"window_strides": strides, "padding": "SAME", "dimension_numbers": NHWC}
+        return jnp.sum(jnp.sin(convolve(x[None], kernel, **options)))
+
+    traced = jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, None))).trace(x, kernel)
+    found = {}
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        found[platform] = [text.count(f"stablehlo.{name}") for name in ("convolution", "dot_general")]
+    assert found == {"cpu": [0, 3], "cuda": [3, 0], "tpu": [3, 0]}
