@@ -128,7 +128,7 @@ def test_no_network_has_a_gradient_that_a_cpu_is_slow_with(name):
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_a_kernel_of_one_pixel_is_a_product_on_a_cpu_alone(strides):
-    """Forward, gradient of the input, gradient of the kernel, of a batch of images apart, as attacks do it."""
+    """Forward and the gradients of input and kernel, for a batch of images apart, as attacks do it."""
     x, kernel = jnp.ones((4, 6, 6, 8)), jnp.ones((1, 1, 8, 5))
 
     def loss(x, kernel):
