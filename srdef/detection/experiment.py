@@ -16,7 +16,7 @@ import numpy as np
 
 from srdef import batching, images
 from srdef.detection.network import ManifoldClassifier, detect
-from srdef.detection.pairs import Pairs, pair_accuracy, split_by_image
+from srdef.detection.pairs import Pairs, area, pair_accuracy, split_by_image
 from srdef.detection.training import create, scores, train
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, resolve
@@ -24,7 +24,7 @@ from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.interpret import features
-from srdef.metrics import Rate, rate, roc_auc
+from srdef.metrics import Rate, rate
 from srdef.storage import results
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import digest
@@ -287,12 +287,6 @@ def judge(
         attacks=per_attack,
         called_clean=called,
     )
-
-
-def area(clean: np.ndarray, adversarial: np.ndarray) -> float:
-    """The area under the ROC curve over logits of clean and of adversarial images."""
-    positive = np.arange(len(clean) + len(adversarial)) >= len(clean)
-    return roc_auc(np.concatenate([clean, adversarial]), positive)
 
 
 def side_by_side(tasks: Sequence[Callable[[], Any]], workers: int) -> list[Any]:

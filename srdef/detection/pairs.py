@@ -9,6 +9,7 @@ import numpy as np
 
 from srdef.datasets.crops import source_image
 from srdef.errors import InputError
+from srdef.metrics import roc_auc
 
 # Which of the pairs are kept is drawn from `(seed, FEWER)`; smaller numbers are those of epochs.
 FEWER = 0xFFFFFFFF
@@ -154,3 +155,9 @@ def accuracy_of(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, nam
     shares = (draws @ rights)[drawn > 0] / (2 * drawn[drawn > 0])
     low, high = np.percentile(shares, [2.5, 97.5])
     return Accuracy(pair_accuracy(clean, attacked, fooled), float(low), float(high), int(pairs.sum()))
+
+
+def area(clean: np.ndarray, adversarial: np.ndarray) -> float:
+    """The area under the ROC curve over logits of clean and of adversarial images."""
+    positive = np.arange(len(clean) + len(adversarial)) >= len(clean)
+    return roc_auc(np.concatenate([clean, adversarial]), positive)

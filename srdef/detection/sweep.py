@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srdef.detection.experiment import area
 from srdef.detection.network import ManifoldClassifier
-from srdef.detection.pairs import Accuracy, Pairs, accuracy_of
+from srdef.detection.pairs import Accuracy, Pairs, accuracy_of, area
 from srdef.detection.training import scores, train
 from srdef.evaluation.processes import Processes
 from srdef.storage.files import canonical_json, write_atomically

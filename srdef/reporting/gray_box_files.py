@@ -171,8 +171,8 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
     )
     if not results.is_of(workdir, experiment.config):
         results.remove(workdir)  # report and gallery of another configuration
-    if another:  # it comes last: with it the outputs are complete
-        (workdir / "config.json").unlink(missing_ok=True)
+    if another and (workdir / "config.json").is_file():  # it comes last: with it the outputs are complete
+        (workdir / "config.json").unlink()
     for name in contents.keys() - {"config.json"}:
         if not _holds(workdir / name, contents[name]):
             write_atomically(workdir / name, contents[name])
