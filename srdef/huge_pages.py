@@ -1,7 +1,7 @@
 """Memory in pages of 2 MB, which Linux gives to those who ask.
 
 XLA takes the arrays of a CPU from malloc, in fresh pages of 4 kB for every step: with larger ones the
-gradient of a network takes a quarter less time. glibc asks for them if GLIBC_TUNABLES has
+gradient of a network takes about a fifth less time. glibc asks for them if GLIBC_TUNABLES has
 glibc.malloc.hugetlb=1, which it reads at the start of a process alone.
 """
 

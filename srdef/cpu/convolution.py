@@ -24,8 +24,8 @@ def convolve(
     """`lax.conv_general_dilated`, written in other ways that are faster on a CPU.
 
     The same numbers up to rounding, in forward and reverse mode, at any order. A dense convolution by a
-    kernel of one pixel is a product of matrices there, which XLA makes of it in some places only: its
-    gradient is up to five times as fast. For larger kernels JAX writes the input's gradient as a
+    kernel of one pixel is a product of matrices there, which XLA makes of it in some places only: the
+    gradients are several times as fast. For larger kernels JAX writes the input's gradient as a
     convolution with a kernel whose last two axes are (outputs, inputs). For that order XLA has no fast
     routine on a CPU; it changes the order, but in the main computation of a program alone: in the body of a
     loop and in a branch of a conditional (EOT in chunks, the classes of DeepFool) such a gradient
