@@ -147,7 +147,8 @@ def write(folder: Path, config: dict[str, Any], result: RobustAccuracy) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder} ({error.strerror})") from None
-    (folder / "config.json").unlink(missing_ok=True)  # it comes last: with it the rest is complete
+    if (folder / "config.json").is_file():  # it comes last: with it the rest is complete
+        (folder / "config.json").unlink()
     environment = files.canonical_json(gray_box_files.environment(config.get("arithmetic"))) + "\n"
     files.write_atomically(folder / "environment.json", environment)
     result.to_csv(folder / "robustness.csv")

@@ -65,7 +65,9 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
         "<h2>Accuracy</h2>",
         render(read_text(workdir, "adaptive.md", "adaptive")),
         "<h2>Self-checks</h2>",
-        render(read_text(workdir, checks.name), workdir) if checks.is_file() else "<p>They were not run.</p>",
+        render(read_text(workdir, checks.name, "adaptive"), workdir)
+        if checks.is_file()
+        else "<p>They were not run.</p>",
         _how(workdir, name, config, "adaptive", count),
     ]
     return document(f"{name}: attackers who know the defense", sections, config)
