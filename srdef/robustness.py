@@ -25,6 +25,7 @@ from srdef.attacks.targets import TargetName
 from srdef.attacks.trace import has_trace
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.attacks.transfer_family import create_for
+from srdef.batching import settled_batch_size
 from srdef.defenses import Defense
 from srdef.defenses.base import check_defense
 from srdef.errors import InputError
@@ -147,7 +148,8 @@ def evaluate_robustness(
         if trace and not has_trace(made):
             raise InputError(f"attack {name!r} has no trace, as it runs several: name these instead of it")
     fresh = draws if random else 1
-    case = _Case(judge, seen, images, labels, ids, key, norm, fresh, batch_size, targets, arithmetic, trace)
+    size = settled_batch_size(batch_size, len(images), images.shape[1:])
+    case = _Case(judge, seen, images, labels, ids, key, norm, fresh, size, targets, arithmetic, trace)
 
     clean = case.correct(images, np.arange(len(images)), 0)
     correct, seconds = {}, {}
@@ -314,7 +316,7 @@ class _Case:
     key: jax.Array
     norm: Norm
     draws: int
-    batch_size: int | None
+    batch_size: int
     targets: TargetName | None
     arithmetic: Arithmetic | None
     trace: bool
@@ -330,7 +332,7 @@ class _Case:
                 key=key,
                 ids=self.ids[rows],
                 draws=self.draws,
-                batch_size=smaller_batch(self.batch_size or len(self.images), len(rows)),
+                batch_size=smaller_batch(self.batch_size, len(rows)),
             )
         return share > 0.5
 
@@ -342,7 +344,7 @@ class _Case:
         result = np.full(len(left), np.inf)
         if not len(rows):
             return result, None
-        batch_size = smaller_batch(self.batch_size or len(self.images), len(rows))
+        batch_size = smaller_batch(self.batch_size, len(rows))
         images = self.images[rows]
         if self.draws > 1:
             attack = without_early_stop(attack)

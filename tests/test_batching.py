@@ -79,6 +79,25 @@ def test_one_batch_size_is_one_program():
     assert compiled == [(4,)]
 
 
+def test_without_a_batch_size_few_images_are_one_batch_and_many_are_equal_ones():
+    assert batching.settled_batch_size(7, 1000, (224, 224, 3)) == 7
+    mesh = batching.data_mesh(jax.devices("cpu")[:1])
+    sizes = {
+        (20, (224, 224, 3)): 20,
+        (100, (224, 224, 3)): 25,  # 2^22 numbers are 27 such images: four batches
+        (1000, (32, 32, 3)): 1000,
+        (3000, (32, 32, 3)): 1000,
+        (3, (5000, 5000, 3)): 1,
+        (0, (8, 8, 3)): 0,
+    }
+    for (count, shape), size in sizes.items():
+        assert batching.settled_batch_size(None, count, shape, mesh) == size
+    seen = []
+    x = np.ones((3000, 32, 32, 3), np.float32)
+    batching.map_batches(jax.jit(lambda x: x), (), (x,), mesh=mesh, progress=seen.append)
+    assert seen == [1000] * 3
+
+
 def test_nothing_to_do():
     with pytest.raises(InputError, match="no images"):
         batching.map_batches(scale, (1.0,), (np.zeros(0), keys(0)))

@@ -24,6 +24,7 @@ from srdef.attacks.projections import Norm
 from srdef.attacks.square import square
 from srdef.attacks.stepping import fitting_batch, smaller_batch
 from srdef.attacks.transfer import accuracy_over_draws
+from srdef.batching import settled_batch_size
 from srdef.errors import InputError, SrdefWarning, warn
 from srdef.validation import (
     Scalar,
@@ -197,6 +198,7 @@ class AutoAttack(Ensemble):
         classes = check_victim(victim, images.shape[1:])
         labels = check_labels(labels, count, classes)
         ids = check_ids(ids, count)
+        size = settled_batch_size(batch_size, count, images.shape[1:], mesh)
         attacks = dict(zip(self.names, self.members, strict=True))
         _check_classes(attacks, classes)
         random = masked_gradients.is_random(victim, images[:4], jax.random.fold_in(key, _CHECKS))
@@ -215,8 +217,7 @@ class AutoAttack(Ensemble):
             )
 
         def options(rows: np.ndarray) -> dict[str, Any]:
-            size = smaller_batch(batch_size or count, len(rows))
-            return {"ids": ids[rows], "batch_size": size, "mesh": mesh}
+            return {"ids": ids[rows], "batch_size": smaller_batch(size, len(rows)), "mesh": mesh}
 
         def share(index: int, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
             fresh = jax.random.fold_in(key, index)
@@ -255,7 +256,7 @@ class AutoAttack(Ensemble):
                         key=fresh,
                         storage=storage,
                         arithmetic=arithmetic,
-                        **options(left) | {"batch_size": fitting_batch(batch_size or count, len(left))},
+                        **options(left) | {"batch_size": fitting_batch(size, len(left))},
                     )
                 distance = _distance(result.images - images[left], self.norm)
                 inside = distance <= radius[left] * (1 + 1e-5) + 1e-6

@@ -26,7 +26,7 @@ from srdef.attacks.starts import with_start
 from srdef.attacks.stepping import run_steps, smaller_batch
 from srdef.attacks.targets import TargetName
 from srdef.attacks.trace import Recorder
-from srdef.batching import map_batches
+from srdef.batching import map_batches, settled_batch_size
 from srdef.errors import InputError
 from srdef.victims import Victim
 
@@ -72,7 +72,8 @@ def perturb(
     ids : integer array (N,), optional
         What identifies each image; default `arange(N)`.
     batch_size : int, optional
-        Default: all images at once.
+        Images at a time. Default: all of few, and batches of several dozen or hundred of many (see
+        `srdef.batching.settled_batch_size`).
     storage : "float32" or "uint8"
         Whether the adversarial images are returned as computed, or rounded to what an 8-bit file
         would hold (see `round_result`). Success and distances are those of exactly what is
@@ -170,7 +171,8 @@ def perturb(
         rows = misjudged(attack, result, arithmetic)
         if len(rows):
             part, first = jax.tree.map(lambda leaf: leaf[rows], (attack, start))
-            size = smaller_batch(batch_size or len(images), len(rows))
+            size = settled_batch_size(batch_size, len(images), images.shape[1:], mesh)
+            size = smaller_batch(size, len(rows))
             given = (images[rows], labels[rows], ids[rows])
             again = _run(part, victim, given, key, first, {**options, "batch_size": size}, **own)
             result = with_rows(result, rows, again)

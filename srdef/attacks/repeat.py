@@ -23,7 +23,7 @@ from srdef.attacks.projections import AnyNorm
 from srdef.attacks.stepping import smaller_batch
 from srdef.attacks.targets import TargetName
 from srdef.attacks.trace import Trace, measure, side_by_side
-from srdef.batching import map_batches
+from srdef.batching import map_batches, settled_batch_size
 from srdef.errors import InputError, SrdefWarning
 from srdef.validation import Scalar, check_count
 from srdef.victims import Victim
@@ -100,9 +100,8 @@ class Repeated(Ensemble):
         """
         images, ids, attack, classes = arguments.check_arguments(self.attack, victim, images, ids, key)
         count = len(images)
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
-        shared: dict[str, Any] = {"batch_size": batch_size or count, "mesh": mesh}
+        batch_size = settled_batch_size(batch_size, count, images.shape[1:], mesh)
+        shared: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh}
         labels = arguments.check_labels(attack, victim, labels, images, key, ids, classes, shared, targets)
         every = self.minimal_norm or not getattr(attack, "stop_early", True)
         left = np.arange(count)
@@ -116,7 +115,7 @@ class Repeated(Ensemble):
                 break
             part = jax.tree.map(lambda leaf, rows=left: leaf[rows], attack)
             options: dict[str, Any] = {
-                "batch_size": smaller_batch(shared["batch_size"], len(left)),
+                "batch_size": smaller_batch(batch_size, len(left)),
                 "mesh": mesh,
             }
             with warnings.catch_warnings():

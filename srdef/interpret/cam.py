@@ -29,7 +29,7 @@ def activation_maps(
     images : float array (N, H, W, 3)
         In [0, 1].
     batch_size : int, optional
-        Default: all images at once.
+        As for `attacks.perturb`.
 
     Returns
     -------

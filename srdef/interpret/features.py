@@ -35,7 +35,7 @@ def last_hidden_layer(
     images : float array (N, H, W, 3)
         In [0, 1].
     batch_size : int, optional
-        Default: all images at once.
+        As for `attacks.perturb`.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def feature_maps(
     name : str
         One of `endpoint_shapes(...)`: `block4` of an EfficientNet-Lite, `res_3` of a ResNet.
     batch_size : int, optional
-        Default: all images at once.
+        As for `attacks.perturb`.
 
     Returns
     -------
