@@ -136,10 +136,8 @@ def settled_batch_size(
     Parameters
     ----------
     batch_size : int, optional
-    count : int
-        How many images there are.
-    shape : tuple of int
-        Of one image.
+    count, shape
+        How many images there are, and what shape one has.
     mesh : Mesh, optional
         The devices that share a batch; default: all local ones.
 

@@ -153,6 +153,48 @@ def smaller(batch_size: int, needed: float, room: float, devices: int = 1) -> in
     return size
 
 
+def shortage(
+    batch_size: int,
+    needed: int,
+    devices: Sequence[Any],
+    *,
+    what: str = "images",
+    program: str = "",
+    held: int = 0,
+    multiple: int = 1,
+) -> str | None:
+    """A sentence for a batch that will not fit, with the size of one that would; None if it does fit.
+
+    Parameters
+    ----------
+    batch_size : int
+    needed : int
+        The bytes of a batch on each device; on a CPU all devices share the memory of the host.
+    devices : sequence of devices
+    what, program : str
+        What is in a batch, and which program needs the most.
+    held : int
+        The bytes on each accelerator that something else takes.
+    multiple : int
+        What the size of a batch has to be a multiple of.
+    """
+    on_host = devices[0].platform == "cpu"
+    room = free_on_host() if on_host else limit(devices)
+    if room is None:
+        return None
+    needed *= len(devices) if on_host else 1
+    room -= 0 if on_host else held
+    if needed <= room:
+        return None
+    size = smaller(batch_size, needed, room, multiple)
+    advice = f"batch_size={size} would fit" if size else f"smaller {what} or networks need less"
+    free = f"{in_words(room)} {'are free' if on_host else 'of each device are there for them'}"
+    which = f" ({program})" if program else ""
+    return (
+        f"batches of {batch_size} {what} need about {in_words(needed)} of memory{which}, and {free}; {advice}"
+    )
+
+
 def largest_batch(needs: Callable[[int], Sequence[int]], room: float, devices: int = 1) -> int:
     """The largest power of two, times the devices, of images whose programs all fit in `room`.
 

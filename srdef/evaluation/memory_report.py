@@ -84,18 +84,10 @@ class MemoryReport:
 
     def _warn(self) -> None:
         """Say so if it will not fit, before hours of computing."""
-        room = memory.free_on_host() if self._on_host else self._limit
-        if room is None:
-            return
-        room -= 0 if self._on_host else self._weights
-        if self._batch <= room:
-            return
-        self._warned = True
-        size = memory.smaller(self._batch_size, self._batch, room, len(self._devices))
-        advice = f"batch_size={size} would fit" if size else "smaller images or networks need less"
-        words = memory.in_words
-        free = f"{words(room)} {'are free' if self._on_host else 'of each device are there for them'}"
-        warn(
-            f"batches of {self._batch_size} images need about {words(self._batch)} of memory "
-            f"({self._which}), and {free}; {advice}"
+        size, needed, devices = self._batch_size, self._most, self._devices
+        found = memory.shortage(
+            size, needed, devices, program=self._which, held=self._weights, multiple=len(devices)
         )
+        if found:
+            self._warned = True
+            warn(found)

@@ -24,7 +24,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srdef import batching, interrupts, models
+from srdef import batching, interrupts, memory, models
 from srdef.errors import InputError, warn
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.storage import files
@@ -302,7 +302,13 @@ def _compiled_step(
     batch = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     replicated = NamedSharding(mesh, PartitionSpec())
     jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated)
-    return jitted.lower(state, frozen, pool, batch, np.int32(0)).compile()
+    compiled = jitted.lower(state, frozen, pool, batch, np.int32(0)).compile()
+    needed, devices = memory.of_program(compiled), list(mesh.local_devices)
+    multiple = mesh.devices.size
+    too_much = memory.shortage(config.batch_size, needed, devices, what="patches", multiple=multiple)
+    if too_much:
+        warn(too_much)
+    return compiled
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

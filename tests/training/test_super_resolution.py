@@ -7,8 +7,8 @@ from flax import nnx
 from PIL import Image
 
 from configs.train_edsr import get_config
-from srdef import models
-from srdef.errors import InputError
+from srdef import memory, models
+from srdef.errors import InputError, SrdefWarning
 from srdef.images import from_uint8
 from srdef.storage.fingerprint import digest
 from srdef.training import patches, quality, super_resolution
@@ -56,6 +56,14 @@ def test_training_improves_and_is_logged(folder, tmp_path):
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [100, 200]
     assert records[-1]["psnr"] == pytest.approx(after, abs=1e-3)
+
+
+def test_a_batch_that_does_not_fit_is_said_before_the_first_step(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free_on_host", lambda: 1000)
+    words = r"batches of 4 patches need about .* of memory, and less than 1 MB are free; smaller patches"
+    with pytest.warns(SrdefWarning, match=words):
+        super_resolution.train(network(), tiny(folder, steps=3), tmp_path)
+    assert super_resolution.read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 3
 
 
 class Killed(Exception):
