@@ -3,71 +3,29 @@
 import ast
 import hashlib
 import re
-import sys
 from functools import cache
-from importlib.metadata import packages_distributions
-from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from srdef.storage import sources
+
 
 def code_digest(*objects: Any) -> str:
     """A hash of the source of `objects`, and of all that it imports but installed packages.
 
-    The source of modules, functions, and the classes of all there is in values. Comments, docstrings
-    and the place of the files do not count.
+    See `srdef.storage.sources`. Comments, docstrings and the place of the files do not count.
     """
-    found: dict[str, ModuleType] = {}
-    seen: set[int] = set()
-
-    def add(name: str) -> None:
-        """A module, and what it imports."""
-        module = sys.modules.get(name)
-        if module is None or name in found or _installed(name):
-            return
-        found[name] = module
-        for value in vars(module).values():
-            add(value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", "")))
-
-    def visit(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, ModuleType):
-            add(value.__name__)
-        elif isinstance(value, FunctionType):
-            add(value.__module__)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                visit(item)
-        elif hasattr(value, "__dict__"):
-            for base in type(value).__mro__:
-                add(base.__module__)
-            for item in vars(value).values():
-                visit(item)
-
-    visit(objects)
+    found = sources.files_of(*objects)
     sha = hashlib.sha256()
-    for name in sorted(found):
-        file = getattr(found[name], "__file__", None)  # None in a notebook
-        if file and Path(file).is_file():
-            sha.update(f"{name}\n{_statements(Path(file).read_bytes())}\n".encode())
+    for name, file in sorted(found.items()):
+        if file is not None:
+            source = file.read_bytes()
+            text = _statements(source) if file.suffix == ".py" else hashlib.sha256(source).hexdigest()
+            sha.update(f"{name}\n{text}\n".encode())
     return sha.hexdigest()
-
-
-def _installed(name: str) -> bool:
-    """Whether a module is of Python itself or of an installed package that is not srdef."""
-    top = name.split(".")[0]
-    return top in sys.stdlib_module_names or (top != "srdef" and top in _packages())
-
-
-@cache
-def _packages() -> frozenset[str]:
-    return frozenset(packages_distributions())
 
 
 @cache

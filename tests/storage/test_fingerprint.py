@@ -53,6 +53,91 @@ def test_changes_with(write, change):
     assert write(**change) != before
 
 
+SETTINGS = """
+TEMPERATURE = 20.0
+
+def steeper(x):
+    return 2 * x
+"""
+
+
+@pytest.fixture
+def settled(write, tmp_path):
+    """Write `my_package` with an attack of the given source and with settings; give the digest of a value."""
+
+    def package(attack, value="Attack()", settings=SETTINGS):
+        (tmp_path / "my_package" / "settings.py").write_text(settings)
+        write(attack)
+        return code_digest(eval(value, vars(sys.modules["my_package.attack"])))
+
+    return package
+
+
+CLASS = "class Attack:\n    steps = 1\n"
+OTHER_SETTINGS = SETTINGS.replace("20.0", "0.5").replace("2 * x", "3 * x")
+
+
+@pytest.mark.parametrize(
+    ("attack", "value"),
+    [
+        ("from my_package.settings import TEMPERATURE\n" + CLASS, "Attack()"),
+        ("from .settings import TEMPERATURE as HOT\n" + CLASS, "Attack()"),
+        ("from my_package.settings import *\n" + CLASS, "Attack()"),
+        ("import my_package.settings\n" + CLASS, "Attack()"),
+        (CLASS + "    def step(self):\n        from my_package.settings import TEMPERATURE\n", "Attack()"),
+        (
+            "import functools\nfrom my_package.settings import steeper\n" + CLASS,
+            "functools.partial(steeper, 1)",
+        ),
+        ("from my_package.settings import steeper\n" + CLASS, "{'loss': steeper}"),
+        ("import jax\nfrom my_package.settings import steeper\n" + CLASS, "jax.jit(steeper)"),
+        (
+            "from my_package.settings import steeper\nclosed = lambda f: lambda x: f(x)\n" + CLASS,
+            "closed(steeper)",
+        ),
+    ],
+    ids=["number", "relative", "star", "module", "within a function", "partial", "dict", "jit", "closure"],
+)
+def test_sees_what_has_no_module_of_its_own(settled, attack, value):
+    before = settled(attack, value)
+    assert settled(attack, value) == before
+    assert settled(attack, value, OTHER_SETTINGS) != before
+
+
+def test_sees_a_number_that_srdef_imports(monkeypatch):
+    """`CPU_BATCH`, say: it has no module of its own either."""
+    from srdef.evaluation import batch_sizes
+    from srdef.storage.sources import files_of
+
+    assert {"srdef.memory", "srdef.evaluation.schema"} <= {*files_of(batch_sizes)}
+
+
+def test_what_is_installed_does_not_count_but_where_it_is_editable(tmp_path, monkeypatch):
+    """An editable package has its `.dist-info` in one folder and its source in another."""
+    from srdef.storage import sources
+
+    for folder, place in (("site", "site"), ("venv", "checkout")):
+        name = f"my_{place}_package"
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / f"{name}.py").write_text("class Attack:\n    pass\n")
+        info = tmp_path / folder / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "RECORD").write_text(f"{info.name}/METADATA,,\n")
+        (info / "top_level.txt").write_text(name + "\n")
+    for folder in ("site", "venv", "checkout"):
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    sources._packages.cache_clear()
+    try:
+        for place, own in (("site", False), ("checkout", True)):
+            name = f"my_{place}_package"
+            assert (name in sources.files_of(importlib.import_module(name).Attack())) == own
+            assert name in sources._packages()
+    finally:
+        sources._packages.cache_clear()
+        sources._folders.cache_clear()
+
+
 def test_does_not_change_with_comments_and_docstrings(write):
     documented = ATTACK.replace("class Attack:", '# Why.\nclass Attack:\n    """What."""\n')
     assert write(attack=documented) == write()
