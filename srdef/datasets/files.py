@@ -1,7 +1,8 @@
 """Folders and CSV files, checked, for the data sets that lie in them."""
 
 import csv
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from srdef.errors import InputError, warn
@@ -47,13 +48,31 @@ def list_images(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     others: list[Path] = []
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    for path in _below(folder, {folder.resolve()}):
         kind = path.suffix.lower()
-        if not hidden and kind in (*SUFFIXES, *OTHER_SUFFIXES) and path.is_file():
+        if kind in (*SUFFIXES, *OTHER_SUFFIXES) and path.is_file():
             (found if kind in SUFFIXES else others).append(path)
+    for path in found:
+        try:
+            path.relative_to(folder).as_posix().encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{str(path)!a}: a name that is not UTF-8; give the file another") from None
     warn_of_left_out(folder, others, f"other formats than {', '.join(SUFFIXES)} are not read")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _below(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """All that is not hidden below a folder, also behind links; `above` are the folders that lead to it."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read: {error.strerror}") from None
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        yield path
+        if path.is_dir() and (real := path.resolve()) not in above:  # else a link that leads back
+            yield from _below(path, above | {real})
 
 
 def warn_of_left_out(folder: Path, images: Iterable[Path], reason: str) -> None:
@@ -99,10 +118,9 @@ def read_csv(path: Path, columns: tuple[str, str]) -> list[tuple[int, str, str]]
 
 def parse_label(text: str, num_classes: int, where: str, first: int = 0) -> int:
     """A class index counted from 0, from text that counts from `first`; InputError naming `where`."""
-    try:
-        label = int(text)
-    except ValueError:
-        raise InputError(f"{where}: label {text!r} is not an integer") from None
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise InputError(f"{where}: label {text!r} is not an integer")
+    label = int(text)
     if not first <= label < first + num_classes:
         raise InputError(f"{where}: label {label} is outside [{first}, {first + num_classes - 1}]")
     return label - first

@@ -1,5 +1,6 @@
 """Your own images: a folder with a CSV of labels, one directory a class, or no labels at all."""
 
+import os
 import re
 from pathlib import Path
 
@@ -93,14 +94,23 @@ def _from_csv(root: Path, table: Path, num_classes: int) -> dict[Path, int]:
         raise InputError(f"{table}: no such file")
     label_of: dict[Path, int] = {}
     for line, name, label in read_csv(table, ("file", "label")):
-        file = root / name
-        where = f"{table}, line {line} ({name})"
-        if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
+        # "sub/../a.png" is a.png, and an absolute name counts if it leads into the folder.
+        place = os.path.relpath(Path(name), root) if Path(name).is_absolute() else os.path.normpath(name)
+        file = root / place
+        where = f"{table}, line {line} ({name[:100]})"
+        if place.split(os.sep)[0] == os.pardir or not _is_file(file):
             raise InputError(f"{where}: no such file in {root}")
         if file in label_of:
             raise InputError(f"{where}: this file stands there twice")
         label_of[file] = parse_label(label, num_classes, where)
     return label_of
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _from_directories(root: Path, class_names: tuple[str, ...]) -> tuple[dict[Path, int], tuple[str, ...]]:
@@ -118,6 +128,10 @@ def _from_directories(root: Path, class_names: tuple[str, ...]) -> tuple[dict[Pa
     names = [directory.name for directory in directories]
     if names and all(re.fullmatch(r"\d+", name) for name in names):
         indices = [parse_label(name, len(class_names), str(root / name)) for name in names]
+        for index in indices:
+            twins = [name for name, other in zip(names, indices, strict=True) if other == index]
+            if len(twins) > 1:
+                raise InputError(f"folder {root}: the directories {', '.join(twins)} are one class")
     elif names and all(re.fullmatch(r"n\d{8}", name) for name in names):
         indices = _imagenet_indices(root, names, class_names)
     elif not images:

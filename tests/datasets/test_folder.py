@@ -31,7 +31,7 @@ def test_csv_labels(tmp_path):
     named = r"2 images left out \(not_in_the_csv\.png, sub/nor_this\.png\): no row in labels\.csv"
     with pytest.warns(UserWarning, match=named):
         dataset = load(tmp_path)
-    assert dataset.names == ("a.bmp", "sub/../b.png", "sub/a.PNG")
+    assert dataset.names == ("a.bmp", "b.png", "sub/a.PNG")
     assert dataset.labels.tolist() == [0, 999, 7]
     assert levels_of(dataset) == [10, 20, 30]
     assert dataset.num_classes == 1000
@@ -53,6 +53,13 @@ def test_csv_written_by_a_spreadsheet(tmp_path):
         ("file,label\na.png,1\nmissing.png,1\n", r"line 3 \(missing\.png\): no such file"),
         ("file,label\na.png,1\na.png,1\n", r"line 3 \(a\.png\): this file stands there twice"),
         ("file,label\n../outside.png,1\n", r"outside\.png\): no such file"),
+        (
+            "file,label\na.png,1\nsub/../a.png,2\n",
+            r"line 3 \(sub/\.\./a\.png\): this file stands there twice",
+        ),
+        ("file,label\n" + "a" * 300 + ".png,1\n", r"line 2 \(a{100}\): no such file"),
+        ("file,label\na.png,1_0\n", r"label '1_0' is not an integer"),
+        ("file,label\na.png,٣\n", "is not an integer"),
         ("file,label\na.png\n", "line 2: label is missing"),
         ("name,label\na.png,1\n", "no column 'file'; its columns are: name, label"),
         ("file,label\n", "no rows below the header"),
@@ -90,6 +97,45 @@ def test_directories_in_sorted_order(tmp_path):
     assert dataset.names == ("apple/2.png", "apple/deep/1.png", "zebra/1.png")
     assert dataset.labels.tolist() == [0, 0, 2]
     assert dataset.class_names == ("apple", "mouse", "zebra")
+
+
+@pytest.mark.parametrize("labels", ["directories", "predicted"])
+def test_directories_behind_links_are_read(tmp_path, labels):
+    paint(tmp_path / "elsewhere/images/a.png", 10)
+    paint(tmp_path / "mine/cat/b.png", 20)
+    (tmp_path / "mine/dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "mine/cat/back").symlink_to(tmp_path / "mine")  # no way round and round
+    dataset = load(tmp_path / "mine", labels=labels, num_classes=2)
+    assert dataset.names == ("cat/b.png", "dog/images/a.png")
+    assert levels_of(dataset) == [20, 10]
+    if labels == "directories":
+        assert dataset.labels.tolist() == [0, 1]
+
+
+def test_names_in_a_csv_may_be_absolute_or_links(tmp_path, monkeypatch):
+    paint(tmp_path / "elsewhere.png", 10)
+    paint(tmp_path / "mine/b.png", 20)
+    (tmp_path / "mine/a.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "mine/labels.csv").write_text(f"file,label\na.png,1\n{tmp_path / 'mine/b.png'},2\n")
+    monkeypatch.chdir(tmp_path)
+    dataset = load("mine")
+    assert (dataset.names, dataset.labels.tolist()) == (("a.png", "b.png"), [1, 2])
+
+
+def test_two_directories_of_one_class_are_refused(tmp_path):
+    for name in ("1", "01", "2"):
+        paint(tmp_path / name / "a.png", 10)
+    with pytest.raises(InputError, match="the directories 01, 1 are one class"):
+        load(tmp_path)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    try:
+        paint(tmp_path / "a\udcff.png", 10)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(InputError, match=r"a\\udcff\.png': a name that is not UTF-8"):
+        load(tmp_path, labels="predicted")
 
 
 def test_directories_that_are_not_all_classes(tmp_path):
