@@ -170,7 +170,8 @@ class ImagesOnDisk:
 
     def signature(self) -> str:
         """A hash of what is known without reading: files and how images are made of them."""
-        sha = hashlib.sha256(repr((self.shape, self._how)).encode())
+        names = [self._names[row] for row in self._rows.tolist()]
+        sha = hashlib.sha256(repr((self.shape, self._how, names)).encode())
         sha.update(self._stamps[self._rows].tobytes())
         return sha.hexdigest()
 

@@ -191,6 +191,15 @@ def test_the_signature_is_of_files_and_of_how_they_are_read(folder):
     assert len({same, *others}) == 5
 
 
+def test_other_rows_of_one_file_have_another_signature(tmp_path, levels):
+    """All images of an .npy file have its time of modification, and are told apart by their place."""
+    np.save(tmp_path / "x.npy", levels)
+    options = {"path": tmp_path / "x.npy", "labels": "predicted", "num_classes": 4, "keep": False}
+    parts = ({"limit": 3}, {"offset": 3, "limit": 3}, {"offset": 6}, {})
+    signatures = {datasets.load("arrays", **options, **part).pixels.signature() for part in parts}
+    assert len(signatures) == 4
+
+
 def test_an_image_that_changes_meanwhile_is_an_error(folder, levels):
     dataset = datasets.load("folder", path=folder, keep=False)
     dataset.batch(slice(2, 4))
