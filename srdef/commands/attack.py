@@ -33,6 +33,7 @@ from srdef.datasets import Dataset
 from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.evaluation.experiment import make_defense
+from srdef.evaluation.plain_data import LARGEST_SEED
 from srdef.reporting import gray_box_files
 from srdef.reporting.robust_accuracy import RobustAccuracy, radius
 from srdef.robustness import evaluate_robustness
@@ -40,7 +41,7 @@ from srdef.storage import files
 from srdef.weights import catalog
 
 # Data sets whose images have many sizes: they are read at the size of the model, if it has one.
-_MANY_SIZES = ("folder", "imagenet_samples", "nips2017", "tfds")
+_MANY_SIZES = ("folder", "imagenet2012", "imagenet_samples", "nips2017", "tfds")
 
 
 def make_model(entry: dict[str, Any]) -> Any:
@@ -221,6 +222,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"--{name} must be at least {least}, not {value}")
+    if options.seed > LARGEST_SEED:
+        raise InputError(f"--seed must be at most {LARGEST_SEED}, not {options.seed}")
     steps = [specification(part, "defense") for part in (options.defense or "").split("+") if part]
     return {
         "model": specification(options.model, "model"),

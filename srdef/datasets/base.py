@@ -86,6 +86,10 @@ def list_names() -> list[str]:
     return REGISTRY.names()
 
 
+# What `load` takes itself, of every data set.
+_OWN_OPTIONS = ("size", "crop", "offset", "limit", "selection", "keep", "progress")
+
+
 def open_source(name: str, size: int | None = None, crop: str | None = None, **options: object) -> Source:
     """A data set before its images are read, with the crop that they will be read with.
 
@@ -100,6 +104,13 @@ def open_source(name: str, size: int | None = None, crop: str | None = None, **o
         check_count("size", size)
     if crop is not None:
         check_crop(crop)
+    if ":" in name:
+        for option in _OWN_OPTIONS:
+            if REGISTRY.takes(name, option):
+                raise InputError(
+                    f"data set {name!r}: its parameter {option!r} is never given, as every data set has an "
+                    "option of that name; rename it"
+                )
     made = REGISTRY.create(name, **options)
     if not isinstance(made, Source):
         from srdef.datasets.arrays import from_pair

@@ -85,7 +85,7 @@ def _file_of_labels(root: Path, labels: str | Path | None) -> Path:
 def _read_labels(file: Path) -> dict[str, int]:
     """The label of each name."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from None
     found: dict[str, int] = {}

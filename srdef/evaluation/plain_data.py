@@ -13,6 +13,8 @@ from srdef.errors import InputError
 
 # What JAX's keys and NumPy's arrays can hold.
 LARGEST = 2**63 - 1
+# `jax.random.key` forgets what is above 32 bits: the key of 2^32 is that of 0.
+LARGEST_SEED = 2**32 - 1
 DEEPEST = 16
 LONGEST_TEXT = 4096
 

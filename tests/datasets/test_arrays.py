@@ -1,5 +1,7 @@
 """Arrays in memory and in .npz and .npy files: what is read, and one line for what cannot be."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,17 @@ from srdef.errors import InputError
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (5, 12, 10, 3), dtype=np.uint8)
 LABELS = np.array([3, 0, 1, 2, 1])
+
+
+def sized(size=16, limit=5):
+    """A data set function whose parameters are never given."""
+    return np.zeros((limit, size, size, 3), np.uint8), np.zeros(limit, int)
+
+
+def test_a_function_whose_parameter_every_data_set_has_is_refused():
+    name = f"{Path(__file__)}:sized"
+    with pytest.raises(InputError, match=r"its parameter .size. is never given, .*; rename it"):
+        datasets.load(name, size=8)
 
 
 def test_levels_in_memory():
