@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -215,6 +216,12 @@ def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     return dataset
 
 
+def _place(dataset: dict[str, Any]) -> tuple[Any, Any]:
+    """What a data set is called, and the one folder or file that its path leads to."""
+    path = dataset.get("path")
+    return dataset.get("name"), Path(path).expanduser().resolve() if isinstance(path, str) and path else path
+
+
 def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:
     """InputError if a patch bank is made of images that are evaluated: it would hold their clean patches."""
 
@@ -225,7 +232,7 @@ def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) 
     for step in specification if isinstance(specification, list) else [specification]:
         bank = step.get("bank") if isinstance(step, dict) else None
         source = bank.get("dataset") if isinstance(bank, dict) else None
-        if not isinstance(source, dict) or any(source.get(f) != dataset.get(f) for f in ("name", "path")):
+        if not isinstance(source, dict) or _place(source) != _place(dataset):
             continue
         (first, end), (other_first, other_end) = rows(source), rows(dataset)
         if max(first, other_first) < min(end, other_end):

@@ -27,6 +27,7 @@ from srdef.evaluation.experiment import (
     load_dataset,
     make_classifier,
     make_defense,
+    refuse_own_patches,
     specification,
     subsections,
 )
@@ -115,6 +116,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Experiment]:
             made[label] = attacks.create_for(dataset.pixels, options.pop("name"), **options)
 
     def make(name: str, classifier: Classifier) -> Defense:
+        refuse_own_patches(name, config["defenses"][name], specification(config, "dataset"))
         with naming(entry_of("defenses", name)):
             return make_defense(config["defenses"][name], classifier)
 

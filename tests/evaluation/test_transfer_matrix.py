@@ -162,6 +162,15 @@ def test_bad_configurations_are_named(change, message):
         transfer_matrix.resolve(config)
 
 
+def test_a_bank_of_clean_patches_of_the_evaluated_images_is_refused():
+    config = cli.plain(configuration.get_config("few"))
+    bank = {"dataset": config["dataset"], "count": 10}
+    config |= {"classifiers": {name: {"name": "squeezenet"} for name in "ab"}, "rows": []}
+    config["defenses"] = {"Q": {"name": "quilting", "bank": bank}}
+    with pytest.raises(InputError, match="defense 'Q': its patch bank would be made of the images"):
+        transfer_matrix.resolve(config)
+
+
 def test_a_bank_is_made_of_the_images():
     config = cli.plain(configuration.get_config())
     config["classifiers"] = {"a": {"name": "squeezenet"}, "b": {"name": "squeezenet"}}

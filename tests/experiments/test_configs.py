@@ -226,6 +226,17 @@ def test_a_bank_of_evaluated_images_is_refused_whatever_the_stride():
         refuse_own_patches("quilting", bank, {**evaluated, "limit": 51})
 
 
+@pytest.mark.parametrize("other", ["./photographs", "photographs/", "link", "{}/photographs"])
+def test_a_bank_of_evaluated_images_is_refused_under_another_path(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "link").symlink_to("photographs")
+    bank = {"bank": {"dataset": {"name": "folder", "path": other.format(tmp_path)}}}
+    with pytest.raises(InputError, match="its patch bank would be made of the images"):
+        refuse_own_patches("quilting", bank, {"name": "folder", "path": "photographs"})
+    refuse_own_patches("quilting", bank, {"name": "folder", "path": "others"})
+
+
 def test_table_1_in_both_readings():
     """Nothing but the columns is new with `smallest`, and nothing but super-resolution with a network."""
     usual, both = (config_of("table1", f"lite0,3x60{more}") for more in ("", ",smallest"))
