@@ -14,7 +14,7 @@ from srdef.commands import cli
 from srdef.evaluation import schema
 from srdef.evaluation.experiment import resolve
 from srdef.reporting import defense_gallery, gray_box_files
-from srdef.storage import files, store
+from srdef.storage import results, store
 
 
 def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
@@ -27,6 +27,7 @@ def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
     gray_box_files.check_gallery(experiment)
     attack = experiment.config["gallery"]["attack"]
     with store.exclusive(workdir):
+        results.begin(workdir, config)
         label, panels = defense_gallery.panels(experiment, attack)
         class_names = experiment.dataset.class_names
         setting = f"{experiment.classifier_name} under {attack}, seed {experiment.seed}"
@@ -37,7 +38,6 @@ def main(config: Any, workdir: Path, overwrite: bool = False) -> None:
             class_names=class_names,
             title=f"{class_names[label]}: {setting}",
         )
-        files.write_atomically(workdir / "config.json", files.canonical_json(config) + "\n")
     for panel in panels:
         mark = "right" if panel.prediction == label else "wrong"
         words = f"{panel.name:32} {mark}  {100 * panel.confidence:5.1f} %  {class_names[panel.prediction]}"

@@ -14,18 +14,22 @@ from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_optio
 from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.measures import FLAGS
 from srdef.reporting import adaptive_plots, adaptive_tables
+from srdef.storage import results
 from srdef.storage.files import write_atomically
 
 
 def write(workdir: Path, experiment: AdaptiveExperiment, outcome: Outcome) -> None:
     """Write `adaptive.md`, `adaptive.json`, `adaptive.csv`, `records.parquet`, `curves.png` and `.pdf`."""
-    write_atomically(workdir / "adaptive.md", adaptive_tables.to_markdown(outcome))
-    write_atomically(workdir / "adaptive.json", adaptive_tables.to_json(outcome))
-    write_atomically(workdir / "adaptive.csv", adaptive_tables.to_csv(outcome))
+    contents: dict[str, str | bytes] = {
+        "adaptive.md": adaptive_tables.to_markdown(outcome),
+        "adaptive.json": adaptive_tables.to_json(outcome),
+        "adaptive.csv": adaptive_tables.to_csv(outcome),
+    }
     if outcome.dataset is not None:
         sink = pa.BufferOutputStream()
         pq.write_table(records(outcome, outcome.dataset), sink, compression="zstd")
-        write_atomically(workdir / "records.parquet", sink.getvalue().to_pybytes())
+        contents["records.parquet"] = sink.getvalue().to_pybytes()
+    results.write(workdir, contents)
     subtitle = f"{experiment.classifier_name}, {outcome.images} images"
     for ending in ("png", "pdf"):
         adaptive_plots.save_curves(workdir / f"curves.{ending}", outcome, subtitle=subtitle)

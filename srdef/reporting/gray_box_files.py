@@ -169,10 +169,12 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
         not _holds(workdir / name, contents[name])
         for name in ("records.parquet", "attacks.json", "config.json")
     )
-    if not results.is_of(workdir, experiment.config):
-        results.remove(workdir)  # report and gallery of another configuration
-    if another and (workdir / "config.json").is_file():  # it comes last: with it the outputs are complete
-        (workdir / "config.json").unlink()
+    if another:
+        results.remove(
+            workdir
+        )  # report, gallery and curves of another configuration, other images or weights
+        if (workdir / "config.json").is_file():  # it comes last: with it the outputs are complete
+            (workdir / "config.json").unlink()
     for name in contents.keys() - {"config.json"}:
         if not _holds(workdir / name, contents[name]):
             write_atomically(workdir / name, contents[name])

@@ -11,15 +11,15 @@ from srdef.attacks import arithmetic
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.transfer_matrix import Matrix
 from srdef.reporting import style
-from srdef.storage.files import canonical_json, save_figure, write_atomically
+from srdef.storage import results
+from srdef.storage.files import canonical_json, save_figure
 
 _CELL = (0.5, 0.22)  # inches
 
 
 def write(workdir: Path, matrix: Matrix) -> None:
     """Write `transfer.md`, `transfer.json`, and `transfer.png` and `.pdf`."""
-    write_atomically(workdir / "transfer.md", to_markdown(matrix))
-    write_atomically(workdir / "transfer.json", to_json(matrix))
+    results.write(workdir, {"transfer.md": to_markdown(matrix), "transfer.json": to_json(matrix)})
     for ending in ("png", "pdf"):
         save_heat_map(workdir / f"transfer.{ending}", matrix)
 

@@ -1,5 +1,6 @@
 """What runs leave in a workdir beside their store, and belongs to the `config.json` there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,20 @@ def begin(workdir: Path, config: dict[str, Any]) -> None:
     if not is_of(workdir, config):
         remove(workdir)
         write_atomically(workdir / "config.json", _text(config))
+
+
+def write(workdir: Path, contents: Mapping[str, str | bytes]) -> None:
+    """Write results; those of other images or weights, which the same configuration had, are deleted first.
+
+    Parameters
+    ----------
+    workdir : Path
+    contents : dict
+        By the name of the file. Where one of these files says something else, nothing else is kept either:
+        report, curves and checks belong to it.
+    """
+    new = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
+    if any((workdir / name).is_file() and (workdir / name).read_bytes() != new[name] for name in new):
+        remove(workdir)
+    for name, content in new.items():
+        write_atomically(workdir / name, content)

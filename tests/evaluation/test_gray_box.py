@@ -279,6 +279,19 @@ def test_reports_of_another_configuration_go_with_it(tmp_path, reporter):
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
+def test_reports_of_other_images_go_with_them(tmp_path, reporter):
+    """The configuration is the same, and the folder that it names holds other images."""
+    experiment = make_experiment()
+    fewer = replace(experiment, dataset=experiment.dataset.select(slice(4)))
+    for number, one in enumerate((experiment, experiment, fewer)):
+        if number == 1:
+            for name in ("report.html", "epsilon_curves.md", "trace.png"):
+                (tmp_path / name).write_text("of the first")
+        gray_box_files.write(tmp_path, one, gray_box.run(one, tmp_path / "store", reporter))
+        assert (tmp_path / "report.html").exists() == (number == 1)
+    assert not {"epsilon_curves.md", "trace.png"} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_a_run_that_writes_its_setting_first_leaves_no_results_of_another(tmp_path):
     """As `adaptive` and `transfer` do: stopped then, the folder has nothing that is not of the new run."""
     (tmp_path / "config.json").write_text("{}")
