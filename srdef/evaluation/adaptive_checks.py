@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from srdef.errors import InputError
 from srdef.evaluation import loss_surface, self_checks
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_options
 from srdef.evaluation.progress import Reporter
+from srdef.evaluation.run import Run
 from srdef.evaluation.self_checks import Check
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
@@ -72,6 +74,9 @@ def run(experiment: AdaptiveExperiment, folder: Path, reporter: Reporter) -> lis
         As `check_norm`.
     """
     check_norm(experiment)
+    if (experiment.dataset.labels < 0).any():
+        labelled, _ = Run(experiment, experiment.dataset, folder, reporter).labelled()
+        experiment = replace(experiment, dataset=labelled.dataset)
     checked: dict[int, Checked] = {}
     labels, processes = list(experiment.defenses), reporter.processes
     for number in processes.divide("checks", len(labels)):
@@ -117,10 +122,10 @@ def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporte
         }
     )
     path = folder / f"{hashlib.sha256(manifest.encode()).hexdigest()[:16]}.json"
-    if path.is_file():
-        found = json.loads(path.read_text())
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none there, or one that is damaged
+        found = json.loads(path.read_text(encoding="utf-8"))
         checks = [Check(**entry) for entry in found["checks"]]
-        return Checked(defense, name, checks, np.array(found["landscape"]))
+        return Checked(defense, name, checks, np.array(found["landscape"], float))
     # The first images that classifier and defense together classify correctly, of a random one in most draws.
     found_rows: list[int] = []
     for batch in batching.slices(len(dataset), experiment.batch_size):

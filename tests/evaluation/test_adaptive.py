@@ -489,6 +489,38 @@ def test_a_bank_of_the_evaluated_images_is_refused():
         resolve(config)
 
 
+def test_checks_of_images_without_labels_and_of_a_damaged_file(experiment, tmp_path):
+    """Those labels are the classifier's predictions, as in the threats."""
+    some = replace(experiment, defenses={"none": experiment.defenses["none"]})
+    unknown = replace(some.dataset, labels=np.full(len(some.dataset), -1, np.int32))
+    predicted = replace(unknown, labels=predict(some.classifier, unknown.pixels).astype(np.int32))
+    found, wanted = (
+        adaptive_checks.run(replace(some, dataset=dataset), tmp_path / name, reporter())
+        for name, dataset in (("unknown", unknown), ("predicted", predicted))
+    )
+    assert found[0].checks == wanted[0].checks != []
+    (file,) = (tmp_path / "unknown" / "checks").iterdir()
+    for damage in ("", "{}", '{"checks": [{}], "landscape": []}', "[]"):
+        file.write_text(damage)
+        again = adaptive_checks.run(replace(some, dataset=unknown), tmp_path / "unknown", reporter())
+        assert again[0].checks == found[0].checks
+
+
+def test_checks_and_reports_of_other_images_go_with_them(experiment, tmp_path):
+    judged = {("none", CLEAN): np.ones((2, 1))}
+    few = experiment.dataset.select(slice(2))
+    outcome = Outcome(2, (0.1,), ("none",), (), judged, judged, dataset=few)
+    adaptive_files.write(tmp_path, experiment, outcome)
+    for name in ("checks.md", "report.html"):
+        (tmp_path / name).write_text("of these images")
+    adaptive_files.write(tmp_path, experiment, outcome)
+    assert (tmp_path / "checks.md").exists()
+    others = experiment.dataset.select(slice(2, 4))
+    adaptive_files.write(tmp_path, experiment, replace(outcome, dataset=others))
+    assert not {"checks.md", "report.html"} & {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "adaptive.md").exists()
+
+
 def config_of_samples(**changes):
     return {**ConfigDict(config_module.get_config("samples")).to_dict(), **changes}
 
