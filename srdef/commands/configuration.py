@@ -259,6 +259,8 @@ def value(text: str, old: Any, where: str) -> Any:
     if isinstance(old, float) and isinstance(found, int) and not isinstance(found, bool):
         with suppress(OverflowError):
             return float(found)
+    if type(old) is int and isinstance(found, float):
+        return found  # whether it must be a whole number, the schema knows
     if type(found) is not type(old):
         raise InputError(f"{where} must be {wanted[type(old)]}, not {brief(text)}")
     return found
@@ -268,18 +270,28 @@ def _literal(text: str) -> Any:
     """A number, fraction, truth value, list or dictionary; None for any other text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    above, slash, below = text.partition("/")
-    if slash:
-        try:
-            return float(above) / float(below)
-        except (ValueError, ZeroDivisionError):
-            return None
-    for read in (ast.literal_eval, json.loads):
+    for read in (_python, json.loads):
         try:
             return read(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, ZeroDivisionError, MemoryError, RecursionError):
             continue
     return None
+
+
+def _python(text: str) -> Any:
+    """What Python reads in the text, in which fractions are computed."""
+    return ast.literal_eval(_Fractions().visit(ast.parse(text.strip(), mode="eval")))
+
+
+class _Fractions(ast.NodeTransformer):
+    """A number in the place of each fraction of numbers, such as 8/255."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """Divide."""
+        if not isinstance(node.op, ast.Div):
+            return node
+        above, below = (float(ast.literal_eval(self.visit(part))) for part in (node.left, node.right))
+        return ast.Constant(above / below)
 
 
 def _rename(entry: dict[str, Any], name: str, path: Sequence[str | int]) -> None:

@@ -25,7 +25,7 @@ from srdef.evaluation.fields import (
     whole,
     word,
 )
-from srdef.evaluation.plain_data import brief, check_annotated, check_plain
+from srdef.evaluation.plain_data import LARGEST_SEED, brief, check_annotated, check_plain
 
 DATASET = {
     "size": Field(
@@ -98,7 +98,7 @@ _PROTECTED = either(
     lambda value: isinstance(value, dict) and "defense" in value,
 )
 
-SEED = whole("everything random is drawn from it", low=0)
+SEED = whole("everything random is drawn from it", low=0, high=LARGEST_SEED)
 # As `config.batch_size`: see `batch_sizes`.
 AUTO = "auto"
 _IN_A_BATCH = "images in a batch, shared by all devices"
@@ -128,9 +128,9 @@ EVALUATION: dict[str, Field] = {
         {"attack": word("label of the attack"), "images": whole("how many; 0: no picture", low=0)},
         optional=True,
     ),
-    "paper": Field(
-        "the paper's table whose numbers stand beside ours: table, classifier",
-        partial(check_annotated, dict[str, Any]),
+    "paper": section(
+        "the paper's table whose numbers stand beside ours",
+        {"table": whole("its number"), "classifier": word("as the paper calls it", optional=True)},
         optional=True,
     ),
 }

@@ -44,6 +44,11 @@ def changed(*changes, config=None):
         ("config.dataset.limit=none", ["dataset", "limit"], None),
         ("config.classifier.pretrained=false", ["classifier", "pretrained"], False),
         ("config.gallery.attack='FGSM-5'", ["gallery", "attack"], "FGSM-5"),
+        (
+            "config.defenses.mine={'name': 'quilting', 'bank': {'dataset': {'path': 'a/b'}}, 'paper': 'Q'}",
+            ["defenses", "mine"],
+            {"name": "quilting", "bank": {"dataset": {"path": "a/b"}}, "paper": "Q"},
+        ),
     ],
 )
 def test_any_value_can_be_changed(change, path, value):
@@ -89,6 +94,12 @@ def test_a_model_of_ones_own_is_not_asked_for_trained_weights(tmp_path, monkeypa
         ('["exact"]', ["exact"]),
         ("exact,EOT", ["exact", "EOT"]),
         ("", []),
+        ("('/data/a', 'b/c')", ["/data/a", "b/c"]),
+        ('["/data/a"]', ["/data/a"]),
+        ("/data/a,b/c", ["/data/a", "b/c"]),
+        ("(2/255, -8/255)", [2 / 255, -8 / 255]),
+        ("2/255,8/255", [2 / 255, 8 / 255]),
+        ("1/0,2", ["1/0", 2]),
     ],
 )
 def test_lists(text, value):
@@ -118,8 +129,12 @@ def test_two_words_are_one_change():
         ("config.seed.x=1", "config.seed has no part 'x'"),
         ("config.bacth_size=3", "unknown field config.bacth_size; choose from: seed, batch_size"),
         ("config.seed=x", "config.seed must be a whole number, not 'x'"),
-        ("config.seed=1.5", "config.seed must be a whole number, not '1.5'"),
-        ("config.seed=-1", "config.seed must be a whole number of at least 0, not -1"),
+        (
+            "config.seed=1.5",
+            "config.seed must be a whole number of at least 0 and at most 4294967295, not 1.5",
+        ),
+        ("config.seed=4294967296", "config.seed must be a whole number of at least 0 and at most 4294967295"),
+        ("config.seed=-1", "config.seed must be a whole number of at least 0 and at most 4294967295, not -1"),
         ("config.seed=" + "9" * 30, "config.seed must be a number within 64 bits"),
         ("config.seed=" + "9" * 5000, "config.seed must be a whole number, not '999"),
         ("config.classifier.pretrained=1", "config.classifier.pretrained must be true or false, not '1'"),
