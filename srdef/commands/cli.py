@@ -22,7 +22,8 @@ from srdef.commands import configuration
 from srdef.errors import InputError
 from srdef.evaluation import plain_data, schema
 
-console = Console()
+# Labels and paths are printed as they are: "[/2]" is no markup.
+console = Console(markup=False)
 _NO_MEMORY = "not enough memory ({}); a smaller config.batch_size or dataset.limit needs less"
 plain = configuration.plain
 
@@ -43,6 +44,8 @@ class Command:
         Adds further options.
     exact : bool
         Whether it computes in float32 on every device.
+    overwrites : bool
+        Whether `--overwrite` lets it replace the results of another configuration.
     """
 
     run: Callable[[argparse.Namespace], None]
@@ -50,6 +53,7 @@ class Command:
     workdir: bool = False
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     exact: bool = True
+    overwrites: bool = True
 
 
 class Parser(argparse.ArgumentParser):
@@ -166,7 +170,7 @@ def _parser(name: str, text: str, command: Command) -> Parser:
         parser.add_argument(
             "--workdir", metavar="FOLDER", help=f"folder for everything the run computes and leaves{where}"
         )
-    if command.schema and command.workdir:
+    if command.schema and command.workdir and command.overwrites:
         parser.add_argument(
             "--overwrite",
             action="store_true",

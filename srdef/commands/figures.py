@@ -29,4 +29,4 @@ def run(options: argparse.Namespace) -> None:
     main(options.config, options.workdir)
 
 
-COMMAND = cli.Command(run, schema="figures", workdir=True)
+COMMAND = cli.Command(run, schema="figures", workdir=True, overwrites=False)

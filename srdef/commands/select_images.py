@@ -20,6 +20,7 @@ from srdef.commands import cli
 from srdef.datasets import base
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
+from srdef.evaluation.experiment import check_batch_size
 from srdef.storage.fingerprint import digest
 
 
@@ -35,6 +36,7 @@ def select(config: dict[str, Any], count: int) -> Selection:
     for part in ("offset", "limit", "selection"):
         if options.pop(part, None):
             raise InputError(f"config.dataset.{part} has no place here: images are drawn from the whole set")
+    batch_size = check_batch_size(config)
     source = base.open_source(name, size, **options)
     specification = dict(config["classifier"])
     classifier = models.create(specification.pop("name"), **specification)
@@ -51,9 +53,14 @@ def select(config: dict[str, Any], count: int) -> Selection:
         return dataset.images, dataset.labels, dataset.names
 
     def predict(images: np.ndarray) -> np.ndarray:
-        return batching.map_batches(_predict, (classifier,), (images,), batch_size=config["batch_size"])
+        return batching.map_batches(_predict, (classifier,), (images,), batch_size=batch_size)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=cli.console) as bar:
         task = bar.add_task("classified correctly", total=count)
         tried, positions, names, labels = select_correct(
@@ -62,7 +69,7 @@ def select(config: dict[str, Any], count: int) -> Selection:
             source.length,
             count=count,
             seed=config["seed"],
-            batch_size=config["batch_size"],
+            batch_size=batch_size,
             progress=lambda tried, found: bar.update(task, completed=min(found, count)),
         )
     return Selection(
@@ -91,6 +98,8 @@ def run(options: argparse.Namespace) -> None:
     output = options.selection
     if not output:
         raise InputError("say which file to write: --selection=FILE.json")
+    if Path(output).is_dir():
+        raise InputError(f"--selection={output} is a folder; say which file to write")
     selection = select(options.config, options.count)
     selection.save(output)
     share = len(selection.positions) / selection.tried

@@ -119,7 +119,12 @@ def _planned(plan: Path) -> int:
 def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> tuple[Any, ConfigDict]:
     """The trained network, and the configuration with the number of steps that was planned."""
     create = srgan.create_trainer if config.loss == "srgan" else super_resolution.create_trainer
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=cli.console) as progress:
         task = progress.add_task(config.network, total=config.steps)
 
@@ -188,4 +193,4 @@ def run(options: argparse.Namespace) -> None:
         main(ConfigDict(options.config), options.workdir, members=members)
 
 
-COMMAND = cli.Command(run, schema="training", workdir=True, options=processes.add_options)
+COMMAND = cli.Command(run, schema="training", workdir=True, options=processes.add_options, overwrites=False)

@@ -116,7 +116,9 @@ def run(
     # Many processes do all things in the same order.
     workers = max((os.cpu_count() or 1) // 3, 1) if processes.count == 1 else 1
     if workers > 1:  # a terminal shows one bar at a time: lines alone
-        console = Console(file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False)
+        console = Console(
+            file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False, markup=False
+        )
         correct = replace(correct, reporter=Reporter(console))
     _attack(correct, reporter, workers)
     train_rows, test_rows = split(correct, options["test_share"], workdir)

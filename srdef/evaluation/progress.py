@@ -31,7 +31,7 @@ class Reporter:
         All that do this run; default: this one alone.
     """
 
-    console: Console = field(default_factory=lambda: Console(quiet=True))
+    console: Console = field(default_factory=lambda: Console(quiet=True, markup=False))
     computed: int = field(default=0)
     processes: Processes = ALONE
 
@@ -39,7 +39,12 @@ class Reporter:
     def step(self, title: str, total: int, left: int) -> Iterator[Callable[[int], None]]:
         """Show the progress of one step with `left` of `total` images still to do."""
         self.computed += left
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         started = time.monotonic()
         hidden = not (left and self.console.is_terminal)
         with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
@@ -47,7 +52,9 @@ class Reporter:
             yield lambda count: progress.advance(task, count)
         if left:
             self.console.print(
-                f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s", highlight=False
+                f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s",
+                highlight=False,
+                markup=False,
             )
 
     def complete(
@@ -67,6 +74,7 @@ class Reporter:
             self.console.print(
                 f"{title}: files are missing or damaged in {store.path}; computing images {images} again",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
         left = sum(rows.stop - rows.start for rows in missing)

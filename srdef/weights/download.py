@@ -153,9 +153,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _transfer(entry: Download, unfinished: Path) -> None:
     """Download to `unfinished`, behind what is there already; try again where it breaks off."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     bar = Progress(
-        TextColumn(entry.file),
+        TextColumn(entry.file, markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

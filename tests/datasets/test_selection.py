@@ -1,5 +1,6 @@
 """Choosing the images that a classifier gets right, and reading that choice again."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import quickstart
 from srdef import datasets
+from srdef.commands import configuration, select_images
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
 
@@ -82,6 +85,19 @@ def test_the_script_and_loading(made):
     assert list(dataset.names) == selection.names
     part = datasets.load("imagenet_samples", size=128, selection=made, offset=2, limit=3)
     assert part.names == dataset.names[2:5]
+
+
+def test_the_size_of_batches_may_be_left_open():
+    config = configuration.plain(quickstart.get_config())
+    config["batch_size"] = "auto"
+    config["dataset"]["size"] = 64
+    assert len(select_images.select(config, 1).positions) == 1
+
+
+def test_a_folder_is_no_file_to_write(tmp_path):
+    options = argparse.Namespace(config={}, count=1, selection=str(tmp_path))
+    with pytest.raises(InputError, match="is a folder; say which file to write"):
+        select_images.run(options)
 
 
 @pytest.mark.parametrize(

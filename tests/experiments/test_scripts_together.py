@@ -1,16 +1,23 @@
 """Every command has its script, and the scripts do what the commands do."""
 
 import importlib
+import io
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 import experiments
 from srdef import command, commands
 from srdef.commands import cli
+from srdef.evaluation.progress import Reporter
+from srdef.evaluation.summaries import Strength
+from srdef.metrics import rate
+from srdef.reporting import tables
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name.replace("-", "_") for name in command.COMMANDS]
@@ -36,6 +43,31 @@ def test_help_names_every_option_and_field(name, capsys):
         assert "quickstart" in text
     if module.COMMAND.workdir:
         assert "--workdir FOLDER" in text
+
+
+def test_only_commands_that_overwrite_have_the_option(capsys):
+    having = set()
+    for name in NAMES:
+        module = importlib.import_module(f"srdef.commands.{name}")
+        with pytest.raises(SystemExit):
+            cli.run(name, module, ["--help"])
+        if "--overwrite" in capsys.readouterr().out:
+            having.add(name)
+    assert having == {"adaptive", "attack", "defense_gallery", "evaluate", "manifold", "transfer"}
+
+
+def test_labels_are_printed_as_they_are(monkeypatch):
+    """And not taken for the markup of the library that prints them."""
+    text = io.StringIO()
+    monkeypatch.setattr(cli.console, "file", text)
+    half = rate(np.array([True, False]))
+    strengths = [Strength(f"F [{name}]", "uint8", half, linf=0.1, l2=1.0) for name in ("a=2", "/2")]
+    cli.console.print(tables.attacks_to_rich(strengths))
+    with Reporter(cli.console).step("F [/3]", 3, 3):
+        pass
+    with Reporter(Console(file=text, force_terminal=True)).step("F [/4]", 3, 3):
+        pass
+    assert all(f"F [{name}]" in text.getvalue() for name in ("a=2", "/2", "/3", "/4"))
 
 
 def test_a_script_is_the_command():
