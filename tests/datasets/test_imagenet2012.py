@@ -62,6 +62,11 @@ def test_both_layouts_are_the_same_data_set(flat, by_class, monkeypatch):
 
 def test_where_the_labels_may_lie(flat, tmp_path):
     expected = datasets.load("imagenet2012", path=flat, size=8).labels.tolist()
+    text = (flat / "val.txt").read_text()
+    (flat / "val.txt").write_bytes(
+        b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
+    )  # as some editors do
+    assert datasets.load("imagenet2012", path=flat, size=8).labels.tolist() == expected
     (flat / "val.txt").rename(tmp_path / "val.txt")
     assert datasets.load("imagenet2012", path=flat, size=8).labels.tolist() == expected
     (tmp_path / "val.txt").rename(tmp_path / "mine.txt")
