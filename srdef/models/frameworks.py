@@ -9,17 +9,22 @@ import jax
 from flax import nnx
 
 from srdef.errors import InputError
-from srdef.models.wrapped import Wrapped, from_function
+from srdef.models.wrapped import Applied, Wrapped, alike, from_function
+from srdef.storage.reach import linen_fields, reach_of, without_addresses
 
 
 @dataclass(frozen=True)
-class _Call:
+class _Call(Applied):
     """Calls what the parameters are: for models that are pytrees of their own weights."""
 
     options: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, model: Any, images: jax.Array) -> jax.Array:
         return model(images, **dict(self.options))
+
+    def check(self, parameters: Any) -> None:
+        if isinstance(parameters, nnx.Module):
+            check_evaluation_mode(parameters)
 
 
 def from_nnx(module: nnx.Module, **options: Any) -> Wrapped:
@@ -29,7 +34,8 @@ def from_nnx(module: nnx.Module, **options: Any) -> Wrapped:
     ----------
     module : nnx.Module
         Called with images `(N, height, width, channels)`. A module that has `num_classes` and takes images
-        in [0, 1] needs no wrapping.
+        in [0, 1] needs no wrapping. An argument `train`, `training`, `is_training` or `deterministic` of its
+        `__call__` is set as for evaluation.
     **options
         As for `from_function`.
 
@@ -40,7 +46,7 @@ def from_nnx(module: nnx.Module, **options: Any) -> Wrapped:
     """
     check_evaluation_mode(module)
     options.setdefault("num_classes", getattr(module, "num_classes", None))
-    return from_function(_Call(), module, **options)
+    return from_function(_Call(evaluation_options(type(module).__call__)), module, **options)
 
 
 def check_evaluation_mode(module: nnx.Module) -> None:
@@ -62,13 +68,50 @@ def check_evaluation_mode(module: nnx.Module) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Linen:
+def check_networks(tree: Any) -> None:
+    """Raise InputError for a network in a victim or a defense that is in training mode, or not as wrapped."""
+
+    def is_network(node: Any) -> bool:
+        return isinstance(node, Wrapped | nnx.Module)
+
+    for leaf in jax.tree.leaves(tree, is_leaf=is_network):
+        if isinstance(leaf, Wrapped):
+            leaf.check()
+        elif isinstance(leaf, nnx.Module):
+            check_evaluation_mode(leaf)
+
+
+@dataclass(frozen=True, eq=False)
+class _Linen(Applied):
     module: Any
     options: tuple[tuple[str, Any], ...]
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
         return self.module.apply(variables, images, **dict(self.options))
+
+    def __hash__(self) -> int:
+        return hash((type(self.module), self.options))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Linen)
+            and self.options == other.options
+            and _linen_alike(self.module, other.module)
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self.module).__name__} {self.options} {reach_of(self.module)}"
+
+
+def _linen_alike(one: Any, other: Any) -> bool:
+    """Whether two linen modules, which may hold arrays and other modules, compute the same."""
+    from flax import linen
+
+    if not isinstance(one, linen.Module):
+        return alike(one, other)
+    return type(one) is type(other) and all(
+        _linen_alike(getattr(one, name), getattr(other, name)) for name in linen_fields(one)
+    )
 
 
 def from_linen(module: Any, variables: Any = None, **options: Any) -> Wrapped:
@@ -118,8 +161,8 @@ def evaluation_options(function: Callable[..., Any]) -> tuple[tuple[str, bool], 
     return tuple((name, value) for name, value in modes.items() if name in names)
 
 
-@dataclass(frozen=True)
-class _Equinox:
+@dataclass(frozen=True, eq=False)
+class _Equinox(Applied):
     """Calls an equinox model, which takes one image at a time."""
 
     static: Any
@@ -138,11 +181,14 @@ class _Equinox:
         return hash(self.stateful)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _Equinox)
-            and self.stateful == other.stateful
-            and str(jax.tree.structure(self.static)) == str(jax.tree.structure(other.static))
-        )
+        if not isinstance(other, _Equinox) or self.stateful != other.stateful:
+            return False
+        # What is no array, as an activation or a number, is a leaf of the second.
+        (leaves, structure), (others, other_structure) = map(jax.tree.flatten, (self.static, other.static))
+        return alike(structure, other_structure) and alike(leaves, others)
+
+    def __repr__(self) -> str:
+        return f"{jax.tree.structure(self.static)} {self.stateful} {reach_of(self.static)}"
 
 
 def from_equinox(module: Any, state: Any = None, *, channels_first: bool = True, **options: Any) -> Wrapped:
@@ -167,19 +213,42 @@ def from_equinox(module: Any, state: Any = None, *, channels_first: bool = True,
     return from_function(function, (arrays, state), channels_first=channels_first, **options)
 
 
-@dataclass(frozen=True)
-class _Keras:
+@dataclass(frozen=True, eq=False)
+class _Keras(Applied):
+    """Calls a Keras model, which is the same as long as none of its layers is configured otherwise."""
+
     model: Any
+    options: tuple[tuple[str, Any], ...]
+    layers: str
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
-        outputs, _ = self.model.stateless_call(*variables, images, training=False)
+        outputs, _ = self.model.stateless_call(*variables, images, **dict(self.options))
         return outputs
 
     def __hash__(self) -> int:
-        return id(self.model)
+        return hash((id(self.model), self.layers))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keras) and self.model is other.model
+        return isinstance(other, _Keras) and self.model is other.model and self.layers == other.layers
+
+    def __repr__(self) -> str:
+        return f"{type(self.model).__name__} {self.layers}"
+
+    def check(self, parameters: Any) -> None:
+        if _keras_layers(self.model) != self.layers:
+            raise InputError("the Keras model has been changed since it was wrapped; wrap it again")
+
+
+def _keras_layers(model: Any) -> str:
+    """The configurations of all layers, which hold no weights; the same in every process."""
+    found = []
+    for layer in model._flatten_layers():
+        try:
+            found.append((layer.path, layer.get_config()))
+        except Exception:  # one of the user's own without a configuration, or a subclassed model
+            plain = {n: v for n, v in vars(layer).items() if isinstance(v, bool | int | float | str | tuple)}
+            found.append((layer.path, plain))
+    return without_addresses(found)
 
 
 def from_keras(model: Any, *, bounds: tuple[float, float] = (0.0, 1.0), **options: Any) -> Wrapped:
@@ -220,7 +289,8 @@ def from_keras(model: Any, *, bounds: tuple[float, float] = (0.0, 1.0), **option
         [variable.value for variable in model.trainable_variables],
         [variable.value for variable in model.non_trainable_variables],
     )
-    return from_function(_Keras(model), variables, bounds=bounds, **options)
+    evaluated = tuple(x for x in evaluation_options(model.call) if x[0] == "training")
+    return from_function(_Keras(model, evaluated, _keras_layers(model)), variables, bounds=bounds, **options)
 
 
 Framework = Literal["srdef", "nnx", "linen", "equinox", "keras", "torch", "function"]
@@ -250,7 +320,10 @@ def framework_of(model: Any) -> Framework | None:
 
 def as_classifier(model: Any) -> Any:
     """Wrap a model of another framework; leave everything else, a leaf that JAX is handling for instance."""
-    return wrap(model) if framework_of(model) not in (None, "srdef") else model
+    framework = framework_of(model)
+    if framework == "srdef" and isinstance(model, nnx.Module) and evaluation_options(type(model).__call__):
+        return wrap(model)
+    return wrap(model) if framework not in (None, "srdef") else model
 
 
 def wrap(model: Any, parameters: Any = None, **options: Any) -> Any:
@@ -284,10 +357,12 @@ def wrap(model: Any, parameters: Any = None, **options: Any) -> Any:
         )
     framework = framework_of(model)
     if framework == "srdef":
-        if options or parameters is not None:
-            return from_function(_Call(), model, **{"num_classes": model.num_classes, **options})
+        evaluated: tuple[tuple[str, bool], ...] = ()
         if isinstance(model, nnx.Module):
             check_evaluation_mode(model)
+            evaluated = evaluation_options(type(model).__call__)
+        if options or evaluated or parameters is not None:
+            return from_function(_Call(evaluated), model, **{"num_classes": model.num_classes, **options})
         return model
     if framework == "torch":
         from srdef.models.torch_bridge import from_torch

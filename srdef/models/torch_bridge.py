@@ -4,7 +4,8 @@ import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.errors import InputError
-from srdef.models.wrapped import Channels, Wrapped, from_function
+from srdef.models.wrapped import Applied, Channels, Wrapped, from_function
+from srdef.storage.reach import reach_of
 
 # Graphs of forward passes that wait for their backward pass: one for each device that computes, and one more.
 _KEPT = 1
@@ -40,8 +42,11 @@ class _Bridge:
         return isinstance(other, _Bridge) and self.module is other.module
 
     def __repr__(self) -> str:
-        """The module with a hash of its weights: results that are kept for one must not serve another."""
-        sha = hashlib.sha256()
+        """The module with a hash of its weights: results that are kept for one must not serve another.
+
+        Also of those in no `state_dict`: tensors that are no buffers, and modules in a list.
+        """
+        sha = hashlib.sha256(reach_of(self.module).arrays.encode())
         for name, tensor in self.module.state_dict().items():
             sha.update(name.encode())
             if hasattr(tensor, "detach"):
@@ -124,9 +129,36 @@ class _Bridge:
 
     def _logits(self, inputs: Any) -> Any:
         """What the module returns, in evaluation mode: `.train()` may have been called since."""
-        if self.module.training:
-            raise InputError(f"{type(self.module).__name__} is in training mode; call .eval() first")
+        check_evaluation_mode(self.module)
         return self.module(inputs)
+
+
+def check_evaluation_mode(module: Any) -> None:
+    """Raise InputError if a PyTorch module is in training mode, or a layer in it that is another one then.
+
+    A batch normalisation then also changes its statistics. A layer that was put in after `.eval()` is one.
+    """
+    for place, layer in module.named_modules():
+        if layer.training and (not place or _has_modes(layer.__class__)):
+            where = f" (layer {place}: {type(layer).__name__})" if place else ""
+            raise InputError(f"{type(module).__name__} is in training mode{where}; call .eval() first")
+
+
+@cache
+def _has_modes(kind: type) -> bool:
+    """Whether a class of layers asks for its mode, as far as its functions can be read."""
+    import torch
+
+    if issubclass(kind, torch.jit.ScriptModule):
+        return True
+    functions = [
+        function
+        for base in kind.__mro__
+        if issubclass(base, torch.nn.Module) and base is not torch.nn.Module
+        for name, function in vars(base).items()
+        if isinstance(function, FunctionType) and name not in ("train", "__init__", "__setstate__")
+    ]
+    return any("training" in function.__code__.co_names for function in functions)
 
 
 def _float32(tensor: Any) -> np.ndarray:
@@ -158,13 +190,16 @@ _call.defvjp(_forward, _backward)
 
 
 @dataclass(frozen=True)
-class _Torch:
+class _Torch(Applied):
     """A torch module as a static part of a program: equal where it is the same module."""
 
     bridge: _Bridge
 
     def __call__(self, _: Any, images: jax.Array) -> jax.Array:
         return _call(self.bridge, images)
+
+    def check(self, parameters: Any) -> None:
+        check_evaluation_mode(self.bridge.module)
 
 
 def from_torch(
@@ -199,8 +234,7 @@ def from_torch(
     InputError
         For a module in training mode, and as `from_function`.
     """
-    if module.training:
-        raise InputError(f"{type(module).__name__} is in training mode; call .eval() first")
+    check_evaluation_mode(module)
     return from_function(
         _Torch(_Bridge(module)),
         (),

@@ -2,11 +2,13 @@
 
 A classifier of srdef maps images `(N, height, width, channels)` in [0, 1] to logits `(N, num_classes)` and
 knows how many classes it has. `Wrapped` makes one of a function and its parameters; the weights stay
-arguments of every compiled program, so that programs are shared and nothing is copied into them.
+arguments of every compiled program, so that programs are shared and nothing is copied into them. What is no
+argument is compared: a program serves another model only if it would compute the same.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
+from srdef.storage.reach import Reach, reach_of
 from srdef.validation import check_count, check_flags
 
 Channels = float | Sequence[float]
@@ -43,7 +46,7 @@ class Wrapped:
     channels_first : bool
         Whether the model takes `(N, channels, height, width)`.
     image_size : int, optional
-        The side that the model was trained with.
+        The side of the images that the model takes, if it takes only one.
     """
 
     parameters: Any
@@ -59,8 +62,28 @@ class Wrapped:
         """The logits `(N, num_classes)` of images `(N, height, width, channels)` in [0, 1]."""
         return self.apply(self.parameters, self.preprocess(images))
 
+    def check(self) -> None:
+        """Raise InputError if the model is not any more what was wrapped.
+
+        A compiled program has what is no parameter in it, as it was then.
+        """
+        if any(
+            isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(self.parameters)
+        ):
+            raise InputError(
+                "the wrapped weights have been given away, in training perhaps; wrap the model again"
+            )
+        if isinstance(self.apply, Applied):
+            self.apply.check(self.parameters)
+
     def preprocess(self, images: jax.Array) -> jax.Array:
         """The images as the model takes them."""
+        side = self.image_size
+        if side is not None and images.shape[1:3] != (side, side):
+            height, width = images.shape[1:3]
+            raise InputError(
+                f"the model takes images of {side}x{side}, by its image_size, and not of {height}x{width}"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             own, given = np.size(values), images.shape[-1]
             if own not in (1, given):
@@ -90,7 +113,7 @@ def from_function(
     apply : callable
         `apply(parameters, images)`, or `apply(images)` if no parameters are given, returns logits
         `(N, num_classes)`. Give the weights as `parameters`: a function that closes over them has them copied
-        into every program that is compiled.
+        into every program that is compiled, and has to be wrapped again when they have changed.
     parameters : pytree, optional
     num_classes : int, optional
         Default: found by an evaluation of shapes, which computes nothing: here for models that take one of
@@ -120,12 +143,13 @@ def from_function(
         if value is not None:
             check_count(name, value)
     check_flags(channels_first=channels_first)
-    function = apply if parameters is not None else _WithoutParameters(apply)
+    if not isinstance(apply, Applied):
+        apply = Function(apply, parameters is not None, reach_of(apply))
     wrapped = Wrapped(
         parameters,
         _channels("mean", mean),
         _channels("std", std),
-        function,
+        apply,
         num_classes,
         (low, high),
         channels_first,
@@ -136,12 +160,77 @@ def from_function(
     return wrapped
 
 
-@dataclass(frozen=True)
-class _WithoutParameters:
-    function: Callable[[jax.Array], jax.Array]
+class Applied:
+    """What `Wrapped` applies: equal to another if it computes the same of the same parameters."""
 
-    def __call__(self, _: Any, images: jax.Array) -> jax.Array:
-        return self.function(images)
+    def check(self, parameters: Any) -> None:
+        """Raise InputError if it would not compute now what it computed when it was made."""
+
+
+@dataclass(frozen=True, eq=False)
+class Function(Applied):
+    """A function of the user's, equal to itself as long as it reaches the same arrays and values.
+
+    Parameters
+    ----------
+    function : callable
+    takes_parameters : bool
+        Whether it takes parameters before the images.
+    reach : Reach
+        What it reached when it was wrapped.
+    """
+
+    function: Callable[..., jax.Array]
+    takes_parameters: bool
+    reach: Reach
+
+    def __call__(self, parameters: Any, images: jax.Array) -> jax.Array:
+        return self.function(parameters, images) if self.takes_parameters else self.function(images)
+
+    def __hash__(self) -> int:
+        return hash((self._identity(), self.reach))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Function) and (self._identity(), self.takes_parameters, self.reach) == (
+            other._identity(),
+            other.takes_parameters,
+            other.reach,
+        )
+
+    def _identity(self) -> tuple[int, ...]:
+        """Objects may be equal to others, or not hashable; a bound method is a new one each time."""
+        if isinstance(self.function, MethodType):
+            return id(self.function.__self__), id(self.function.__func__)
+        return (id(self.function),)
+
+    def check(self, parameters: Any) -> None:
+        if reach_of(self.function).arrays != self.reach.arrays:
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            raise InputError(
+                f"arrays that the model {name} holds have changed since it was wrapped, in training perhaps; "
+                "wrap it again, or give the weights as parameters: from_function(apply, parameters)"
+            )
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two constants of models are certainly the same: arrays by their values, numbers to the bit."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray | jax.Array):
+        one, other = np.asarray(one), np.asarray(other)
+        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    if isinstance(one, float):
+        return repr(one) == repr(other)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
+    try:
+        return bool(one == other)
+    except Exception:  # whatever a foreign class raises
+        return False
 
 
 def _bounds(bounds: Any) -> tuple[float, float]:

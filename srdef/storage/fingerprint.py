@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import re
 from functools import cache
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from srdef.storage import sources
+from srdef.storage.reach import without_addresses
 
 
 def code_digest(*objects: Any) -> str:
@@ -54,9 +54,9 @@ def digest(tree: Any) -> str:
     """
     if isinstance(tree, nnx.Module):
         graph, state = nnx.split(tree)
-        tree = (_without_addresses(graph), nnx.to_pure_dict(state))
+        tree = (without_addresses(graph), nnx.to_pure_dict(state))
     leaves, structure = jax.tree_util.tree_flatten(tree, is_leaf=lambda node: isinstance(node, nnx.Module))
-    sha = hashlib.sha256(_without_addresses(structure).encode())
+    sha = hashlib.sha256(without_addresses(structure).encode())
     for leaf in leaves:
         if isinstance(leaf, (nnx.Module, str)):
             sha.update((leaf if isinstance(leaf, str) else digest(leaf)).encode())
@@ -65,8 +65,3 @@ def digest(tree: Any) -> str:
         sha.update(f"{array.dtype}{array.shape}".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
-
-
-def _without_addresses(value: Any) -> str:
-    """Its repr, with functions and objects named but not placed: the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -2,15 +2,15 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, struct
+from flax import struct
 
 from srdef.errors import InputError
-from srdef.models.frameworks import check_evaluation_mode, framework_of
+from srdef.models.frameworks import check_networks, framework_of
 
 Average = Literal["loss", "logits", "probabilities"]
 
@@ -116,9 +116,7 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
         raise InputError(
             f"{_name(victim)} is no pytree, as a victim has to be: make it a flax.struct.dataclass{wanted}"
         )
-    for part in _parts(victim):
-        if isinstance(part, nnx.Module):
-            check_evaluation_mode(part)
+    check_networks(victim)
     try:
         # The program is traced once for each victim and shape, and kept.
         logits = _call.eval_shape(victim, jax.ShapeDtypeStruct(image_shape, jnp.float32), jax.random.key(0))
@@ -145,14 +143,6 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
     if declared is not None and declared != shape[0]:
         raise InputError(f"{_name(victim)} declares {declared} classes and returns {shape[0]} logits")
     return shape[0]
-
-
-def _parts(victim: Any) -> Iterator[Any]:
-    """A victim, the victims within it, and their networks."""
-    yield victim
-    for inner in (*_within(victim), getattr(victim, "classifier", None)):
-        if inner is not None:
-            yield from _parts(inner)
 
 
 def _within(victim: Any) -> tuple[Any, ...]:

@@ -1,0 +1,220 @@
+"""What a function computes with beside its arguments: the arrays and values that it can reach, hashed.
+
+A compiled program and a stored result hold what a closure or an object held when they were made. Whether
+that is still so, only its values tell: the function itself stays the same when its weights are trained.
+"""
+
+import dis
+import functools
+import hashlib
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from srdef.storage import sources
+
+# Python's own modules whose objects are looked into: others, as loggers and locks, hold no weights.
+_TRANSPARENT = ("builtins", "collections", "functools", "types")
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+class Reach(NamedTuple):
+    """Hashes of all arrays, and of all else: numbers, names of functions and classes."""
+
+    arrays: str
+    values: str
+
+
+def reach_of(function: Any) -> Reach:
+    """What a function, a bound method or an object that is called can reach.
+
+    That is what closures, defaults, `functools.partial`, attributes and containers hold, and of the user's
+    own functions also the global variables that they read. The same in every process.
+    """
+    walk = _Walk()
+    walk.go(function)
+    return Reach(walk.arrays.hexdigest(), walk.values.hexdigest())
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.arrays, self.values = hashlib.sha256(), hashlib.sha256()
+        self.seen: dict[int, Any] = {}  # the values too, as the number of one that is gone may be given again
+        self.attributes = {"__call__"}  # that functions read, so that methods by these names may be called
+        self.classes: dict[type, None] = {}
+        self.looked_up: set[tuple[type, str]] = set()
+        self.waiting: list[Any] = []
+
+    def go(self, value: Any) -> None:
+        self.waiting.append(value)
+        while self.waiting:
+            while self.waiting:
+                self.visit(self.waiting.pop())
+            pairs = [(kind, name) for kind in self.classes for name in sorted(self.attributes)]
+            for pair in pairs:
+                if pair not in self.looked_up:
+                    self.looked_up.add(pair)
+                    self.waiting += [*_of_class(*pair)]
+
+    def note(self, *words: Any) -> None:
+        self.values.update(repr(words).encode())
+
+    def visit(self, value: Any) -> None:
+        if isinstance(value, _PLAIN):
+            self.note(type(value).__name__, value)
+            return
+        if id(value) in self.seen:
+            return
+        self.seen[id(value)] = value
+        array = _as_array(value)
+        if array is not None:
+            self.arrays.update(f"{array.dtype}{array.shape}".encode())
+            self.arrays.update(np.ascontiguousarray(array).tobytes())
+        elif isinstance(value, jax.core.Tracer):
+            self.note("traced", id(value))
+        elif isinstance(value, ModuleType):
+            self.note(value.__name__)
+        elif isinstance(value, type):
+            self.note(value.__module__, value.__qualname__)
+        elif isinstance(value, FunctionType):
+            self.function(value)
+        else:
+            self.waiting += self.parts(value)
+
+    def function(self, function: FunctionType) -> None:
+        self.note(function.__module__, function.__qualname__, *_without_texts(function.__code__))
+        parts = [function.__defaults__, function.__kwdefaults__, vars(function)]
+        for cell in function.__closure__ or ():
+            try:
+                parts.append(cell.cell_contents)
+            except ValueError:  # nothing in it yet
+                continue
+        if _is_own(function.__module__):
+            names, attributes = _names(function.__code__)
+            self.attributes |= attributes
+            given = function.__globals__
+            parts += [given[name] for name in names if name in given]
+        self.waiting += parts
+
+    def parts(self, value: Any) -> list[Any]:
+        """What is in a value that is no array, function, class or module."""
+        kind = type(value)
+        self.note(kind.__module__, kind.__qualname__)
+        if isinstance(value, dict):
+            return [part for pair in value.items() for part in pair]
+        if isinstance(value, set | frozenset):
+            return sorted(value, key=repr)
+        if isinstance(value, list | tuple):
+            return [*value]
+        if isinstance(value, functools.partial):
+            return [value.func, value.args, value.keywords]
+        if isinstance(value, MethodType):
+            return [value.__func__, value.__self__]
+        if isinstance(value, BuiltinFunctionType):
+            self.note(value.__qualname__)
+            return [value.__self__]
+        if isinstance(value, nnx.Module):
+            graph, state = nnx.split(value)
+            self.note(without_addresses(graph))
+            return [nnx.to_pure_dict(state)]
+        if _is_linen(kind):
+            return [getattr(value, name) for name in linen_fields(value)]
+        if kind.__module__.split(".")[0] in sys.stdlib_module_names and kind.__module__ not in _TRANSPARENT:
+            return []
+        self.classes.setdefault(kind)
+        found = [*getattr(value, "__dict__", {}).items()]
+        found += [(name, getattr(value, name)) for name in _slots(kind) if hasattr(value, name)]
+        wrapped = getattr(value, "__wrapped__", None)  # a function, under jax.jit
+        if not found and wrapped is None:
+            self.note(without_addresses(value))
+        return [wrapped, *(part for pair in found for part in pair)]
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    """The values of an array of NumPy, JAX or PyTorch that has any here."""
+    if isinstance(value, np.ndarray | np.generic):
+        return None if value.dtype == object else np.asarray(value)
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        if value.is_deleted() or not value.is_fully_addressable:
+            return None
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        return np.asarray(value)
+    if type(value).__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
+        return value.detach().float().cpu().numpy()
+    return None
+
+
+def _of_class(kind: type, name: str) -> Iterator[Any]:
+    """What an object finds under a name in its class, if that is the user's own."""
+    for base in kind.__mro__:
+        if name in vars(base):
+            value = vars(base)[name]
+            if _is_own(base.__module__):
+                yield getattr(value, "__func__", getattr(value, "fget", value))
+            return
+
+
+def _slots(kind: type) -> list[str]:
+    names = [getattr(base, "__slots__", ()) for base in kind.__mro__]
+    each = [name for part in names for name in ((part,) if isinstance(part, str) else part)]
+    return [name for name in each if name not in ("__dict__", "__weakref__")]
+
+
+def _is_linen(kind: type) -> bool:
+    return any(base.__module__.startswith("flax.linen") for base in kind.__mro__)
+
+
+def linen_fields(module: Any) -> list[str]:
+    """The fields of a flax.linen module that say what it computes."""
+    return [name for name in module.__dataclass_fields__ if name not in ("parent", "name")]
+
+
+@lru_cache(maxsize=4096)
+def _names(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The global variables that a function and those within it read, and the attributes."""
+    names: dict[str, None] = {}
+    attributes = set()
+    for part in _codes(code):
+        for instruction in dis.get_instructions(part):
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                names.setdefault(instruction.argval)
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                attributes.add(instruction.argval)
+    return tuple(names), frozenset(attributes)
+
+
+@lru_cache(maxsize=4096)
+def _without_texts(code: CodeType) -> tuple[Any, ...]:
+    """What tells one unnamed function from another: its instructions, names and numbers, no docstring."""
+    return tuple(
+        (part.co_code, part.co_names, [x for x in part.co_consts if isinstance(x, int | float | tuple)])
+        for part in _codes(code)
+    )
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+@cache
+def _is_own(module: str | None) -> bool:
+    """Whether a module is the user's: of a notebook, say, and no installed package's."""
+    if module in (None, "__main__"):
+        return True
+    return module.split(".")[0] != "srdef" and not sources._installed(module, sources._file(module))
+
+
+def without_addresses(value: Any) -> str:
+    """Its repr, with functions and objects named but not placed: the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
