@@ -49,7 +49,7 @@ class Defense(Protocol):
         ...
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Defend one image, float32 (H, W, 3) in [0, 1]; the result may have another size."""
+        """Defend one image, float32 (H, W, channels) in [0, 1]; the result may have another size."""
         ...
 
 
@@ -184,8 +184,9 @@ def apply(
     Parameters
     ----------
     defense : Defense
-    images : array (N, H, W, 3)
-        Floats in [0, 1], as `srdef.attacks.perturb` takes and gives them.
+    images : array (N, H, W, channels)
+        Floats in [0, 1], as `srdef.attacks.perturb` takes and gives them. Quilting, and what converts
+        colours, takes RGB images only, or also gray ones.
     key : JAX random key
     ids : integer array (N,), optional
         Default: 0, 1, ..., N - 1.
@@ -198,23 +199,25 @@ def apply(
 
     Returns
     -------
-    numpy or jax array (N, H', W', 3)
+    numpy or jax array (N, H', W', channels)
         float32, clipped to [0, 1]; a NumPy array of a single batch is read-only.
 
     Raises
     ------
     InputError
-        If the defense is none, the images have another shape, type or range, if there are none, if there are
-        not as many ids as images, or the key is not one of `jax.random.key`.
+        If the defense is none or has a network in training mode, the images have another shape, type or
+        range, if there are none, if there are not as many ids as images, or the key is not one of
+        `jax.random.key`.
     """
     check_not_traced(
         "defenses.apply", "the defense itself on one image, defense(image, key)", defense, images, key, ids
     )
+    from srdef.models.frameworks import check_networks  # here, so that defenses load no model code
+
     check_defense(defense)
+    check_networks(defense)
     check_flags(on_device=on_device)
     images = check_images(images, on_device=on_device)
-    if images.shape[-1] != 3:  # most of them convert colours
-        raise InputError(f"defenses take RGB images of the shape (N, height, width, 3), not {images.shape}")
     check_key(key)
     return map_batches(
         _defend_batch,

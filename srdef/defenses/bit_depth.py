@@ -53,7 +53,7 @@ class BitDepth:
         return self.gradient != "zero"
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Round one image, (H, W, 3) in [0, 1]."""
+        """Round one image, (H, W, channels) in [0, 1]."""
         steps = jnp.asarray(2.0, image.dtype) ** self.bits - 1
         if self.rounding == "nearest":
             rounded = jnp.round(image * steps) / steps

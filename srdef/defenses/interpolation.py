@@ -64,7 +64,7 @@ class Interpolation:
         check_integer("interpolation", "factor", self.factor, 2)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Resize one image, (H, W, 3) in [0, 1]."""
+        """Resize one image, (H, W, channels) in [0, 1]."""
         height, width, _ = image.shape
         large = (height * self.factor, width * self.factor)
         small = (max(height // self.factor, 1), max(width // self.factor, 1))

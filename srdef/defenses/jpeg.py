@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.defenses.base import REGISTRY
-from srdef.defenses.options import check_integer, check_number
+from srdef.defenses.options import check_integer, check_number, check_rgb
 from srdef.defenses.rounding import Gradient, check_gradient, round_half_away, soft_round, straight_through
 from srdef.errors import InputError
 
@@ -113,8 +113,8 @@ class Jpeg:
 
     Deterministic, same size. Every step is libjpeg's: rounding to 8 bits, YCbCr in whole levels,
     chroma averaged over 2x2 pixels, 8x8 DCT, the standard tables scaled by the quality, and on the
-    way back smooth chroma upsampling (plain for images up to four pixels wide). Used by Das et al.
-    (2017, 2018) and Guo et al. (2018) with quality 75 to 80.
+    way back smooth chroma upsampling (plain for images up to four pixels wide). A gray image has no
+    chroma. Used by Das et al. (2017, 2018) and Guo et al. (2018) with quality 75 to 80.
 
     The true gradient is zero almost everywhere. For an adaptive attack choose another `gradient`
     (which leaves the result as it is, or almost: "soft"), or the identity as the surrogate.
@@ -161,8 +161,11 @@ class Jpeg:
         return rounded if self.gradient == "zero" else straight_through(x, rounded)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Compress one image, (H, W, 3) in [0, 1]."""
-        height, width, _ = image.shape
+        """Compress one image, (H, W, 3) or (H, W, 1) in [0, 1]."""
+        height, width, channels = image.shape
+        if channels == 1:
+            return self._component(self._levels(image[..., 0] * 255), _LUMINANCE)[..., None] / 255
+        check_rgb("jpeg", image)
         red, green, blue = jnp.moveaxis(self._levels(image * 255), -1, 0)
         luma, *chroma = (
             self._levels(r * red + g * green + b * blue + offset)
@@ -254,7 +257,7 @@ class Shield:
         return self.gradient != "zero"
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Compress one image, (H, W, 3) in [0, 1]."""
+        """Compress one image, (H, W, 3) or (H, W, 1) in [0, 1]."""
         height, width, _ = image.shape
         blocks = (-(-height // 8), -(-width // 8))
         choice = jax.random.randint(key, blocks, 0, len(self.qualities))

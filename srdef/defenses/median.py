@@ -49,7 +49,7 @@ class Median:
         check_integer("median", "size", self.size, 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Filter one image, (H, W, 3) in [0, 1]."""
+        """Filter one image, (H, W, channels) in [0, 1]."""
         height, width, _ = image.shape
         before, after = self.size // 2, (self.size - 1) // 2
         padded = jnp.pad(image, ((before, after), (before, after), (0, 0)), mode="symmetric")

@@ -68,12 +68,12 @@ class NonLocalMeans:
             raise InputError(f"non_local_means: patch_size must be odd, not {self.patch_size}")
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Filter one image, (H, W, 3) in [0, 1]."""
-        height, width, _ = image.shape
+        """Filter one image, (H, W, channels) in [0, 1]."""
+        height, width, channels = image.shape
         reach, half = self.patch_distance, self.patch_size // 2
         margin = reach + half
         padded = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-        size = (height + 2 * half, width + 2 * half, 3)
+        size = (height + 2 * half, width + 2 * half, channels)
         centre = jax.lax.dynamic_slice(padded, (reach, reach, 0), size)
 
         rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]

@@ -8,6 +8,12 @@ import numpy as np
 from srdef.errors import InputError
 
 
+def check_rgb(owner: str, image: Any, instead: str = "") -> None:
+    """InputError for an image (H, W, channels) without three channels; `instead` says what would take it."""
+    if image.shape[-1] != 3:
+        raise InputError(f"{owner} takes RGB images, and not of {image.shape[-1]} channels{instead}")
+
+
 def check_integer(owner: str, name: str, value: Any, low: int, high: int | None = None) -> None:
     """InputError unless a static option is a whole number, of Python or NumPy, from `low` to `high`.
 

@@ -61,7 +61,7 @@ def robust_activation_map(classifier: Any, image: jax.Array, classes: int = 5) -
     return _scaled(images.resize(combined, height, width, "bilinear")[..., 0])
 
 
-def draw(key: jax.Array, probability: jax.Array, deflections: int, window: int) -> Draws:
+def draw(key: jax.Array, probability: jax.Array, deflections: int, window: int, channels: int = 3) -> Draws:
     """Draw the pixels to change and those to copy.
 
     The original draws a pixel uniformly and skips it with the probability that the map gives, and
@@ -73,7 +73,7 @@ def draw(key: jax.Array, probability: jax.Array, deflections: int, window: int) 
     ----------
     key : JAX random key
     probability : array (H, W) in [0, 1]
-    deflections, window : int
+    deflections, window, channels : int
     """
     height, width = probability.shape
     key_pixel, key_row, key_column = jax.random.split(key, 3)
@@ -86,7 +86,7 @@ def draw(key: jax.Array, probability: jax.Array, deflections: int, window: int) 
         high = jnp.minimum(position + window, size - 1)
         return jax.random.randint(key, position.shape, low, high + 1)
 
-    channel = jnp.arange(deflections) % 3
+    channel = jnp.arange(deflections) % channels
     return Draws(row, column, channel, near(key_row, row, height), near(key_column, column, width))
 
 
@@ -138,12 +138,13 @@ class PixelDeflection:
             check_integer("pixel_deflection", name, getattr(self, name), 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Defend one image, (H, W, 3) in [0, 1]."""
+        """Defend one image, (H, W, channels) in [0, 1]."""
         if self.classifier is None:
             probability = jnp.zeros(image.shape[:2], image.dtype)
         else:
             probability = robust_activation_map(self.classifier, jax.lax.stop_gradient(image))
-        image = deflect(image, draw(key, probability, self.deflections, self.window))
+        draws = draw(key, probability, self.deflections, self.window, image.shape[-1])
+        image = deflect(image, draws)
         return image if self.denoiser is None else self.denoiser(image, key)
 
 

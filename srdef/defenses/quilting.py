@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from srdef.defenses.base import REGISTRY
-from srdef.defenses.options import check_integer
+from srdef.defenses.options import check_integer, check_rgb
 from srdef.defenses.patch_bank import PatchBank, make_bank
 from srdef.errors import InputError
 
@@ -139,6 +139,7 @@ class Quilting:
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Rebuild one image, (H, W, 3) in [0, 1]."""
+        check_rgb("quilting", image)
         height, width, _ = image.shape
         size = self.bank.patch_size
         stride = size - self.overlap

@@ -61,7 +61,7 @@ class ResizePad:
         check_number("resize_pad", "pad_value", self.pad_value, 0, 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Transform one image, (H, W, 3) in [0, 1]."""
+        """Transform one image, (H, W, channels) in [0, 1]."""
         height, width, _ = image.shape
         rows, columns = round(self.canvas * height), round(self.canvas * width)
         shorter = min(height, width)

@@ -86,7 +86,7 @@ class TotalVariation:
         check_integer("total_variation", "iterations", self.iterations, 1)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Smooth one image, (H, W, 3) in [0, 1]."""
+        """Smooth one image, (H, W, channels) in [0, 1]."""
         kept = jax.random.bernoulli(key, 1 - self.drop_rate, image.shape).astype(image.dtype)
         return jnp.clip(minimise(image, kept, self.weight, self.iterations), 0, 1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from srdef import images
 from srdef.defenses import wavelet_transform
 from srdef.defenses.base import REGISTRY
-from srdef.defenses.options import check_integer, check_number
+from srdef.defenses.options import check_integer, check_number, check_rgb
 from srdef.errors import InputError
 
 Method = Literal["BayesShrink", "VisuShrink"]
@@ -64,7 +64,7 @@ def _estimate_sigma(diagonal: jax.Array) -> jax.Array:
 
 
 def _shrink(band: jax.Array, sigma: jax.Array, method: Method, mode: Mode, size: int) -> jax.Array:
-    """Threshold one band (3, h, w) of the coefficients, with sigma (3,); `size` is that of the image."""
+    """Threshold one band (C, h, w) of the coefficients, with sigma (C,); `size` is that of the image."""
     if method == "BayesShrink":
         variance = sigma**2
         signal = jnp.mean(band**2, axis=(1, 2)) - variance
@@ -102,7 +102,8 @@ class Wavelet:
         Johnstone 1994).
     mode : "soft" or "hard"
     color : "ycbcr" or "rgb"
-        The channels that are denoised.
+        The channels that are denoised: "rgb" are those of the image, whatever their number. A gray image,
+        which has only one, is denoised as it is.
     sigma_scaling : "rescaled" or "channel"
         With `color="ycbcr"` each channel is scaled to [0, 1] by its own minimum and maximum before
         it is denoised. "rescaled" (scikit-image 0.16 and later) carries sigma through the colour
@@ -146,13 +147,15 @@ class Wavelet:
             check_number("wavelet", "sigma", self.sigma, 0)
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Denoise one image, (H, W, 3) in [0, 1]."""
+        """Denoise one image, (H, W, channels) in [0, 1]."""
+        count = image.shape[-1]
         # Channels first: the transform's inner loop then runs over a long axis.
         channels = jnp.moveaxis(image, -1, 0)
-        sigma = None if self.sigma is None else jnp.broadcast_to(jnp.asarray(self.sigma, image.dtype), (3,))
-        if self.color == "rgb":
+        sigma = None if self.sigma is None else jnp.broadcast_to(jnp.asarray(self.sigma, image.dtype), count)
+        if self.color == "rgb" or count == 1:
             denoised = self._denoise(channels, sigma)
         else:
+            check_rgb('wavelet with color="ycbcr"', image, '; take color="rgb"')
             matrix = _ycbcr_matrix()
             denoised = _mix(np.linalg.inv(matrix), self._denoise_scaled(_mix(matrix, channels), sigma))
         return jnp.clip(jnp.moveaxis(denoised, 0, -1), 0, 1)
@@ -172,7 +175,7 @@ class Wavelet:
         return jnp.where(constant, channels, denoised)
 
     def _denoise(self, channels: jax.Array, sigma: jax.Array | None) -> jax.Array:
-        """Denoise (3, H, W) with sigma (3,)."""
+        """Denoise (C, H, W) with sigma (C,)."""
         _, height, width = channels.shape
         levels = self.levels
         if levels is None:

@@ -153,7 +153,6 @@ def test_apply_refuses_what_is_no_key(key):
     ("images", "words"),
     [
         (np.zeros((8, 6, 3), np.float32), "shape"),
-        (np.zeros((2, 8, 6, 4), np.float32), "shape"),
         (np.zeros((2, 8, 6, 3), np.uint8), "uint8"),
         (np.full((2, 8, 6, 3), 200.0), r"\[0, 1\]"),
         (np.full((2, 8, 6, 3), np.nan), r"\[0, 1\]"),
@@ -225,6 +224,23 @@ def test_super_resolution_clips_rounds_and_enlarges():
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
     # Ties between two levels may go either way.
     np.testing.assert_allclose(levels, 255 * np.clip(expected, 0, 1), atol=0.5001)
+
+
+def test_a_network_in_training_mode_is_named():
+    class Normed(Double):
+        def __init__(self):
+            super().__init__(1.0)
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+        def __call__(self, images):
+            return super().__call__(self.norm(images))
+
+    network = Normed()
+    defense = defenses.Sequential([defenses.create("super_resolution", network=network)])
+    with pytest.raises(InputError, match=r"Normed is in training mode \(norm.*call \.eval\(\) first"):
+        defenses.apply(defense, np.zeros((1, 8, 6, 3), np.float32), key=KEY)
+    network.eval()
+    assert defenses.apply(defense, np.zeros((1, 8, 6, 3), np.float32), key=KEY).shape == (1, 16, 12, 3)
 
 
 def test_the_weights_of_a_network_are_arguments_of_the_program():

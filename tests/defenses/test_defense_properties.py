@@ -1,4 +1,4 @@
-"""What every registered defense must do: range, types, keys, batches, gradients."""
+"""What every registered defense must do: range, types, keys, batches, gradients, channels."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from lowering import lower_for_accelerators
 from sample_photographs import photograph
 
 from srdef import defenses, images
+from srdef.errors import InputError
 
 KEY = jax.random.key(3)
 
@@ -185,3 +186,26 @@ def test_idempotent(name, options):
     defense = defenses.create(name, **options)
     once = defend(defense, photograph(0, 24, 20), KEY)
     np.testing.assert_allclose(defend(defense, once, KEY), once, atol=2e-6)  # a transform and its inverse
+
+
+# Numbers of channels that are not taken: patches of a bank are coloured, and colours are converted.
+COLOURED = ("jpeg", "shield", "wavelet", "pixel_deflection", "paper_released")
+REFUSED = {"quilting": (1, 4), "quilting_tvm": (1, 4), **dict.fromkeys(COLOURED, (4,))}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@each_defense
+def test_takes_any_number_of_channels_or_says_that_it_does_not(name, options, channels):
+    pixels = photograph(2, 24, 20)[..., np.arange(channels) % 3][None]
+    defense = defenses.create(name, **options)
+    if channels in REFUSED.get(name, ()) and options.get("color") != "rgb":
+        with pytest.raises(InputError, match=rf"takes RGB images, and not of {channels} channels"):
+            defenses.apply(defense, pixels, key=KEY)
+        return
+    result = defenses.apply(defense, pixels, key=KEY)
+    assert result.shape[-1] == channels
+    assert np.isfinite(result).all()
+    if channels == 1 and not defense.random and name not in ("jpeg", "super_resolution", "paper_released"):
+        alike = defense.replace(color="rgb") if name == "wavelet" else defense
+        colours = defenses.apply(alike, pixels.repeat(3, axis=-1), key=KEY)
+        np.testing.assert_allclose(result, colours[..., 1:2], atol=1e-6)

@@ -57,6 +57,18 @@ def test_narrow_images_equal_pillow(width):
         assert difference.max() < 8
 
 
+@pytest.mark.parametrize("size", [(101, 75), (12, 1)])
+def test_gray_images_equal_pillow(size):
+    for quality in (20, 80):
+        image = photograph(2, *size)[..., 1:2]
+        result = 255 * np.asarray(defend(defenses.Jpeg(quality), image), np.float64)
+        buffer = io.BytesIO()
+        Image.fromarray(images.to_uint8(image)[..., 0]).save(buffer, "JPEG", quality=quality)
+        difference = np.abs(result[..., 0] - np.asarray(Image.open(buffer), np.float64))
+        assert difference.mean() < 0.3
+        assert difference.max() < 32
+
+
 @pytest.mark.parametrize("gradient", ["straight_through", "soft"])
 def test_gradients(gradient):
     image = jnp.asarray(photograph(1, 24, 40))

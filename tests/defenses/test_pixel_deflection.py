@@ -158,3 +158,12 @@ class Headless(nnx.Module):
 def test_bad_options(options, words):
     with pytest.raises(InputError, match=words):
         defenses.create("pixel_deflection", **options)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_deflects_values_of_all_channels(channels):
+    """So many draws that every value is replaced, and few by one that is the same."""
+    image = jax.random.uniform(KEY, (6, 5, channels))
+    defense = defenses.PixelDeflection(denoiser=None, deflections=400 * channels, window=2)
+    changed = np.asarray(defense(image, KEY) != image)
+    assert changed.reshape(-1, channels).mean(axis=0).min() > 0.5

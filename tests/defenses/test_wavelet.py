@@ -89,6 +89,15 @@ def test_options_equal_scikit_image(options, expected_options):
     np.testing.assert_allclose(result, reference(image, **expected_options), atol=1e-5)
 
 
+@pytest.mark.parametrize("sigma", [0.04, None])
+def test_gray_images_equal_scikit_image(sigma):
+    noise = 0.03 * np.random.default_rng(1).standard_normal((90, 100, 1))
+    image = np.clip(0.2 + 0.6 * photograph(2, 90, 100)[..., :1] + noise, 0, 1).astype(np.float32)
+    result = denoise(defenses.Wavelet(sigma=sigma), image)
+    expected = reference(image, sigma=sigma, convert2ycbcr=False)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
 def channel_sigma(image, sigma):
     """scikit-image before 0.16: sigma is used on the scaled channels as it is (db1, soft, BayesShrink)."""
     out = color.rgb2ycbcr(image.astype(np.float64))
