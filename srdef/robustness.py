@@ -119,6 +119,11 @@ def evaluate_robustness(
     InputError
         For bad images, labels, names or radii; for an attack in another norm; for "autoattack" on a random
         defense (give `{"name": "autoattack", "version": "rand"}`); for the trace of an attack that has none.
+
+    Warns
+    -----
+    SrdefWarning
+        As `attacks.perturb`, if the model returns probabilities for instance.
     """
     check_not_traced("evaluate_robustness", ONE_IMAGE, model, images, labels, key, defense, ids)
     check_key(key)

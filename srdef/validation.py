@@ -34,6 +34,11 @@ def check_images(images: Any, name: str = "images", *, on_device: bool = False) 
         raise InputError(f"{name} must be floats in [0, 1], not {images.dtype}{hint}")
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise InputError(f"{name} must have the shape (N, height, width, channels), not {images.shape}")
+    if images.shape[1] in (1, 3, 4) and images.shape[3] > 4:  # no strips of so many channels
+        raise InputError(
+            f"{name} of the shape {images.shape} have their channels first; give (N, height, width, "
+            "channels): np.moveaxis(images, 1, -1)"
+        )
     if len(images) == 0:
         raise InputError("there are no images")
     images = images.astype(np.float32, copy=False)

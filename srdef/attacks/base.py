@@ -212,6 +212,8 @@ class AttackResult:
     zero_gradient : bool array (N,)
         Whether a gradient was exactly zero while the image was not adversarial: the victim looks more
         robust than it is. Known of attacks that keep `Diagnostics`.
+    probabilities : bool array (N,), optional
+        Whether the victim's logits for the adversarial image are probabilities. Not of AutoAttack.
     norm : "linf", "l2", "l1" or "l0"
         The attack's own.
     trace : Trace, optional
@@ -230,6 +232,7 @@ class AttackResult:
     zero_gradient: Any
     norm: AnyNorm = struct.field(pytree_node=False)
     trace: Any = None
+    probabilities: Any = None
 
     def __repr__(self) -> str:
         if not isinstance(self.success, np.ndarray):
@@ -237,9 +240,7 @@ class AttackResult:
         fooled = self.success
         words = [f"{len(fooled)} images", f"{int(fooled.sum())} fooled"]
         if fooled.any():
-            names: dict[str, str] = {"linf": "L∞", "l2": "L2"}
-            if self.norm in ("l1", "l0"):
-                names[self.norm] = self.norm.upper()
+            names = {"linf": "L∞", "l2": "L2"} | {x: x.upper() for x in ("l1", "l0") if x == self.norm}
             medians = [f"{name} {np.median(getattr(self, norm)[fooled]):.3g}" for norm, name in names.items()]
             words.append(f"median {', '.join(medians)}")
         for name in ("nonfinite", "zero_gradient"):

@@ -118,7 +118,8 @@ def perturb(
     Warns
     -----
     SrdefWarning
-        If a gradient was not finite, or zero, for some images; see `AttackResult`.
+        If a gradient was not finite, or zero, for some images, or the victim's outputs are probabilities; see
+        `AttackResult`.
     """
     validation.check_not_traced(
         "perturb", validation.ONE_IMAGE, attack, victim, images, labels, key, ids, start

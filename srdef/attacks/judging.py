@@ -16,6 +16,11 @@ from srdef.batching import map_batches
 from srdef.errors import InputError
 from srdef.victims import Victim
 
+PROBABILITIES = (
+    "the victim's outputs are probabilities, on which losses of logits have next to no gradient, so that it "
+    "looks robust; give the network without its softmax"
+)
+
 
 def judge(
     attack: Attack,
@@ -71,6 +76,8 @@ def refuse_nan(
 
 def warn(result: AttackResult, ids: np.ndarray) -> None:
     """One warning for each sign that success rates of this call are too low."""
+    if result.probabilities is not None and result.probabilities.all():
+        errors.warn(PROBABILITIES)
     words = {
         "nonfinite": "gradients or logits that are not finite (they counted as zero, and as no success)",
         "zero_gradient": "a gradient of exactly zero though they are not fooled: the victim may be less "

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from srdef.attacks import programs
 from srdef.attacks.base import Attack
 from srdef.attacks.hop_skip_jump import HopSkipJump
 from srdef.attacks.losses import difference_of_logits_ratio, loss_to_climb
@@ -25,7 +26,6 @@ from srdef.victims import Victim, expected
 _DRAWS = 16
 # Shares of the length of an image's logits, as in the published code: less than this is rounding.
 _SAME_LOGITS = 1e-4
-_SUM_OF_PROBABILITIES = 1e-5
 _FEWER_RIGHT = 0.002
 
 WITHOUT_GRADIENT = (Square, HopSkipJump)
@@ -49,13 +49,6 @@ def is_random(victim: Victim, images: np.ndarray, key: jax.Array) -> bool:
     size = np.linalg.norm(logits, axis=-1).max(axis=0)
     furthest = np.linalg.norm(logits - logits[0], axis=-1).max(axis=0)
     return bool((furthest > _SAME_LOGITS * size).any())
-
-
-def are_probabilities(logits: np.ndarray) -> bool:
-    """Whether all logits `(N, classes)` lie in [0, 1] and have the sum 1."""
-    slack = _SUM_OF_PROBABILITIES
-    in_range = (logits >= -slack) & (logits <= 1 + slack)
-    return bool(in_range.all() and (np.abs(logits.sum(axis=-1) - 1) <= slack).all())
 
 
 def _dlr(victim: Victim, x: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
@@ -105,7 +98,7 @@ def warnings_before(
     few = images[:16]
     keys = jax.random.split(key, (1, len(few)))
     logits = np.asarray(_logits(victim, keys, few), np.float64)[0]
-    if are_probabilities(logits):
+    if programs.are_probabilities(logits).all():
         found.append(
             "the victim's outputs are probabilities, on which losses of logits have next to no gradient; "
             "give the network without its softmax"

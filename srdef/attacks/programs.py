@@ -18,6 +18,8 @@ from srdef.victims import Victim
 # The draws with which a random victim is judged must be neither those that the attack has seen nor those
 # with which a rounding was searched.
 _JUDGE, _ROUND = 0xFFFFFFFF, 0xFFFFFFFE
+# How far probabilities may be from the sum 1, as in AutoAttack's published code.
+SUM_OF_PROBABILITIES = 1e-5
 
 
 def _image_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
@@ -158,6 +160,12 @@ def rounded(
     )
 
 
+def are_probabilities(logits: jax.Array) -> jax.Array:
+    """Whether logits `(..., classes)` lie in [0, 1] and have the sum 1, but for rounding."""
+    in_range = (logits >= -SUM_OF_PROBABILITIES) & (logits <= 1 + SUM_OF_PROBABILITIES)
+    return in_range.all(axis=-1) & (jnp.abs(logits.sum(axis=-1) - 1) <= SUM_OF_PROBABILITIES)
+
+
 @partial(jax.jit, static_argnames=("targeted", "draws"))
 def judged(
     victim: Victim,
@@ -178,14 +186,14 @@ def judged(
     """
 
     def one(image: jax.Array, adversarial: jax.Array, label: jax.Array, key: jax.Array) -> AttackResult:
-        def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             logits = victim(adversarial, key)
-            return reaches_aim(targeted, logits, label), jnp.isnan(logits).any()
+            return reaches_aim(targeted, logits, label), jnp.isnan(logits).any(), are_probabilities(logits)
 
         if draws == 1:  # without the loop, in which XLA's CPU back end is slower
-            fools, is_nan = draw(key)
+            fools, is_nan, in_simplex = draw(key)
         else:
-            fools, is_nan = jax.lax.map(draw, jax.random.split(key, draws))
+            fools, is_nan, in_simplex = jax.lax.map(draw, jax.random.split(key, draws))
         rate = fools.astype(jnp.float32).mean()
         difference = adversarial - image
         return AttackResult(
@@ -199,6 +207,7 @@ def judged(
             success_rate=rate,
             nonfinite=is_nan.any(),
             zero_gradient=jnp.bool_(False),
+            probabilities=in_simplex.all(),
             norm="linf",
         )
 

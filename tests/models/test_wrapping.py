@@ -11,9 +11,10 @@ import torch
 import torchattacks
 from flax import linen, nnx
 
+import srdef
 from srdef import attacks, models, victims
 from srdef.defenses import ResizePad
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 
 SIDE, CLASSES = 12, 5
 
@@ -245,6 +246,50 @@ def test_a_model_in_the_place_of_a_victim():
             attacks.perturb(
                 attacks.fgsm(), model, np.zeros((2, SIDE, SIDE, 3), np.float32), [0, 1], key=jax.random.key(0)
             )
+
+
+def softmax_linen():
+    class Softmax(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.softmax(linen.Dense(CLASSES)(x.reshape(len(x), -1)))
+
+    return models.from_linen(Softmax(), Softmax().init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3))))
+
+
+SOFTMAX = {
+    "torch": lambda: torch.nn.Sequential(torch_network(), torch.nn.Softmax(1)).eval(),
+    "linen": softmax_linen,
+    "function": lambda: lambda x: jax.nn.softmax(9 * x.mean(axis=(1, 2)) + x[:, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("make", SOFTMAX.values(), ids=SOFTMAX)
+def test_probabilities_in_the_place_of_logits_are_warned_of(make, images):
+    model, key = make(), jax.random.key(0)
+    labels = np.asarray(models.wrap(model)(images)).argmax(-1)
+    message = "the victim's outputs are probabilities.*without its softmax"
+    with pytest.warns(SrdefWarning, match=message):
+        attacks.perturb(attacks.fgsm(0.01), victims.Undefended(model), images, labels, key=key)
+    with pytest.warns(SrdefWarning, match=message):
+        attacks.perturb(attacks.fgsm(0.01).repeat(2), victims.Undefended(model), images, labels, key=key)
+    with pytest.warns(SrdefWarning, match=message):
+        srdef.evaluate_robustness(model, images, labels, attacks="deepfool", epsilons=(0.01,), key=key)
+
+
+def test_images_with_their_channels_first_are_refused(images):
+    model, first, key = torch_network(), np.moveaxis(images, -1, 1), jax.random.key(0)
+    message = "have their channels first; give"
+    with pytest.raises(InputError, match=message):
+        attacks.perturb(attacks.fgsm(), victims.Undefended(model), first, "predicted", key=key)
+    with pytest.raises(InputError, match=message):
+        srdef.evaluate_robustness(model, first, np.zeros(len(first), int), attacks="fgsm", key=key)
+
+
+def test_a_model_of_one_size_takes_no_other(images):
+    model = models.from_function(lambda w, x: x.mean(axis=(1, 2)) @ w, jnp.eye(3), image_size=2 * SIDE)
+    with pytest.raises(InputError, match="takes images of 24x24, by its image_size, and not of 12x12"):
+        attacks.perturb(attacks.fgsm(), victims.Undefended(model), images, "predicted", key=jax.random.key(0))
 
 
 def test_wrapping_imports_no_other_framework():
