@@ -46,7 +46,8 @@ class Wrapped:
     channels_first : bool
         Whether the model takes `(N, channels, height, width)`.
     image_size : int, optional
-        The side of the images that the model takes, if it takes only one.
+        The side that images are read at for the model. Others are given to it as they are: a defense may
+        enlarge them.
     """
 
     parameters: Any
@@ -78,12 +79,6 @@ class Wrapped:
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """The images as the model takes them."""
-        side = self.image_size
-        if side is not None and images.shape[1:3] != (side, side):
-            height, width = images.shape[1:3]
-            raise InputError(
-                f"the model takes images of {side}x{side}, by its image_size, and not of {height}x{width}"
-            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             own, given = np.size(values), images.shape[-1]
             if own not in (1, given):
@@ -125,7 +120,7 @@ def from_function(
     channels_first : bool
         Whether `apply` takes `(N, channels, height, width)`.
     image_size : int, optional
-        The side of the images that the model takes, if it takes only one.
+        The side that images are read at for the model, if it has one. Others are given to it as they are.
 
     Returns
     -------

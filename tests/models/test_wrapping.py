@@ -12,7 +12,7 @@ import torchattacks
 from flax import linen, nnx
 
 import srdef
-from srdef import attacks, models, victims
+from srdef import attacks, defenses, models, victims
 from srdef.defenses import ResizePad
 from srdef.errors import InputError, SrdefWarning
 
@@ -286,10 +286,13 @@ def test_images_with_their_channels_first_are_refused(images):
         srdef.evaluate_robustness(model, first, np.zeros(len(first), int), attacks="fgsm", key=key)
 
 
-def test_a_model_of_one_size_takes_no_other(images):
-    model = models.from_function(lambda w, x: x.mean(axis=(1, 2)) @ w, jnp.eye(3), image_size=2 * SIDE)
-    with pytest.raises(InputError, match="takes images of 24x24, by its image_size, and not of 12x12"):
-        attacks.perturb(attacks.fgsm(), victims.Undefended(model), images, "predicted", key=jax.random.key(0))
+def test_images_of_another_size_are_given_to_a_model_as_they_are(images):
+    """A defense may enlarge them."""
+    model = models.from_function(lambda w, x: x.mean(axis=(1, 2)) @ w, jnp.eye(3), image_size=SIDE)
+    enlarge = defenses.create("interpolation", order="up")
+    victim, key = victims.Defended(model, enlarge), jax.random.key(0)
+    result = attacks.perturb(attacks.fgsm(1 / 255), victim, images, "predicted", key=key)
+    assert result.images.shape == images.shape
 
 
 def test_wrapping_imports_no_other_framework():
