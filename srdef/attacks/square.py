@@ -67,7 +67,7 @@ class Square(QuerySearch):
     def init(self, victim: Victim, image: jax.Array, label: jax.Array, key: jax.Array) -> QueryState:
         clean_key, start_key, query_key = jax.random.split(jax.random.fold_in(key, 0), 3)
         if self.norm == "linf":
-            stripes = jax.random.rademacher(start_key, (1, image.shape[1], 3), image.dtype)
+            stripes = jax.random.rademacher(start_key, (1, *image.shape[1:]), image.dtype)
             start = project(image, image + self.epsilon * stripes, self.epsilon, "linf").astype(image.dtype)
         else:
             start = jnp.clip(image + self.epsilon * _tiles(image.shape, start_key), 0, 1).astype(image.dtype)

@@ -1,5 +1,6 @@
 """What every registered attack promises, on victims with known boundaries and on a real network."""
 
+import contextlib
 import functools
 import inspect
 
@@ -13,6 +14,7 @@ from registered import DERIVED, every
 
 from srdef import attacks, datasets, models
 from srdef.attacks import programs, starts
+from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
 
@@ -115,6 +117,30 @@ def test_range_type_and_budget(name):
     result = run(make(name), classifier, images, linear_victims.predictions(classifier, images))
     assert result.images.min() >= 0
     assert result.images.max() <= 1
+
+
+def in_every_norm(name, **options):
+    """The attack in each norm that it takes."""
+    if not has(name, "norm"):
+        return [make(name, **options)]
+    made = []
+    for norm in ("linf", "l2", "l1", "l0"):
+        with contextlib.suppress(InputError):
+            made.append(make(name, norm=norm, **options))
+    assert made
+    return made
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "repeat"])
+def test_images_of_any_number_of_channels(name, channels):
+    """Traced only: shapes need no values."""
+    victim, image = Undefended(linear_victims.linear(5)), jnp.full((6, 5, channels), 0.5)
+    options = {"bank": np.full((2, *image.shape), 0.5, np.float32)} if has(name, "bank") else {}
+    for attack in in_every_norm(name, **options):
+        found = jax.eval_shape(attack, victim, image, jnp.int32(0), KEY)
+        assert found.shape == image.shape
+        assert found.dtype == image.dtype
 
 
 @pytest.mark.parametrize("name", every(WITH_EPSILON))
