@@ -50,17 +50,18 @@ class ALMA(Search):
                                           P = μ g / (1 - ρ g)             else
 
     goes through RMSProp with momentum. μ follows the derivative of P in g, averaged with weight 1 - α. ρ
-    grows by a fifth every 10 steps while nothing is found and g has not fallen by 5 %. The first step is as
-    large as makes the distance `first_distance`; from the first adversarial image on steps shrink
-    exponentially to `reduction` of that. The result is the nearest adversarial x; the image itself if there
-    is none, or if it is misclassified as it is.
+    grows by a fifth every 10 steps while nothing is found and g has not fallen by 5 %. The first step ends
+    at the distance `first_distance`, or, where [0, 1] has no room for that along the gradient, at half of the
+    distance that it has room for. From the first adversarial image on steps shrink exponentially to
+    `reduction` of the first. The result is the nearest adversarial x; the image itself if there is none, or
+    if it is misclassified as it is.
 
     With too few classes for the quotient g is the lead alone.
 
     Parameters
     ----------
     first_distance : float
-        In units of the [0, 1] range.
+        In units of the [0, 1] range; how far the first step goes.
     reduction : float
     smoothing : float
         α, of μ and of RMSProp.
@@ -84,7 +85,7 @@ class ALMA(Search):
             image,
             label,
             key,
-            rate=one,
+            rate=jnp.zeros_like(one),
             squares=jnp.ones_like(image),
             momentum=jnp.zeros_like(image),
             multiplier=one,
@@ -117,7 +118,9 @@ class ALMA(Search):
         # That of the distance is zero at the image.
         pull = jnp.sign(change) if self.norm == "l1" else safe_divide(change, distance)
         gradient = pull + _slope(value, penalty, multiplier) * gradient
-        rate = jnp.where(first, self._first_rate(state.image, gradient), state.rate)
+        # Without a gradient there is no first step yet.
+        unmoved = state.rate == 0
+        rate = jnp.where(unmoved, self._first_rate(state.image, gradient), state.rate)
         found_at = jnp.where(adversarial, jnp.minimum(state.found_at, state.iteration), state.found_at)
         elapsed = jnp.maximum(state.iteration - found_at, 0) / jnp.maximum(self.steps - found_at, 1)
         squares = self.smoothing * state.squares + (1 - self.smoothing) * gradient**2
@@ -146,19 +149,24 @@ class ALMA(Search):
         return lead / (ordered[0] - ordered[2:].mean() + 1e-8)
 
     def _first_rate(self, image: jax.Array, gradient: jax.Array) -> jax.Array:
-        """The size of a step along the gradient that ends at the first distance."""
+        """The size of a step along the gradient that ends at the first distance; 0 without a gradient."""
+
+        def distance(power: Scalar) -> jax.Array:
+            return length(jnp.clip(image - 2**power * gradient, 0, 1) - image, self.norm)
+
+        # [0, 1] may leave no room for the first distance, as where few values have a gradient.
+        largest = distance(_HIGHEST_POWER)
+        wanted = jnp.where(self.first_distance < largest, self.first_distance, largest / 2)
 
         def halve(_: int, powers: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = powers
             middle = (low + high) / 2
-            moved = jnp.clip(image - 2**middle * gradient, 0, 1) - image
-            far = length(moved, self.norm) > self.first_distance
+            far = distance(middle) > wanted
             return jnp.where(far, low, middle), jnp.where(far, middle, high)
 
         ends = jnp.full((), _LOWEST_POWER, image.dtype), jnp.full((), _HIGHEST_POWER, image.dtype)
-        low, high = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
-        # Where no step is long enough, as without a gradient, none is taken.
-        return jnp.where(high < _HIGHEST_POWER, 2**low, 0)
+        low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
+        return jnp.where(largest > 0, 2**low, 0)
 
 
 def _slope(value: jax.Array, penalty: jax.Array, multiplier: jax.Array) -> jax.Array:

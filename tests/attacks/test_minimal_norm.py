@@ -82,6 +82,34 @@ def test_linear_distances_are_exact_to_two_percent(name):
     assert found.max() < furthest
 
 
+class TwoValues(linear_victims.nnx.Module):
+    """Looks at two values of the image alone: [0, 1] leaves them little room."""
+
+    num_classes = 3
+
+    def __call__(self, images):
+        both = images[:, 0, 0, 0] + images[:, 1, 1, 1]
+        return jnp.stack([1.2 - both, both - 0.8, 0.1 * both - 2], axis=1)
+
+
+FIRST_DISTANCES = {
+    **{name: make for name, (make, norm, _) in ATTACKS.items() if norm in ("l2", "l1")},
+    "alma l2, first 1": (lambda: attacks.alma(steps=200)),
+    "alma l2, first 40": (lambda: attacks.alma(steps=200, first_distance=40.0)),
+    "alma l1, first 40": (lambda: attacks.alma(steps=200, norm="l1", first_distance=40.0)),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_DISTANCES)
+def test_a_first_distance_for_which_there_is_no_room(name):
+    images = np.full((1, 8, 8, 3), 0.45, np.float32)
+    result = attacks.perturb(
+        FIRST_DISTANCES[name](), Undefended(TwoValues()), images, np.zeros(1, int), key=KEY
+    )
+    assert result.success.all()
+    assert result.l1 <= 1.1 * 0.1  # their sum has to rise from 0.9 to 1
+
+
 @pytest.mark.parametrize("name", ["fmn l2", "fmn linf", "fmn l1", "alma l2"])
 def test_of_ten_classes_most_find_the_nearest(name):
     """The lead of the best other class is not convex, so single images may end at another class."""
