@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks.base import REGISTRY, is_adversarial
+from srdef.attacks.diagnostics import usable
 from srdef.attacks.losses import without_masked_classes
 from srdef.attacks.nearest import Search, SearchState, lead_to_undo
 from srdef.attacks.projections import Norm, length, safe_divide
@@ -102,22 +103,25 @@ class ALMA(Search):
 
         (value, logits), gradient = value_and_grad(constraint, state.x)
         adversarial = is_adversarial(self, logits, state.label)
-        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial, value, logits)
         change = state.x - state.image
         distance = length(change, self.norm)
+        # Without a value the multipliers stay as they are, and only the distance pulls.
+        known = usable(value, logits)
+        value = jnp.where(known, value, 0)
 
         first = state.iteration == 0
-        check = (state.iteration + 1) % _CHECK_STEPS == 0
+        check = known & ((state.iteration + 1) % _CHECK_STEPS == 0)
         stuck = check & ~state.nearest.found & (value >= _IMPROVED * state.checked)
         penalty = state.penalty * jnp.where(stuck, _GROWTH, 1)
         wanted = _slope(value, penalty, state.multiplier)
         multiplier = self.smoothing * state.multiplier + (1 - self.smoothing) * wanted
         multiplier = jnp.clip(multiplier, _LEAST_MULTIPLIER, _LARGEST_MULTIPLIER)
-        multiplier = jnp.where(first, state.multiplier, multiplier)
+        multiplier = jnp.where(known & ~first, multiplier, state.multiplier)
 
         # That of the distance is zero at the image.
         pull = jnp.sign(change) if self.norm == "l1" else safe_divide(change, distance)
-        gradient = pull + _slope(value, penalty, multiplier) * gradient
+        gradient = pull + jnp.where(known, _slope(value, penalty, multiplier) * gradient, 0)
         # Without a gradient there is no first step yet.
         unmoved = state.rate == 0
         rate = jnp.where(unmoved, self._first_rate(state.image, gradient), state.rate)
@@ -134,7 +138,7 @@ class ALMA(Search):
             momentum=momentum,
             multiplier=multiplier,
             penalty=penalty,
-            checked=jnp.where(first | check, value, state.checked),
+            checked=jnp.where(known & first | check, value, state.checked),
             found_at=found_at,
             nearest=state.nearest.update(state.x, distance, adversarial),
             diagnostics=diagnostics,

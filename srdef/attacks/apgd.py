@@ -203,7 +203,7 @@ class AutoPGD(Attack):
 
         (loss, logits), gradient = value_and_grad(loss_at, state.run.x)
         adversarial = is_adversarial(self, logits, state.label)
-        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial, loss, logits)
         return jnp.where(jnp.isnan(loss), -jnp.inf, loss), gradient, adversarial, diagnostics
 
     def _rule(self, phase: jax.Array) -> StepSizeRule:

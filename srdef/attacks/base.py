@@ -207,8 +207,8 @@ class AttackResult:
         The share of fresh draws of a random victim that the image fools; 0 or 1 with one draw. `success`
         is whether it is more than half.
     nonfinite : bool array (N,)
-        Whether a gradient on the way was NaN or infinite (it counted as zero), or the victim's logits for
-        the adversarial image are NaN (no success then).
+        Whether a gradient on the way was NaN or infinite (it counted as zero), or logits on the way or for
+        the adversarial image were NaN (no success then).
     zero_gradient : bool array (N,)
         Whether a gradient was exactly zero while the image was not adversarial: the victim looks more
         robust than it is. Known of attacks that keep `Diagnostics`.

@@ -12,7 +12,7 @@ import optax
 from flax import struct
 
 from srdef.attacks.base import REGISTRY, Attack, is_adversarial
-from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.diagnostics import Diagnostics, usable
 from srdef.attacks.nearest import Constant, Nearest, lead_to_undo
 from srdef.validation import Scalar, check_choice, check_count, check_numbers, check_positive
 from srdef.victims import Victim, expected
@@ -121,24 +121,28 @@ class CarliniWagner(Attack):
         number = 1 + constant.search * self.max_iterations + constant.iteration
         key = jax.random.fold_in(state.key, number)
 
-        def loss(perturbation: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        def loss(perturbation: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             x = _moved(state.image, perturbation)
             hinge, logits = expected(victim, lambda z: (self._hinge(z, state.label), z), x, key)
             l2 = jnp.sum((x - state.image) ** 2)
             value = (l2 + constant.value * hinge).astype(l2.dtype)
             reached = lead_to_undo(logits, state.label, self.targeted) <= -self.confidence
             success = is_adversarial(self, logits, state.label) & reached
-            return value, (x, l2, success)
+            return value, (x, l2, success, logits)
 
         # Not `gradients.value_and_grad`: with its rounding, the search for an image in a batch of one ended
         # further from where it ends in a larger batch.
-        (value, (x, l2, success)), gradient = jax.value_and_grad(loss, has_aux=True)(state.perturbation)
+        (value, (x, l2, success, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.perturbation
+        )
         # The gradient is zero where the image itself is and an adversarial one needs no hinge: no fault.
         resting = success | (constant.iteration > 0)
-        gradient, diagnostics = state.diagnostics.check(gradient, resting)
+        gradient, diagnostics = state.diagnostics.check(gradient, resting, value, logits)
         update, adam = _ADAM.update(gradient, state.adam)
         nearest = state.nearest.update(x, l2, success)
-        moved = (state.perturbation - self.learning_rate * update).astype(update.dtype)
+        moved = state.perturbation - self.learning_rate * update
+        # Back to where the victim may have an answer.
+        moved = jnp.where(usable(value, logits), moved, state.perturbation / 2).astype(update.dtype)
         constant, over = constant.update(value, success, nearest.found, self.max_iterations, self.abort_early)
         perturbation, adam = jax.tree.map(
             lambda new, old: jnp.where(over, new, old), (state.start, _ADAM.init(moved)), (moved, adam)

@@ -63,9 +63,11 @@ class DDN(Search):
 
     def step(self, victim: Victim, state: State) -> State:
         key = jax.random.fold_in(state.key, state.iteration)
-        (_, logits), gradient = value_and_grad(lambda x: loss_to_climb(victim, x, state.label, key), state.x)
+        (value, logits), gradient = value_and_grad(
+            lambda x: loss_to_climb(victim, x, state.label, key), state.x
+        )
         adversarial = is_adversarial(self, logits, state.label)
-        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial, value, logits)
         perturbation = state.x - state.image
         nearest = state.nearest.update(state.x, length(perturbation, "l2"), adversarial)
 

@@ -105,7 +105,7 @@ class DeepFool(Attack):
             return logits[ends] - logits[state.prediction]
 
         leads, gradients = values_and_grads(lead, state.x)
-        gradients, diagnostics = state.diagnostics.check(gradients, state.done)
+        gradients, diagnostics = state.diagnostics.check(gradients, state.done, leads)
         flat = gradients.reshape(len(ends), -1)
         norms = jnp.linalg.norm(flat, ord=2 if self.norm == "l2" else 1, axis=1)
         # A class whose lead does not change is out of reach, and so is one that can never win.
@@ -124,7 +124,8 @@ class DeepFool(Attack):
             iteration=state.iteration + 1,
             x=x,
             total=total,
-            prediction=jnp.argmax(logits),
+            # NaN would be the largest.
+            prediction=jnp.where(jnp.isnan(logits).any(), state.prediction, jnp.argmax(logits)),
             done=is_adversarial(self, logits, state.label),
             diagnostics=diagnostics,
         )

@@ -13,7 +13,7 @@ class Diagnostics(struct.PyTreeNode):
     Attributes
     ----------
     nonfinite : bool array ()
-        Whether a gradient was NaN or infinite; it then counted as zero.
+        Whether a gradient was NaN or infinite, and then counted as zero; or a loss or logits were NaN.
     zero_gradient : bool array ()
         Whether a gradient was exactly zero although the image was not adversarial.
     """
@@ -26,7 +26,9 @@ class Diagnostics(struct.PyTreeNode):
         """Nothing has gone wrong yet."""
         return cls(jnp.bool_(False), jnp.bool_(False))
 
-    def check(self, gradient: jax.Array, adversarial: jax.Array) -> tuple[jax.Array, "Diagnostics"]:
+    def check(
+        self, gradient: jax.Array, adversarial: jax.Array, *beside: jax.Array
+    ) -> tuple[jax.Array, "Diagnostics"]:
         """Replace a gradient that is not finite by zero, and note it.
 
         Parameters
@@ -35,6 +37,8 @@ class Diagnostics(struct.PyTreeNode):
             Each class counts by itself.
         adversarial : bool array ()
             Whether the image is adversarial where the gradient was taken.
+        *beside : arrays
+            Loss and logits there, whose gradient may be zero where they are NaN.
 
         Returns
         -------
@@ -44,5 +48,11 @@ class Diagnostics(struct.PyTreeNode):
         pixels = tuple(range(gradient.ndim - 3, gradient.ndim))
         finite = jnp.isfinite(gradient).all(axis=pixels, keepdims=True)
         gradient = jnp.where(finite, gradient, 0)
-        zero = finite.all() & ~(gradient != 0).any() & ~adversarial
-        return gradient, Diagnostics(self.nonfinite | ~finite.all(), self.zero_gradient | zero)
+        good = finite.all() & usable(*beside)
+        zero = good & ~(gradient != 0).any() & ~adversarial
+        return gradient, Diagnostics(self.nonfinite | ~good, self.zero_gradient | zero)
+
+
+def usable(*values: jax.Array) -> jax.Array:
+    """Whether losses or logits say something: none is NaN or ∞. (-∞ is the logit of a masked class.)"""
+    return jnp.array([~(jnp.isnan(value) | jnp.isposinf(value)).any() for value in values]).all()

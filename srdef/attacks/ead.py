@@ -118,7 +118,8 @@ class EAD(Attack):
             return expected(victim, lambda z: (self._hinge(z, state.label), z), x, gradient_key)
 
         (value, logits), gradient = value_and_grad(hinge, state.y)
-        gradient, diagnostics = state.diagnostics.check(gradient, self._reached(logits, state.label))
+        reached = self._reached(logits, state.label)
+        gradient, diagnostics = state.diagnostics.check(gradient, reached, value, logits)
         change = state.y - state.image
         loss = constant.value * value + jnp.sum(change**2)
         rate = self.learning_rate * jnp.sqrt(1 - constant.iteration / self.max_iterations)

@@ -132,7 +132,7 @@ class FAB(Attack):
             return logits[ends] - logits[state.label]
 
         leads, gradients = values_and_grads(lead, x)
-        gradients, diagnostics = state.diagnostics.check(gradients, (leads > 0).any())
+        gradients, diagnostics = state.diagnostics.check(gradients, (leads > 0).any(), leads)
         norms = jax.vmap(lambda gradient: length(gradient, DUAL[self.norm]))(gradients)
         # A class whose lead does not change, or is infinite, is out of reach; without any that is not, x only
         # goes back towards the image.

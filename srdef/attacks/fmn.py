@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.attacks.base import REGISTRY, is_adversarial
+from srdef.attacks.diagnostics import usable
 from srdef.attacks.nearest import Search, SearchState, annealed, furthest, lead_to_undo
 from srdef.attacks.projections import DUAL, AnyNorm, length, project, project_l0, safe_divide, shrink_to_l1
 from srdef.cpu.gradients import value_and_grad
@@ -20,9 +21,6 @@ from srdef.victims import Victim, expected
 
 # Of the first step and of the first γ, what the last ones are.
 _LAST_STEP, _LAST_GAMMA = 0.01, 0.001
-# By which share of the distance the first radii grow at least, so that rounding cannot leave the image just
-# before the boundary.
-_OVERSHOOT = 1e-4
 
 
 class State(SearchState):
@@ -40,12 +38,16 @@ class FMN(Search):
 
         ε_{k+1} = min((1 - γ) ε_k, distance of the nearest adversarial image)   if x_k is adversarial
                   (1 + γ) ε_k                                        if another one was before
-                  ||δ_k|| + |f| / ||g||_q                            else
+                  max(||δ_k|| + |f| / ||g||_q, (1 + γ) ε_k)          else
         x_{k+1} = clip_[0, 1](the point of the ball of radius ε_{k+1} nearest to x_k - α g / ||g||_2)
 
     In L0, where there is no dual norm, ε counts values; it starts at 1 and grows and shrinks by the factor 1
     ± γ, by at least one value. (In foolbox one value more than ε may differ.) The result is the nearest
     adversarial x_k; the image itself if there is none, or if it is misclassified as it is.
+
+    Two things differ from the authors' code. There the radius is ||δ_k|| + |f| / ||g||_q alone before the
+    first adversarial image: where [0, 1] cuts the perturbation short, the search then stands still before the
+    boundary. And where there is no gradient, δ_k grows by the factor 1 + γ, as in DDN.
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ class FMN(Search):
 
         (value, logits), gradient = value_and_grad(lead, state.x)
         adversarial = is_adversarial(self, logits, state.label)
-        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial, value, logits)
         distance = length(state.x - state.image, self.norm)
         nearest = state.nearest.update(state.x, distance, adversarial)
 
@@ -99,13 +101,18 @@ class FMN(Search):
             grown = jnp.maximum(state.radius + 1, jnp.floor(grown))
         else:
             boundary = safe_divide(jnp.abs(value), length(gradient, DUAL[self.norm]))
-            boundary = jnp.maximum(boundary, _OVERSHOOT * distance)
-            grown = jnp.where(nearest.found, grown, distance + boundary)
+            boundary = jnp.where(usable(value, logits), boundary, 0)
+            # Not the same radius again: rounding, or [0, 1], may have kept the image from the boundary.
+            least = jnp.where(jnp.isfinite(state.radius), grown, 0)
+            grown = jnp.where(nearest.found, grown, jnp.maximum(distance + boundary, least))
         radius = jnp.where(adversarial, jnp.minimum(shrunk, nearest.distance), grown)
         radius = jnp.minimum(radius, length(furthest(state.image), self.norm))
 
         size = annealed(self.step_size, _LAST_STEP * self.step_size, state.iteration, self.steps)
         x = state.x - size * safe_divide(gradient, length(gradient, "l2"))
+        # Without a gradient on the way it goes on, as in DDN.
+        lost = ~adversarial & ~(gradient != 0).any()
+        x = jnp.where(lost, state.image + (1 + gamma) * (state.x - state.image), x)
         if self.norm == "l0":
             radius = jnp.maximum(radius, 1)
             # Cut off first: where [0, 1] leaves little room, a value is worth little.
@@ -133,7 +140,7 @@ def fmn(
     gamma: Scalar = 0.05,
     targeted: bool = False,
 ) -> FMN:
-    """FMN with a first step of 1 and γ 0.05, as its authors have them on ImageNet; in L∞ a step of 10."""
+    """FMN with a first step of 1 and γ 0.05, as its authors have them on ImageNet."""
     check_count("steps", steps)
     check_choice("norm", norm, get_args(AnyNorm))
     if step_size is None:

@@ -177,7 +177,7 @@ class GradientSign(Attack):
         x = self._where(state, number, jax.random.fold_in(key, NEIGHBOUR))
         (value, logits), gradient = value_and_grad(loss, x)
         adversarial = is_adversarial(self, logits, state.label)
-        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial, value, logits)
         state = state.replace(iteration=state.iteration + 1, diagnostics=diagnostics)
         moved = state
         if state.sums is None:
@@ -227,12 +227,14 @@ class GradientSign(Attack):
         weight = jnp.float32(0)
         if self.loss == "cross_entropy":
             weight = -value if self.targeted else value
-            weight = jnp.where(jnp.isfinite(weight), weight, 0)
+            # A copy without a loss counts for nothing.
+            weight = jnp.where(jnp.isfinite(weight), weight, -jnp.inf)
         first = number == 0
         old = sums.scale if self.neighbours else jnp.where(first, -jnp.inf, sums.scale)
         scale = jnp.maximum(old, weight)
-        older = jnp.exp(old - scale)
-        gradient = gradient * (jnp.exp(weight - scale) / self._copies)
+        unit = jnp.where(jnp.isfinite(scale), scale, 0)
+        older = jnp.exp(old - unit)
+        gradient = gradient * (jnp.exp(weight - unit) / self._copies)
         here = number < self._copies
         return Sums(
             scale,

@@ -147,7 +147,8 @@ class Constant(struct.PyTreeNode):
             # boundary; the authors look at the sum over a batch, which hides that.
             tenth = max(iterations // 10, SHORTEST_LOOK)
             look = state.iteration % tenth == 0
-            least = jnp.fmin(state.least_loss, loss)
+            loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)  # as if it had none
+            least = jnp.minimum(state.least_loss, loss)
             # While nothing is found, there is nothing to gain by leaving.
             over |= look & any_found & (least > 0.9999 * state.last_loss)
             # Not the least of the first tenth, where Adam starts with a rise, and FISTA at the image.

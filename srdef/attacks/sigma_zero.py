@@ -87,9 +87,9 @@ class SigmaZero(Search):
 
             return expected(victim, loss, x, key)
 
-        (_, logits), gradient = value_and_grad(hinge, state.x)
+        (value, logits), gradient = value_and_grad(hinge, state.x)
         adversarial = is_adversarial(self, logits, state.label)
-        gradient, diagnostics = state.diagnostics.check(gradient, adversarial)
+        gradient, diagnostics = state.diagnostics.check(gradient, adversarial, value, logits)
         change = state.x - state.image
         nearest = state.nearest.update(state.x, length(change, "l0"), adversarial)
 

@@ -110,6 +110,23 @@ def test_a_first_distance_for_which_there_is_no_room(name):
     assert result.l1 <= 1.1 * 0.1  # their sum has to rise from 0.9 to 1
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1"])
+def test_fmn_comes_to_the_boundary_along_the_edge_of_the_range(norm):
+    """Where [0, 1] cuts a perturbation short its radius has to grow all the same."""
+    classifier = linear_victims.Smooth(np.random.default_rng(1))
+    images = np.random.default_rng(5).uniform(size=(24, *linear_victims.SHAPE)).astype(np.float32)
+    images = images.round()  # half of all values have no room on one side
+    labels = linear_victims.predictions(classifier, images)
+    results = [
+        attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
+        for attack in (attacks.fmn(steps=60, norm=norm), attacks.ddn(steps=60))
+    ]
+    assert results[1].success.all()
+    assert results[0].success.all()
+    if norm == "l2":
+        assert np.median(results[0].l2 / results[1].l2) < 1.02
+
+
 @pytest.mark.parametrize("name", ["fmn l2", "fmn linf", "fmn l1", "alma l2"])
 def test_of_ten_classes_most_find_the_nearest(name):
     """The lead of the best other class is not convex, so single images may end at another class."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import nnx, struct
 from registered import DERIVED, every
 
 from srdef import attacks, evaluate_robustness, victims
@@ -99,6 +99,68 @@ def test_a_gradient_that_is_nan_counts_as_zero_and_is_said(name):
     assert not result.success.any()
     assert np.isfinite(result.images).all()
     assert np.isfinite(result.l2).all()
+
+
+@struct.dataclass
+class Lapsing(victims.Victim):
+    """A classifier whose logits are NaN, with a gradient of zero, for a share of the keys.
+
+    Not at the given images, which would be refused.
+    """
+
+    classifier: Net
+    given: jax.Array
+    share: float
+    num_classes = CLASSES
+
+    def __call__(self, image, key):
+        logits = self.classifier(image[None])[0]
+        given = (jnp.abs(self.given - image[None]).max(axis=(1, 2, 3)) < 1e-6).any()
+        return jnp.where(~given & jax.random.bernoulli(key, self.share), jnp.nan, logits)
+
+
+@pytest.mark.parametrize("name", every(GRADIENTS))
+def test_logits_that_are_nan_on_the_way_are_said(name):
+    """Also where their gradient is zero, and where the result is the image itself."""
+    x, y = images()
+    with pytest.warns(SrdefWarning, match="4 of 4 images had gradients or logits that are not finite"):
+        result = attacks.perturb(make(name), Lapsing(Net(), jnp.asarray(x), 1.0), x, y, key=KEY)
+    assert result.nonfinite.all()
+    assert not result.zero_gradient.any()
+    assert not result.success.any()
+    assert np.isfinite(result.images).all()
+
+
+# With steps enough to find something.
+LAPSES = {
+    **{name: {"steps": 60} for name in ("alma", "ddn", "fmn", "sigma_zero")},
+    "apgd": {"epsilon": 0.05},
+    "carlini_wagner": {"binary_search_steps": 3, "initial_const": 1.0, "learning_rate": 0.05},
+    "deepfool": {},
+    "ead": {},
+    "fab_t": {},
+    "sinifgsm": {"epsilon": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", LAPSES)
+def test_single_logits_that_are_nan_do_not_end_the_search(name):
+    """Of several images a few may be lost; of the others the results are not much further away."""
+    network = Net()
+    x = np.random.default_rng(0).uniform(0.2, 0.8, (12, SIDE, SIDE, 3)).astype(np.float32)
+    y = np.asarray(network(x)).argmax(-1)
+    attack = make(name, **LAPSES[name])
+    plain = attacks.perturb(attack, victims.Undefended(network), x, y, key=KEY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SrdefWarning)
+        result = attacks.perturb(attack, Lapsing(network, jnp.asarray(x), 0.25), x, y, key=KEY)
+    fooled = np.asarray(network(result.images)).argmax(-1) != y
+    assert plain.success.mean() > 0.9
+    assert fooled.mean() > 0.7
+    assert result.nonfinite.any()
+    if attack.minimal_norm:
+        found, others = (getattr(r, attack.norm)[fooled] for r in (result, plain))
+        assert np.median(found / others) < 1.5
 
 
 @pytest.mark.parametrize("through", ["perturb", "evaluate_robustness", "repeat", "autoattack"])
