@@ -228,7 +228,14 @@ def numbers_among(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
     Not what stands in their places in trees of axes, shapes or positions, and nothing that JAX traces.
     """
-    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, float | np.floating | np.ndarray)}
+    return {name: leaf for name, leaf in leaves.items() if has_value(leaf)}
+
+
+def has_value(leaf: Any) -> bool:
+    """Whether a leaf is a number, or an array of them, whose values this process can look at."""
+    if isinstance(leaf, jax.Array):
+        return not is_traced(leaf) and leaf.is_fully_addressable and not leaf.is_deleted()
+    return isinstance(leaf, float | np.floating | np.ndarray)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

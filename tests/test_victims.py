@@ -320,7 +320,13 @@ def test_expectation_rejects_bad_options():
         ExpectationOverTransformation(RANDOM, 20, fixed="no")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, np.float32("nan"), np.array([0.5, -1])])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(np.nan, np.inf, -0.5, np.float32("nan"), np.array([0.5, -1])),
+        *(jnp.float32(-0.5), jnp.array([0.5, jnp.nan])),
+    ],
+)
 @pytest.mark.parametrize(
     ("view", "option"),
     [
@@ -429,7 +435,7 @@ class Masked(Curved):
         return jnp.concatenate([logits, jnp.full((len(images), 1), -jnp.inf)], axis=1)
 
 
-@pytest.mark.parametrize("weights", [None, (1.0, 3.0), np.array([2, 6])])
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0), np.array([2, 6]), jnp.array([0.5, 1.5])])
 def test_an_ensemble_averages_what_it_says(weights):
     members = (Undefended(Curved(0)), Undefended(Curved(1)))
     shares = np.array([0.5, 0.5] if weights is None else [0.25, 0.75])
@@ -492,6 +498,19 @@ def test_an_ensemble_of_any_victims_compiles_and_counts_its_draws():
         ),
         (lambda: Ensemble((Undefended(Curved()),), weights=[-1]), "weights must be 1 numbers"),
         (lambda: Ensemble((Undefended(Curved()),), weights=[0]), "weights must be 1 numbers"),
+        *(
+            (lambda kind=kind, bad=bad: Ensemble((Undefended(Curved()),) * 2, weights=kind(bad)), "must be 2")
+            for kind in (list, np.array, jnp.array)
+            for bad in ([1.0, -2.0], [1.0], [1.0, 2.0, 3.0], [0.0, 0.0], [1.0, np.nan], [[1.0, 2.0]])
+        ),
+        (lambda: Ensemble((Undefended(Curved()),) * 2, weights=[1, "a"]), "weights must be 2 numbers"),
+        (lambda: Ensemble((Undefended(Curved()),) * 2, weights=jnp.float32(1)), "weights must be 2 numbers"),
+        (
+            lambda: jax.jit(lambda w: Ensemble((Undefended(Curved()),) * 2, weights=w)(PICTURE, KEY))(
+                jnp.ones(3)
+            ),
+            "weights must be 2 numbers",
+        ),
     ],
 )
 def test_ensemble_rejects_bad_options(make, message):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
-from srdef.validation import check_count, check_flags
+from srdef.validation import check_count, check_flags, has_value
 from srdef.victims.base import Average, LogMean, Victim, expected, mean_over
 
 
@@ -118,7 +118,7 @@ class Ensemble(_Averaging):
     victims : tuple of Victim
         Any victims with the same classes, each with its own draws.
     average : "logits", "probabilities" or "loss"
-    weights : sequence of float, optional
+    weights : sequence or array of float, optional
         One for each victim, of any sum; default: all alike.
 
     Raises
@@ -141,16 +141,23 @@ class Ensemble(_Averaging):
         classes = {getattr(victim, "num_classes", None) for victim in self.victims}
         if len(classes - {None}) > 1:
             raise InputError(f"the victims of an ensemble must have the same classes; they have {classes}")
-        if isinstance(self.weights, list | np.ndarray):
+        array = isinstance(self.weights, np.ndarray | jax.Array)
+        if isinstance(self.weights, list) or (array and self.weights.ndim == 1):
             object.__setattr__(self, "weights", tuple(self.weights))
-        # Within a program they are tracers, of which only the number is known.
-        if isinstance(self.weights, tuple):
-            known = [weight for weight in self.weights if isinstance(weight, int | float | np.number)]
-            good = len(self.weights) == len(self.victims) and all(weight >= 0 for weight in known)
-            if not good or (len(known) == len(self.weights) and not 0 < sum(known) < float("inf")):
-                raise InputError(
-                    f"weights must be {len(self.victims)} numbers of at least 0, not {self.weights}"
-                )
+        if isinstance(self.weights, tuple | np.ndarray | jax.Array) and not self._good_weights():
+            raise InputError(f"weights must be {len(self.victims)} numbers of at least 0, not {self.weights}")
+
+    def _good_weights(self) -> bool:
+        """Of tracers, which weights are within a program, only the number is known."""
+        if not isinstance(self.weights, tuple) or len(self.weights) != len(self.victims):
+            return False
+        if any(isinstance(weight, str) for weight in self.weights):
+            return False
+        known = [np.asarray(w) for w in self.weights if isinstance(w, int | np.integer) or has_value(w)]
+        if not all((weight >= 0).all() for weight in known):
+            return False
+        total = sum(known, np.zeros(()))
+        return len(known) < len(self.weights) or bool(((total > 0) & (total < np.inf)).all())
 
     @property
     def num_classes(self) -> int:
