@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from srdef import models, victims
+from srdef.attacks.arguments import one_row_per_image, some_rows
 from srdef.attacks.arithmetic import Arithmetic, check_arithmetic, judging_in
 from srdef.attacks.base import REGISTRY, Attack, create, without_early_stop
 from srdef.attacks.batch import perturb
@@ -351,6 +352,8 @@ class _Case:
             return result, None
         batch_size = smaller_batch(self.batch_size, len(rows))
         images = self.images[rows]
+        if isinstance(attack, Attack | Ensemble):
+            attack = some_rows(one_row_per_image(attack, self.images), rows)
         if self.draws > 1:
             attack = without_early_stop(attack)
         found = perturb(

@@ -187,6 +187,28 @@ def test_all_kinds_of_attacks():
     assert alone.attacks == ("AutoAttack",)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.fgsm(np.full(8, 4 / 255, np.float32)),
+        attacks.pgd(np.full(8, 4 / 255, np.float32), steps=2).repeat(2),
+        attacks.autoattack(4 / 255, attacks={"a": attacks.fgsm(np.full(8, 4 / 255, np.float32))}),
+    ],
+)
+def test_an_attack_with_one_value_per_image_is_that_of_the_images_left(attack):
+    """Misclassified images are not attacked."""
+    made = evaluate(attack)
+    np.testing.assert_array_equal(made.correct[made.attacks[0]], [CLEAN, ROBUST[1], ROBUST[1]])
+
+
+@pytest.mark.parametrize("start", [1 - IMAGES, (1 - IMAGES)[:1].repeat(8, axis=0)])
+def test_an_attack_with_one_start_per_image(start):
+    made = evaluate(attacks.hop_skip_jump(steps=1, init_num_evals=5, start=start), 1.0)
+    # From an image of the same class no search begins.
+    other = (start.mean((1, 2, 3)) > 0.5) != LABELS
+    np.testing.assert_array_equal(made.correct["HopSkipJump"][0], CLEAN & ~other)
+
+
 @flax.struct.dataclass
 class Brighten:
     """A defense that adds levels, so that only those who know it see where the edge is."""

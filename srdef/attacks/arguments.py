@@ -8,6 +8,7 @@ import numpy as np
 from srdef import validation
 from srdef.attacks import programs
 from srdef.attacks.base import Attack
+from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.targets import TargetName, choose
 from srdef.batching import map_batches
 from srdef.errors import InputError
@@ -28,15 +29,26 @@ def check_arguments(
     if getattr(attack, "enlarges", False):  # as DiverseInputs does
         height, width, channels = images.shape[1:]
         check_victim(victim, (canvas_side(height), canvas_side(width), channels))
-    count = len(images)
+    ids = validation.check_ids(ids, len(images))
+    return images, ids, one_row_per_image(attack, images), classes
 
-    def rows(path: Any, leaf: Any) -> np.ndarray:
+
+def one_row_per_image(attack: Any, images: Images) -> Any:
+    """The attack, or the attacks of an ensemble, with one row per image in every leaf."""
+
+    def rows(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, Attack | Ensemble):  # no pytree
+            return leaf
         if path and getattr(path[-1], "name", "") == "start":  # an image and no number
             return validation.one_start_per_image(leaf, images)
-        return validation.one_row_per_image(leaf, count)
+        return validation.one_row_per_image(leaf, len(images))
 
-    attack = jax.tree_util.tree_map_with_path(rows, attack)
-    return images, validation.check_ids(ids, count), attack, classes
+    return jax.tree_util.tree_map_with_path(rows, attack)
+
+
+def some_rows(attack: Any, rows: np.ndarray) -> Any:
+    """What `one_row_per_image` returns, for some of the images."""
+    return jax.tree.map(lambda leaf: leaf[rows] if isinstance(leaf, np.ndarray) else leaf, attack)
 
 
 def check_labels(

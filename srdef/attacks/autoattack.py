@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from srdef.attacks import masked_gradients
 from srdef.attacks.apgd import apgd, apgd_t
+from srdef.attacks.arguments import one_row_per_image, some_rows
 from srdef.attacks.arithmetic import Arithmetic
 from srdef.attacks.base import REGISTRY, Attack, AttackResult, without_early_stop
 from srdef.attacks.batch import Storage, perturb
@@ -199,7 +200,8 @@ class AutoAttack(Ensemble):
         labels = check_labels(labels, count, classes)
         ids = check_ids(ids, count)
         size = settled_batch_size(batch_size, count, images.shape[1:], mesh)
-        attacks = dict(zip(self.names, self.members, strict=True))
+        rows_of = one_row_per_image(self, images)
+        attacks = dict(zip(self.names, rows_of.members, strict=True))
         _check_classes(attacks, classes)
         random = masked_gradients.is_random(victim, images[:4], jax.random.fold_in(key, _CHECKS))
         found: list[str] = []
@@ -226,7 +228,7 @@ class AutoAttack(Ensemble):
             ).astype(np.float64)
 
         everything = np.arange(count)
-        radius = np.broadcast_to(np.asarray(self.epsilon, np.float32), (count,))
+        radius = rows_of.epsilon
         worst = images.copy()
         accuracy = share(0, images, everything)
         clean = float(accuracy.mean())
@@ -243,7 +245,7 @@ class AutoAttack(Ensemble):
         for number, (name, attack) in enumerate(attacks.items(), start=1):
             left = np.flatnonzero(accuracy > 0)
             if len(left):
-                attack = jax.tree.map(lambda x, left=left: x if np.ndim(x) == 0 else x[left], attack)
+                attack = some_rows(attack, left)
                 fresh = jax.random.fold_in(key, 2 * number)
                 with warnings.catch_warnings():
                     # Said once at the end, and not by every attack.
@@ -319,19 +321,40 @@ def autoattack(
         See `ensemble`.
     attacks : mapping of str to Attack, optional
         Other attacks than those of the version, in order: fewer steps for a first look, say, or
-        fewer attacks for a victim with too few classes. Give FAB the `epsilon` too.
+        fewer attacks for a victim with too few classes. None of them is targeted. Give FAB the `epsilon`
+        too.
     draws : int
         Of version "rand".
 
     Raises
     ------
     InputError
-        As `ensemble`.
+        As `ensemble`; for `attacks` that are none, or targeted.
     """
     check_count("draws", draws)
     members = ensemble(version, epsilon, norm)
-    members = members if attacks is None else dict(attacks)
+    if attacks is not None:
+        members = _own_members(attacks)
     return AutoAttack(epsilon, tuple(members.values()), tuple(members), norm, version, draws)
+
+
+def _own_members(attacks: Any) -> dict[str, Attack]:
+    """Attacks of one's own; InputError if they are none that AutoAttack can run."""
+    if not isinstance(attacks, Mapping) or not attacks:
+        raise InputError(
+            'attacks must be a dictionary of at least one, like {"apgd": attacks.apgd(epsilon)}, not '
+            f"{attacks!r:.80}"
+        )
+    for name, attack in attacks.items():
+        if isinstance(attack, AutoAttack) or not isinstance(attack, Attack | Ensemble):
+            raise InputError(
+                f"attacks: {name!r} must be one attack like attacks.apgd(epsilon), not {attack!r:.80}"
+            )
+        if getattr(attack, "targeted", False):
+            raise InputError(
+                f"attacks: {name!r} is targeted, and AutoAttack has labels to leave and no classes to reach"
+            )
+    return dict(attacks)
 
 
 def _check_classes(attacks: Mapping[str, Attack], classes: int) -> None:

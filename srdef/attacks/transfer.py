@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from srdef.attacks.arithmetic import Arithmetic, judging_in
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
+from srdef.attacks.ensemble import Ensemble
 from srdef.batching import map_batches
 from srdef.errors import InputError, warn
 from srdef.validation import (
@@ -159,6 +160,11 @@ def transfer(
     if of_source != of_target:
         raise InputError(
             f"source and target must have the same classes; they have {of_source} and {of_target}"
+        )
+    if isinstance(attack, Ensemble) and not hasattr(attack, "targeted"):
+        raise InputError(
+            f"transfer is for one attack; {type(attack).__name__} runs several and keeps what fools the "
+            "source: give one of them"
         )
     if isinstance(labels, str):
         raise InputError("transfer needs the labels; source and target may predict different ones")

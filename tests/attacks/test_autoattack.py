@@ -161,10 +161,11 @@ def test_versions_are_those_of_the_reference(norm):
 
 
 def test_few_classes():
-    classifier, images, labels = linear(3)
-    ratio = {"apgd-dlr": attacks.apgd(0.1, loss="dlr", targeted=True)}
-    with pytest.raises(InputError, match="apgd-dlr needs at least 4 classes, and the victim has 3"):
+    classifier, images, labels = linear(2)
+    ratio = {"apgd-dlr": attacks.apgd(0.1, loss="dlr")}
+    with pytest.raises(InputError, match="apgd-dlr needs at least 3 classes, and the victim has 2"):
         run(Undefended(classifier), images, labels, 0.1, key=KEY, attacks=ratio)
+    classifier, images, labels = linear(3)
     result = run(Undefended(classifier), images, labels, 0.1, key=KEY, attacks=quick(0.1))
     assert result.final_accuracy == 0
 
@@ -172,6 +173,45 @@ def test_few_classes():
 def test_bad_version():
     with pytest.raises(InputError, match="unknown version"):
         attacks.ensemble("best", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "attacks must be a dictionary of at least one"),
+        ([attacks.apgd()], "attacks must be a dictionary of at least one"),
+        (attacks.apgd(), "attacks must be a dictionary of at least one"),
+        ({"a": "apgd"}, r"'a' must be one attack like attacks.apgd\(epsilon\), not 'apgd'"),
+        ({"a": attacks.autoattack()}, "'a' must be one attack"),
+        ({"b": attacks.apgd(), "a": attacks.pgd(targeted=True)}, "'a' is targeted"),
+        ({"a": attacks.pgd(targeted=True).repeat(2)}, "'a' is targeted"),
+    ],
+)
+def test_members_that_are_none_are_refused(members, message):
+    with pytest.raises(InputError, match=message):
+        attacks.autoattack(attacks=members)
+
+
+@pytest.mark.parametrize("place", ["ensemble", "member"])
+def test_as_many_radii_as_images(place):
+    classifier, images, labels = linear()
+    three = np.full(3, 0.1, np.float32)
+    epsilon, own = (three, 0.1) if place == "ensemble" else (0.1, three)
+    with pytest.raises(InputError, match=r"a scalar or 4 values, one per image, not \(3,\)"):
+        run(Undefended(classifier), images, labels, epsilon, attacks={"a": attacks.apgd(own, steps=1)})
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_member_with_a_start_of_its_own(each):
+    """One image for all, or one for each; some of them are left out as they are misclassified."""
+    classifier, images, labels = linear()
+    labels = np.where(np.arange(4) == 1, (labels + 1) % 5, labels)
+    start = 1 - images if each else 1 - images[0]
+    member = attacks.hop_skip_jump(steps=2, init_num_evals=5, start=start)
+    result = run(Undefended(classifier), images, labels, 5.0, "l2", attacks={"a": member})
+    assert result.broken_by[1] is None
+    alone = attacks.perturb(member, Undefended(classifier), images, labels, key=KEY)
+    np.testing.assert_array_equal(result.success, alone.success)
 
 
 @struct.dataclass
@@ -374,5 +414,9 @@ def test_transfer_is_judged_on_the_target():
     other = linear_victims.linear(3)
     with pytest.raises(InputError, match="same classes"):
         attacks.transfer(attack, Undefended(source), Undefended(other), images, labels, key=KEY)
+    with pytest.raises(InputError, match="transfer is for one attack; AutoAttack runs several"):
+        attacks.transfer(
+            attacks.autoattack(0.01), Undefended(source), Undefended(target), images, labels, key=KEY
+        )
     with pytest.raises(InputError, match="needs the labels"):
         attacks.transfer(attack, Undefended(source), Undefended(target), images, "predicted", key=KEY)
