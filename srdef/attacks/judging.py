@@ -140,7 +140,11 @@ def round_result(
     if isinstance(attack, Ensemble):  # one attack that is repeated
         attack = getattr(attack, "attack", attack)
     images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
-    adversarial = validation.check_images(adversarial)
+    adversarial = validation.check_images(adversarial, "adversarial")
+    if adversarial.shape != images.shape:
+        raise InputError(
+            f"adversarial must have the shape of the images, {images.shape}, not {adversarial.shape}"
+        )
     labels = validation.check_labels(labels, len(images), classes)
     options = {"batch_size": batch_size, "mesh": mesh, "progress": progress}
     result = judge(

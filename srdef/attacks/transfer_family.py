@@ -36,7 +36,7 @@ def _transferable(
     check_epsilon(epsilon, "linf")
     check_numbers(momentum=momentum)
     check_loss(loss)
-    for view in views:
+    for view in _several(views):
         if not isinstance(view, Transformed):
             raise InputError(f"a view must be one like victims.ScaledCopies(), not {view!r:.80}")
         if view.victim is not None:
@@ -53,6 +53,12 @@ def _transferable(
         views=tuple(views),
         **options,
     )
+
+
+def _several(views: Any) -> Views:
+    if not isinstance(views, list | tuple):
+        raise InputError(f"views must be a tuple of views, like (victims.ScaledCopies(),), not {views!r:.80}")
+    return tuple(views)
 
 
 @REGISTRY.register("nifgsm")
@@ -92,7 +98,7 @@ def sinifgsm(
     Lin et al. 2020 (arXiv:1908.06281), algorithm 1; 5 copies. See `victims.ScaledCopies`, which is the first
     of the views.
     """
-    views = (ScaledCopies(copies=copies), *views)
+    views = (ScaledCopies(copies=copies), *_several(views))
     return _transferable(epsilon, step_size, momentum, steps, views, targeted, loss, nesterov=True)
 
 
@@ -117,7 +123,7 @@ def tifgsm(
     that with momentum 0 and other resizing.
     """
     check_numbers(nsig=nsig)
-    views = (*views, SmoothedGradient(nsig=nsig, size=size))
+    views = (*_several(views), SmoothedGradient(nsig=nsig, size=size))
     return _transferable(epsilon, step_size, momentum, steps, views, targeted, loss)
 
 
@@ -211,7 +217,7 @@ def admix(
     """
     check_count("mixes", mixes)
     check_shares(share=share)
-    views = (Admix(bank=bank, share=share, copies=mixes), ScaledCopies(copies=copies), *views)
+    views = (Admix(bank=bank, share=share, copies=mixes), ScaledCopies(copies=copies), *_several(views))
     return _transferable(epsilon, step_size, momentum, steps, views, targeted, loss)
 
 
@@ -237,7 +243,7 @@ def ssa(
     """
     check_numbers(sigma=sigma)
     check_shares(rho=rho)
-    views = (SpectrumSimulation(rho=rho, sigma=sigma, copies=copies), *views)
+    views = (SpectrumSimulation(rho=rho, sigma=sigma, copies=copies), *_several(views))
     return _transferable(epsilon, step_size, momentum, steps, views, targeted, loss)
 
 

@@ -20,8 +20,9 @@ class Victim:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, the length of the logits."""
-        raise NotImplementedError
+        """The number of classes, the length of the logits, where the victim declares it."""
+        # Of this kind, so that `getattr` with a default knows what to do.
+        raise AttributeError(f"{type(self).__name__} declares no num_classes")
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Return the logits `(num_classes,)` of one image `(height, width, 3)` in [0, 1]."""

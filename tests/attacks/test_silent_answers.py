@@ -382,6 +382,17 @@ class Half(victims.Victim):
             r"key must be made with jax.random.key\(seed\), not int",
         ),
         (
+            lambda: attacks.round_result(
+                attacks.fgsm(),
+                victims.Undefended(Net()),
+                images()[0],
+                images()[0][:, :4],
+                images()[1],
+                key=KEY,
+            ),
+            r"adversarial must have the shape of the images, \(4, 12, 12, 3\), not \(4, 4, 12, 3\)",
+        ),
+        (
             lambda: attacks.fgsm()(victims.Undefended(Net()), images()[0][0], 0, 0),
             r"key must be made with jax.random.key\(seed\), not int",
         ),
@@ -394,6 +405,23 @@ def test_mistakes_are_one_line(call, message):
 
 def test_any_callable_is_a_classifier():
     assert run(attacks.fgsm(), Opaque()).success.shape == (COUNT,)
+
+
+@jax.tree_util.register_static
+class Undeclared(victims.Victim):
+    """A victim that does not say how many classes it has."""
+
+    def __call__(self, image, key):
+        return image.ravel()[:CLASSES]
+
+
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: victims.Ensemble((v, v)), victims.DiverseInputs])
+def test_a_victim_need_not_declare_its_classes(wrap):
+    x, _ = images()
+    victim = wrap(Undeclared())
+    y = x.reshape(COUNT, -1)[:, :CLASSES].argmax(-1)
+    assert attacks.perturb(attacks.fgsm(0.5), victim, x, y, key=KEY).success.shape == (COUNT,)
+    assert getattr(victim, "num_classes", None) is None
 
 
 def test_rounding_warns_of_logits_that_are_nan():

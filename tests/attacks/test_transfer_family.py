@@ -273,6 +273,11 @@ def test_targeted_descends(name):
             lambda: attacks.nifgsm(views=("scaled",)),
             "a view must be one like victims.ScaledCopies.., not 'sc",
         ),
+        *(
+            (lambda make=make: make(views=victims.ScaledCopies()), "views must be a tuple of views")
+            for make in (attacks.nifgsm, attacks.sinifgsm, attacks.tifgsm, attacks.ssa, attacks.vnifgsm)
+        ),
+        (lambda: attacks.nifgsm(views="scaled"), "views must be a tuple of views, .* not 'scaled'"),
         (
             lambda: attacks.ssa(views=(victims.ScaledCopies(Undefended(smooth())),)),
             "ScaledCopies.. without one",
