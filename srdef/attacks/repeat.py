@@ -33,10 +33,10 @@ from srdef.victims import Victim
 class Repeated(Ensemble):
     """An attack `n` times, each with a random key of its own; the best result is kept for each image.
 
-    The best is a success before none; then, of a minimal-norm attack, the smallest perturbation in its norm,
-    and of another attack the highest loss (that of `Trace`). A random victim is judged once more in the end,
-    by fresh draws. An attack with an `epsilon` is not run again for images that it has fooled, unless its
-    `stop_early` is off.
+    The best is a success before none; then, of a minimal-norm attack, the smallest perturbation in its norm
+    (in its `distance`, where it has one), and of another attack the highest loss (that of `Trace`). A random
+    victim is judged once more in the end, by fresh draws. An attack with an `epsilon` is not run again for
+    images that it has fooled, unless its `stop_early` is off.
 
     An attack that draws nothing finds the same each time: give `pgd` or `fgsm` a random start. `restarts=` of
     `pgd`, `apgd` and `fab` does the same within one program.
@@ -174,7 +174,7 @@ class Repeated(Ensemble):
     ) -> np.ndarray:
         """How good each result is, `(2, N)`: the share of draws it fools; minus its distance, or its loss."""
         if self.minimal_norm:
-            second = -getattr(result, self.norm)
+            second = -getattr(result, getattr(self.attack, "distance", None) or self.norm)
         else:
 
             def losses(victim: Victim, key: jax.Array, images: Any, labels: Any, ids: Any) -> Any:

@@ -90,6 +90,16 @@ class Noisy:
         return self.classifier(image[None])[0] + jax.random.normal(key, (5,))
 
 
+@pytest.mark.parametrize("distance", ["linf", "l2", "l1"])
+def test_the_smallest_perturbation_in_the_distance_that_the_attack_looks_for(distance):
+    inner = attacks.pgd(0.2, steps=4)
+    attack = attacks.minimal_epsilon(inner, distance=distance, tolerance=0.02, return_early=False)
+    repeated = attack.repeat(3)
+    runs = np.stack([getattr(run(attack, key=key), distance) for key in repeated._keys(KEY)])
+    assert (runs.argmin(axis=0) > 0).any()
+    np.testing.assert_array_equal(getattr(run(repeated), distance), runs.min(axis=0))
+
+
 def test_a_random_victim_is_judged_once_more():
     """The best of several lucky draws is no success."""
     classifier, images, labels = problem(200)
