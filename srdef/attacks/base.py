@@ -282,10 +282,11 @@ def without_early_stop(attack: Attack) -> Attack:
 
     With a random victim the first success may be one lucky draw.
     """
-    inner = getattr(attack, "attack", None)
-    if isinstance(inner, Attack):
-        return attack.replace(attack=without_early_stop(inner))  # type: ignore[attr-defined]
-    return attack.replace(stop_early=False) if hasattr(attack, "stop_early") else attack  # type: ignore[attr-defined]
+    flags = [name for name in ("stop_early", "return_early") if hasattr(attack, name)]
+    changes: dict[str, Any] = dict.fromkeys(flags, False)
+    if isinstance(inner := getattr(attack, "attack", None), Attack):
+        changes["attack"] = without_early_stop(inner)
+    return attack.replace(**changes) if changes else attack  # type: ignore[attr-defined]
 
 
 def is_adversarial(attack: Attack, logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -243,18 +243,18 @@ def _made(attack: str | Mapping[str, Any] | Attack) -> Attack:
             "minimal_epsilon: attack must be the name of an attack on one image, a dictionary with a `name`, "
             f"or an attack like attacks.ifgsm(), not {attack!r}"
         )
-    if made.minimal_norm:
+    if made.minimal_norm or not hasattr(made, "epsilon"):
         named = attack if isinstance(attack, str) else type(made).__name__
         raise InputError(
             f"minimal_epsilon: {named} has no epsilon to search for; choose an attack within a ball, "
             "like ifgsm, pgd or apgd"
         )
-    if is_traced(made.epsilon):  # type: ignore[attr-defined]
+    if is_traced(made.epsilon):
         raise InputError(
             "minimal_epsilon: the attack's epsilon decides how many runs there are, so it must be a number "
             "and not an array that JAX is tracing"
         )
-    epsilon = np.asarray(made.epsilon)  # type: ignore[attr-defined]
+    epsilon = np.asarray(made.epsilon)
     if not (epsilon > 0).all():
         raise InputError(f"minimal_epsilon: the attack's epsilon must be positive, but is {epsilon}")
     return made

@@ -245,6 +245,7 @@ def test_diagnostics_of_all_runs_count():
         ({"attack": "minimal_epsilon"}, "minimal_epsilon has no epsilon to search for"),
         ({"attack": "fab"}, "fab has no epsilon to search for"),
         ({"attack": "autoattack"}, "an attack on one image"),
+        ({"attack": "sparse_rs"}, "sparse_rs has no epsilon to search for"),
         ({"attack": "nothing"}, "unknown attack 'nothing'; choose from: "),
         ({"attack": {"steps": 3}}, "attack must have a `name`"),
         ({"attack": {"name": "ifgsm", "step": 3}}, "its options are: epsilon"),
@@ -260,3 +261,10 @@ def test_diagnostics_of_all_runs_count():
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         attacks.create("minimal_epsilon", **options)
+
+
+@pytest.mark.parametrize("inner", ["ifgsm", "apgd"])
+def test_with_a_random_victim_no_run_ends_at_its_first_success(inner):
+    attack = attacks.without_early_stop(attacks.minimal_epsilon(inner))
+    assert not attack.return_early
+    assert not getattr(attack.attack, "stop_early", False)
