@@ -212,7 +212,7 @@ def _is_own(module: str | None) -> bool:
     """Whether a module is the user's: of a notebook, say, and no installed package's."""
     if module in (None, "__main__"):
         return True
-    return module.split(".")[0] != "srdef" and not sources._installed(module, sources._file(module))
+    return module.split(".")[0] != "srdef" and not sources.is_installed(module, sources.file_of(module))
 
 
 def without_addresses(value: Any) -> str:

@@ -38,8 +38,8 @@ def files_of(*objects: Any) -> dict[str, Path | None]:
         name = waiting.pop()
         if name in found or name in ("", _OWN):  # srdef itself has its rooms as attributes, loaded or not
             continue
-        module, file = sys.modules.get(name), _file(name)
-        if (module is None and file is None) or _installed(name, file):
+        module, file = sys.modules.get(name), file_of(name)
+        if (module is None and file is None) or is_installed(name, file):
             continue
         found[name] = file
         if module is not None:
@@ -142,7 +142,7 @@ def _from_own(module: ModuleType | None, base: str, names: list[str]) -> list[st
     return [base] if any(not isinstance(x, type | FunctionType | ModuleType) for x in values) else []
 
 
-def _file(name: str) -> Path | None:
+def file_of(name: str) -> Path | None:
     """The file of a module's source, which need not be loaded."""
     module = sys.modules.get(name)
     if module is not None:
@@ -167,7 +167,7 @@ def _spec(name: str) -> ModuleSpec | None:
         return None
 
 
-def _installed(name: str, file: Path | None) -> bool:
+def is_installed(name: str, file: Path | None) -> bool:
     """Whether a module is of Python itself or of an installed package that is not srdef."""
     top = name.split(".")[0]
     if top == _OWN:
