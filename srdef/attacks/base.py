@@ -199,8 +199,7 @@ class AttackResult:
     linf, l2, l1 : float32 arrays (N,)
         Distances between the adversarial and the given images, in units of the [0, 1] range.
     l0 : int32 array (N,)
-        The number of values that differ, of height x width x channels, as FMN and σ-zero count. (Sparse-RS
-        counts pixels, each with all its channels.)
+        The number of values that differ, of height x width x channels; Sparse-RS counts pixels instead.
     steps : int32 array (N,)
         The number of steps that the attack took for the image; 0 from `round_result`.
     success_rate : float32 array (N,)

@@ -1,6 +1,5 @@
 """Configurations: found by name or file, changed by `--config.FIELD=VALUE`, and then plain data."""
 
-import ast
 import difflib
 import importlib
 import importlib.util
@@ -20,7 +19,7 @@ import srdef.configs
 from srdef import attacks, datasets, defenses, models
 from srdef.errors import InputError
 from srdef.evaluation import fields, schema
-from srdef.evaluation.plain_data import brief, check_plain
+from srdef.evaluation.plain_data import brief, check_plain, literal
 from srdef.own_code import look_in
 
 FOLDER = Path(srdef.configs.__path__[0])
@@ -178,7 +177,7 @@ def apply(config: dict[str, Any], changes: Sequence[str]) -> None:
             raise InputError(f"{where} has no part {last!r}: it is {brief(place)}")
         old = _inside(place, last, where) if isinstance(last, int) else place.get(last)
         if path == ["batch_size"]:  # a number or a word, whichever the file has; the schema knows which
-            old = schema.AUTO if _literal(text or "") is None else 1
+            old = schema.AUTO if literal(text or "") is None else 1
         new = value(text or "", old, where + _written(last))
         if last == "name" and isinstance(place, dict) and new != old:
             _rename(place, str(new), path)
@@ -244,16 +243,14 @@ def value(text: str, old: Any, where: str) -> Any:
     """
     if isinstance(old, str):
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
-    found = _literal(text)
+    found = literal(text)
     if found is None and text.lower() in ("none", "null"):
         return None
     if old is None:
         return found if found is not None else text
     if isinstance(old, list):
         if not isinstance(found, list | tuple):
-            found = [
-                _literal(part) if _literal(part) is not None else part for part in text.split(",") if part
-            ]
+            found = [literal(part) if literal(part) is not None else part for part in text.split(",") if part]
         return list(found)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", dict: "a dictionary"}
     if isinstance(old, float) and isinstance(found, int) and not isinstance(found, bool):
@@ -264,34 +261,6 @@ def value(text: str, old: Any, where: str) -> Any:
     if type(found) is not type(old):
         raise InputError(f"{where} must be {wanted[type(old)]}, not {brief(text)}")
     return found
-
-
-def _literal(text: str) -> Any:
-    """A number, fraction, truth value, list or dictionary; None for any other text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for read in (_python, json.loads):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, TypeError, ZeroDivisionError, MemoryError, RecursionError):
-            continue
-    return None
-
-
-def _python(text: str) -> Any:
-    """What Python reads in the text, in which fractions are computed."""
-    return ast.literal_eval(_Fractions().visit(ast.parse(text.strip(), mode="eval")))
-
-
-class _Fractions(ast.NodeTransformer):
-    """A number in the place of each fraction of numbers, such as 8/255."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        """Divide."""
-        if not isinstance(node.op, ast.Div):
-            return node
-        above, below = (float(ast.literal_eval(self.visit(part))) for part in (node.left, node.right))
-        return ast.Constant(above / below)
 
 
 def _rename(entry: dict[str, Any], name: str, path: Sequence[str | int]) -> None:

@@ -17,11 +17,11 @@ from srdef.evaluation.experiment import (
     load_dataset,
     make_classifier,
     make_defense,
-    refuse_own_patches,
     specification,
     split_entry,
     subsections,
 )
+from srdef.evaluation.patch_banks import refuse_own_patches
 from srdef.evaluation.threats import Threat, make_threat, norm_of
 from srdef.models.protocols import Classifier
 from srdef.validation import check_count, check_epsilon

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from srdef.datasets import Dataset
 from srdef.defenses.base import Defense
 from srdef.errors import InputError, naming
 from srdef.evaluation.paper_tables import Reference
+from srdef.evaluation.patch_banks import refuse_own_patches
 from srdef.evaluation.schema import AUTO
 from srdef.models.protocols import Classifier
 from srdef.storage.fingerprint import code_digest, digest
@@ -214,33 +214,6 @@ def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
                 f"{config[field]['name']!r} has {classes}"
             )
     return dataset
-
-
-def _place(dataset: dict[str, Any]) -> tuple[Any, Any]:
-    """What a data set is called, and the one folder or file that its path leads to."""
-    path = dataset.get("path")
-    return dataset.get("name"), Path(path).expanduser().resolve() if isinstance(path, str) and path else path
-
-
-def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:
-    """InputError if a patch bank is made of images that are evaluated: it would hold their clean patches."""
-
-    def rows(source: dict[str, Any]) -> tuple[int, float]:
-        first, limit, stride = source.get("offset", 0), source.get("limit"), source.get("stride", 1)
-        return stride * first, float("inf") if limit is None else stride * (first + limit)
-
-    for step in specification if isinstance(specification, list) else [specification]:
-        bank = step.get("bank") if isinstance(step, dict) else None
-        source = bank.get("dataset") if isinstance(bank, dict) else None
-        if not isinstance(source, dict) or _place(source) != _place(dataset):
-            continue
-        (first, end), (other_first, other_end) = rows(source), rows(dataset)
-        if max(first, other_first) < min(end, other_end):
-            raise InputError(
-                f"defense {label!r}: its patch bank would be made of the images that are evaluated, and the "
-                "nearest patch of an adversarial image its own clean one; take another data set, offset or "
-                "limit"
-            )
 
 
 def resolve(config: dict[str, Any]) -> Experiment:

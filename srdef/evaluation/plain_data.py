@@ -1,6 +1,8 @@
 """What plain data, as a configuration holds it, can be; compared with the annotations of builders."""
 
+import ast
 import inspect
+import json
 import math
 import types
 import typing
@@ -154,3 +156,31 @@ def _words(annotation: Any) -> str:
     if kind in _KINDS:
         return _KINDS[kind][1]
     return {list: "a list of values of its kind", dict: "a dictionary"}.get(kind, "")
+
+
+def literal(text: str) -> Any:
+    """A number, fraction, truth value, list or dictionary; None for any other text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for read in (_python, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, ZeroDivisionError, MemoryError, RecursionError):
+            continue
+    return None
+
+
+def _python(text: str) -> Any:
+    """What Python reads in the text, in which fractions are computed."""
+    return ast.literal_eval(_Fractions().visit(ast.parse(text.strip(), mode="eval")))
+
+
+class _Fractions(ast.NodeTransformer):
+    """A number in the place of each fraction of numbers, such as 8/255."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """Divide."""
+        if not isinstance(node.op, ast.Div):
+            return node
+        above, below = (float(ast.literal_eval(self.visit(part))) for part in (node.left, node.right))
+        return ast.Constant(above / below)

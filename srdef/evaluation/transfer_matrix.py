@@ -27,11 +27,11 @@ from srdef.evaluation.experiment import (
     load_dataset,
     make_classifier,
     make_defense,
-    refuse_own_patches,
     specification,
     subsections,
 )
 from srdef.evaluation.memory_report import MemoryReport
+from srdef.evaluation.patch_banks import refuse_own_patches
 from srdef.evaluation.predictions import defended_images, predict
 from srdef.evaluation.programs import Programs, of_transfer
 from srdef.evaluation.progress import Reporter

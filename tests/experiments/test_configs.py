@@ -18,11 +18,11 @@ from srdef.evaluation.experiment import (
     FIELDS,
     OPTIONAL,
     make_defense,
-    refuse_own_patches,
     resolve,
     split_entry,
 )
 from srdef.evaluation.paper_tables import TABLES, Reference
+from srdef.evaluation.patch_banks import refuse_own_patches
 
 TABLE_CONFIGS = [f"table{number}" for number in TABLES]
 ARGUMENTS = ["lite0", "lite2,3x60", "inception_v3,downloads", "resnet50,4x100,downloads"]
