@@ -55,12 +55,7 @@ def select(config: dict[str, Any], count: int) -> Selection:
     def predict(images: np.ndarray) -> np.ndarray:
         return batching.map_batches(_predict, (classifier,), (images,), batch_size=batch_size)
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=cli.console) as bar:
         task = bar.add_task("classified correctly", total=count)
         tried, positions, names, labels = select_correct(

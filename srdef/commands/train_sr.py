@@ -119,12 +119,7 @@ def _planned(plan: Path) -> int:
 def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> tuple[Any, ConfigDict]:
     """The trained network, and the configuration with the number of steps that was planned."""
     create = srgan.create_trainer if config.loss == "srgan" else super_resolution.create_trainer
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=cli.console) as progress:
         task = progress.add_task(config.network, total=config.steps)
 

@@ -166,17 +166,16 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
     contents = {name: text.encode() if isinstance(text, str) else text for name, text in texts.items()}
     # What the others belong to: this configuration, these records and images.
     another = any(
-        not _holds(workdir / name, contents[name])
+        not results.holds(workdir / name, contents[name])
         for name in ("records.parquet", "attacks.json", "config.json")
     )
     if another:
-        results.remove(
-            workdir
-        )  # report, gallery and curves of another configuration, other images or weights
+        # Report, gallery and curves are of another configuration, or of other images or weights.
+        results.remove(workdir)
         if (workdir / "config.json").is_file():  # it comes last: with it the outputs are complete
             (workdir / "config.json").unlink()
     for name in contents.keys() - {"config.json"}:
-        if not _holds(workdir / name, contents[name]):
+        if not results.holds(workdir / name, contents[name]):
             write_atomically(workdir / name, contents[name])
     if another or not _is_json(workdir / "environment.json"):
         found = environment(experiment.arithmetic)
@@ -187,10 +186,6 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
     if another:
         write_atomically(workdir / "config.json", contents["config.json"])
     return table
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == content
 
 
 def _is_json(path: Path) -> bool:

@@ -53,6 +53,11 @@ def begin(workdir: Path, config: dict[str, Any]) -> None:
         write_atomically(workdir / "config.json", _text(config))
 
 
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there and has this content."""
+    return path.is_file() and path.read_bytes() == content
+
+
 def write(workdir: Path, contents: Mapping[str, str | bytes]) -> None:
     """Write results; those of other images or weights, which the same configuration had, are deleted first.
 
@@ -64,7 +69,7 @@ def write(workdir: Path, contents: Mapping[str, str | bytes]) -> None:
         report, curves and checks belong to it.
     """
     new = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
-    if any((workdir / name).is_file() and (workdir / name).read_bytes() != new[name] for name in new):
+    if any((workdir / name).is_file() and not holds(workdir / name, new[name]) for name in new):
         remove(workdir)
     for name, content in new.items():
         write_atomically(workdir / name, content)

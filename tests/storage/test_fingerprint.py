@@ -104,7 +104,7 @@ def test_sees_what_has_no_module_of_its_own(settled, attack, value):
     assert settled(attack, value, OTHER_SETTINGS) != before
 
 
-def test_sees_a_number_that_srdef_imports(monkeypatch):
+def test_sees_a_number_that_srdef_imports():
     """`CPU_BATCH`, say: it has no module of its own either."""
     from srdef.evaluation import batch_sizes
     from srdef.storage.sources import files_of
