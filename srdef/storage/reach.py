@@ -89,7 +89,7 @@ class _Walk:
             self.waiting += self.parts(value)
 
     def function(self, function: FunctionType) -> None:
-        self.note(function.__module__, function.__qualname__, *_without_texts(function.__code__))
+        self.note(function.__module__, function.__qualname__, *_instructions(function.__code__))
         parts = [function.__defaults__, function.__kwdefaults__, vars(function)]
         for cell in function.__closure__ or ():
             try:
@@ -192,12 +192,20 @@ def _names(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 @lru_cache(maxsize=4096)
-def _without_texts(code: CodeType) -> tuple[Any, ...]:
-    """What tells one unnamed function from another: its instructions, names and numbers, no docstring."""
-    return tuple(
-        (part.co_code, part.co_names, [x for x in part.co_consts if isinstance(x, int | float | tuple)])
-        for part in _codes(code)
-    )
+def _instructions(code: CodeType) -> tuple[Any, ...]:
+    """What tells one unnamed function from another: what it does with which names and constants."""
+    found: list[Any] = []
+    for part in _codes(code):
+        found += [(x.opname, _constant(x.argval)) for x in dis.get_instructions(part)]
+        # Python 3.11 gives the names of keyword arguments by their place among the constants.
+        found += [value for value in part.co_consts if isinstance(value, tuple)]
+    return tuple(found)
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, CodeType):
+        return value.co_name
+    return sorted(value, key=repr) if isinstance(value, frozenset) else value
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
