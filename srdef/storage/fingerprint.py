@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -10,13 +12,14 @@ import numpy as np
 from flax import nnx
 
 from srdef.storage import sources
-from srdef.storage.reach import without_addresses
+from srdef.storage.reach import reach_of, without_addresses
 
 
 def code_digest(*objects: Any) -> str:
     """A hash of the source of `objects`, and of all that it imports but installed packages.
 
-    See `srdef.storage.sources`. Comments, docstrings and the place of the files do not count.
+    See `srdef.storage.sources`. Comments, docstrings and the place of the files do not count. Of what is
+    written in a notebook, which has no file, the compiled code is taken, with all that it reads.
     """
     found = sources.files_of(*objects)
     sha = hashlib.sha256()
@@ -25,7 +28,19 @@ def code_digest(*objects: Any) -> str:
             source = file.read_bytes()
             text = _statements(source) if file.suffix == ".py" else hashlib.sha256(source).hexdigest()
             sha.update(f"{name}\n{text}\n".encode())
+    without_file = {name for name, file in found.items() if file is None}
+    for line in sorted(_in_no_file(objects, without_file)) if without_file else ():
+        sha.update(line.encode())
     return sha.hexdigest()
+
+
+def _in_no_file(objects: Any, modules: set[str]) -> Iterator[str]:
+    """A line for each function and class of these modules."""
+    for value in sources.parts(objects):
+        kind = value if isinstance(value, FunctionType | type) else type(value)
+        if kind.__module__ in modules:
+            reach = reach_of(kind)
+            yield f"{kind.__module__} {kind.__qualname__} {reach.arrays} {reach.values}\n"
 
 
 @cache

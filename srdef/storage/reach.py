@@ -36,7 +36,8 @@ def reach_of(function: Any) -> Reach:
     """What a function, a bound method or an object that is called can reach.
 
     That is what closures, defaults, `functools.partial`, attributes and containers hold, and of the user's
-    own functions also the global variables that they read. The same in every process.
+    own functions also the global variables that they read. Of classes that are written in a notebook that is
+    all that they define. The same in every process.
     """
     walk = _Walk()
     walk.go(function)
@@ -83,6 +84,8 @@ class _Walk:
             self.note(value.__name__)
         elif isinstance(value, type):
             self.note(value.__module__, value.__qualname__)
+            if _is_without_file(value.__module__):
+                self.waiting += [*value.__bases__, _members(value)]
         elif isinstance(value, FunctionType):
             self.function(value)
         else:
@@ -158,8 +161,19 @@ def _of_class(kind: type, name: str) -> Iterator[Any]:
         if name in vars(base):
             value = vars(base)[name]
             if _is_own(base.__module__):
-                yield getattr(value, "__func__", getattr(value, "fget", value))
+                yield _function(value)
             return
+
+
+def _members(kind: type) -> dict[str, Any]:
+    """The functions and values of a class itself, but for those that say where it is and what it is for."""
+    left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__")
+    return {name: _function(value) for name, value in vars(kind).items() if name not in left_out}
+
+
+def _function(value: Any) -> Any:
+    """What a class method, a static method or a property calls."""
+    return getattr(value, "__func__", getattr(value, "fget", value))
 
 
 def _slots(kind: type) -> list[str]:
@@ -221,6 +235,12 @@ def _is_own(module: str | None) -> bool:
     if module in (None, "__main__"):
         return True
     return module.split(".")[0] != "srdef" and not sources.is_installed(module, sources.file_of(module))
+
+
+@cache
+def _is_without_file(module: str | None) -> bool:
+    """Whether a module is the user's and in no file, as a notebook: no hash of its source can be taken."""
+    return _is_own(module) and (module is None or sources.file_of(module) is None)
 
 
 def without_addresses(value: Any) -> str:

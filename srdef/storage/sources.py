@@ -33,7 +33,7 @@ def files_of(*objects: Any) -> dict[str, Path | None]:
         Without a file: a notebook's, and packages that are only folders.
     """
     found: dict[str, Path | None] = {}
-    waiting = [name for value in _parts(objects) for name in _modules_of(value)]
+    waiting = [name for value in parts(objects) for name in _modules_of(value)]
     while waiting:
         name = waiting.pop()
         if name in found or name in ("", _OWN):  # srdef itself has its rooms as attributes, loaded or not
@@ -49,7 +49,7 @@ def files_of(*objects: Any) -> dict[str, Path | None]:
     return found
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def parts(value: Any) -> Iterator[Any]:
     """A value and all that is in it: items, attributes, and what functions hold."""
     seen: dict[int, Any] = {}  # the values too, as the number of one that is gone may be given again
     waiting = [value]
