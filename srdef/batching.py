@@ -1,9 +1,8 @@
 """Run a jitted batch function over any number of images: fixed batch size, sharded, with progress.
 
-Every program is compiled once: the last batch is padded to the full size (by repeating its last
-row) and the padding is cut off again. Batches are sharded over the `data` axis of a device mesh;
-weights are replicated. As every image is computed on its own, neither changes a result, beyond the rounding
-of sums.
+Every program is compiled once: the last batch is padded to the full size (by repeating its last row) and the
+padding is cut off again. Batches are sharded over the `data` axis of a device mesh; weights are replicated.
+As every image is computed on its own, neither changes a result, beyond the rounding of sums.
 """
 
 import math
@@ -17,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import interrupts
 from srdef.errors import InputError, OutOfMemoryError
+from srdef.own_code.edits import notice_edits
 from srdef.validation import check_count
 
 # Batches whose size nobody has chosen, on each device: at most so many images of so many numbers. 27 images
@@ -230,8 +230,7 @@ def map_batches(
 ) -> Any:
     """Call `function(*shared, *batch)` on consecutive batches and concatenate what it returns.
 
-    The results of a batch are copied to the host while the next one is computed; no more than these two are
-    on the devices.
+    The results of a batch are copied to the host while the next one is computed; only these two are on devices.
 
     Parameters
     ----------
@@ -271,6 +270,7 @@ def map_batches(
     (count,) = lengths
     if count == 0:
         raise InputError("there are no images")
+    notice_edits(*shared)
     mesh = data_mesh() if mesh is None else mesh
     devices = mesh.devices.size
     largest = max((rows.shape[1:] for rows in per_image), key=math.prod)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from srdef import own_code
 from srdef.errors import InputError
+from srdef.own_code import by_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ class Registry:
                 builder = _naming_options(f"{self.kind} {name!r}", builder)
             self._builders[name] = builder
             for module in (getattr(builder, "__module__", None) or "__main__", caller):
-                own_code.note(module)
+                by_name.note(module)
             return builder
 
         return decorator
@@ -102,7 +102,7 @@ class Registry:
         if name in self._builders:
             return self._builders[name]
         if ":" in name:
-            return own_code.builder(self.kind, name)
+            return by_name.builder(self.kind, name)
         short = name if len(name) <= 60 else f"{name[:57]}..."
         near = difflib.get_close_matches(short.lower(), [*self._builders, *self._aliases], n=1)
         raise InputError(

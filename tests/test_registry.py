@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
-from srdef import attacks, defenses, own_code
+from srdef import attacks, defenses
 from srdef.errors import InputError, SrdefWarning
+from srdef.own_code import by_name
 from srdef.registry import Registry
 
 
@@ -74,10 +75,10 @@ def folder(tmp_path, monkeypatch):
     """The current folder, with modules of a user's own; what is imported from it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(own_code, "_folders", [])
-    monkeypatch.setattr(own_code, "_imported", {})
-    monkeypatch.setattr(own_code, "_registering", {})
-    monkeypatch.setattr(own_code, "_places", {})
+    monkeypatch.setattr(by_name, "_folders", [])
+    monkeypatch.setattr(by_name, "_imported", {})
+    monkeypatch.setattr(by_name, "_registering", {})
+    monkeypatch.setattr(by_name, "_places", {})
     (tmp_path / "mine_a.py").write_text(MINE)
     (tmp_path / "helpers_of_mine.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "package_of_mine").mkdir()
@@ -121,7 +122,7 @@ def test_the_folder_of_a_configuration(registry, folder, monkeypatch, tmp_path_f
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(InputError, match=r"fruit 'mine_a.py:build': no file .*elsewhere\d+/mine_a.py"):
         registry.builder("mine_a.py:build")
-    own_code.look_in(folder)
+    by_name.look_in(folder)
     assert registry.create("mine_a.py:build") == registry.create("mine_a:build") == ("mine", 2)
 
 
@@ -164,31 +165,31 @@ def test_what_was_imported_is_found_again_from_elsewhere(registry, folder, monke
     before = set(sys.modules)
     for name in ("mine_a.py:build", "package_of_mine.inner:build", "registers_mine:build"):
         registry.builder(name)
-    noted = own_code.imports()
+    noted = by_name.imports()
     assert set(noted) >= {"mine_a.py:build", "package_of_mine.inner:build", "registers_mine"}
     assert noted["mine_a.py:build"]["sha256"] == hashlib.sha256(MINE.encode()).hexdigest()
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "mine_a.py").write_text("def build(size=1):\n    return 'another'\n")
     monkeypatch.chdir(elsewhere)
-    for names in (own_code._imported, own_code._registering, defenses.REGISTRY._builders):
+    for names in (by_name._imported, by_name._registering, defenses.REGISTRY._builders):
         monkeypatch.delitem(names, "mine", raising=False)
     forget(folder, before)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(folder)])
-    monkeypatch.setattr(own_code, "_folders", [])
+    monkeypatch.setattr(by_name, "_folders", [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        own_code.restore(noted)
+        by_name.restore(noted)
     assert registry.create("mine_a.py:build") == ("mine", 2)
     assert registry.create("package_of_mine.inner:build") == ("mine", 2)
     assert defenses.create("mine") == 1
 
     (folder / "mine_a.py").write_text(MINE + "\n")
     with pytest.warns(SrdefWarning, match=r"mine_a.py, which the run imported, has changed since then"):
-        own_code.restore({"mine_a.py:build": noted["mine_a.py:build"]})
+        by_name.restore({"mine_a.py:build": noted["mine_a.py:build"]})
     (folder / "mine_a.py").unlink()
     with pytest.warns(SrdefWarning, match=r"mine_a.py, which the run imported, is not there any more"):
-        own_code.restore({"mine_a.py:build": noted["mine_a.py:build"]})
+        by_name.restore({"mine_a.py:build": noted["mine_a.py:build"]})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.targets import TargetName, choose
 from srdef.batching import map_batches
 from srdef.errors import InputError
+from srdef.own_code.edits import notice_edits
 from srdef.victims import Victim, canvas_side, check_victim
 
 Images = np.ndarray | jax.Array
@@ -25,6 +26,7 @@ def check_arguments(
         raise InputError(f"attack must be an attack like attacks.fgsm(), not {attack!r}")
     images = validation.check_images(images, on_device=on_device)
     validation.check_key(key)
+    notice_edits(attack)
     classes = check_victim(victim, images.shape[1:])
     if getattr(attack, "enlarges", False):  # as DiverseInputs does
         height, width, channels = images.shape[1:]

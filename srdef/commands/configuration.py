@@ -20,7 +20,7 @@ from srdef import attacks, datasets, defenses, models
 from srdef.errors import InputError
 from srdef.evaluation import fields, schema
 from srdef.evaluation.plain_data import brief, check_plain, literal
-from srdef.own_code import look_in
+from srdef.own_code.by_name import look_in
 
 FOLDER = Path(srdef.configs.__path__[0])
 

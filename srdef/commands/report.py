@@ -17,8 +17,8 @@ import argparse
 import json
 from pathlib import Path
 
-from srdef import own_code
 from srdef.commands import cli
+from srdef.own_code import by_name
 from srdef.reporting import page
 from srdef.storage import files
 
@@ -62,7 +62,7 @@ def restore_imports(workdir: Path) -> None:
         }
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return  # the page says what is missing or damaged
-    own_code.restore(found)
+    by_name.restore(found)
 
 
 COMMAND = cli.Command(run, workdir=True, options=add_options)

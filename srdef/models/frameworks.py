@@ -10,7 +10,7 @@ from flax import nnx
 
 from srdef.errors import InputError
 from srdef.models.wrapped import Applied, Wrapped, alike, from_function
-from srdef.storage.reach import linen_fields, reach_of, without_addresses
+from srdef.own_code.reach import linen_fields, reach_of, without_addresses
 
 
 @dataclass(frozen=True)

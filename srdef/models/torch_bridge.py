@@ -14,7 +14,7 @@ import numpy as np
 
 from srdef.errors import InputError
 from srdef.models.wrapped import Applied, Channels, Wrapped, from_function
-from srdef.storage.reach import reach_of
+from srdef.own_code.reach import reach_of
 
 # Graphs of forward passes that wait for their backward pass: one for each device that computes, and one more.
 _KEPT = 1

@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
-from srdef.storage.reach import Reach, reach_of
+from srdef.own_code.reach import Reach, reach_of
 from srdef.validation import check_count, check_flags
 
 Channels = float | Sequence[float]

@@ -18,7 +18,7 @@ from srdef.evaluation.gray_box import Outcome
 from srdef.evaluation.paper_tables import Reference
 from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.summaries import summarize
-from srdef.own_code import imports
+from srdef.own_code.by_name import imports
 from srdef.reporting import tables
 from srdef.storage import results
 from srdef.storage.files import canonical_json, write_atomically

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from srdef.storage import sources
-from srdef.storage.reach import reach_of, without_addresses
+from srdef.own_code import sources
+from srdef.own_code.reach import reach_of, without_addresses
 
 
 def code_digest(*objects: Any) -> str:
     """A hash of the source of `objects`, and of all that it imports but installed packages.
 
-    See `srdef.storage.sources`. Comments, docstrings and the place of the files do not count. Of what is
+    See `srdef.own_code.sources`. Comments, docstrings and the place of the files do not count. Of what is
     written in a notebook, which has no file, the compiled code is taken, with all that it reads.
     """
     found = sources.files_of(*objects)

@@ -11,6 +11,7 @@ from flax import struct
 
 from srdef.errors import InputError
 from srdef.models.frameworks import check_networks, framework_of
+from srdef.own_code.edits import notice_edits
 
 Average = Literal["loss", "logits", "probabilities"]
 
@@ -118,6 +119,7 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
             f"{_name(victim)} is no pytree, as a victim has to be: make it a flax.struct.dataclass{wanted}"
         )
     check_networks(victim)
+    notice_edits(victim)
     try:
         # The program is traced once for each victim and shape, and kept.
         logits = _call.eval_shape(victim, jax.ShapeDtypeStruct(image_shape, jnp.float32), jax.random.key(0))

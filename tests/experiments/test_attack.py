@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srdef import datasets, own_code
+from srdef import datasets
 from srdef.commands import attack, cli
 from srdef.errors import InputError
+from srdef.own_code import by_name
 
 MINE = """
 import flax.struct
@@ -67,9 +68,9 @@ def folder(tmp_path, monkeypatch):
     """The current folder, with `mine.py`, which is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(own_code, "_folders", [])
+    monkeypatch.setattr(by_name, "_folders", [])
     for known in ("_imported", "_registering", "_places"):
-        monkeypatch.setattr(own_code, known, {})
+        monkeypatch.setattr(by_name, known, {})
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # that of another test
     (tmp_path / "mine.py").write_text(MINE)
     before = set(sys.modules)

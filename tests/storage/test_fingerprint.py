@@ -107,14 +107,14 @@ def test_sees_what_has_no_module_of_its_own(settled, attack, value):
 def test_sees_a_number_that_srdef_imports():
     """`CPU_BATCH`, say: it has no module of its own either."""
     from srdef.evaluation import batch_sizes
-    from srdef.storage.sources import files_of
+    from srdef.own_code.sources import files_of
 
     assert {"srdef.memory", "srdef.evaluation.schema"} <= {*files_of(batch_sizes)}
 
 
 def test_what_is_installed_does_not_count_but_where_it_is_editable(tmp_path, monkeypatch):
     """An editable package has its `.dist-info` in one folder and its source in another."""
-    from srdef.storage import sources
+    from srdef.own_code import sources
 
     for folder, place in (("site", "site"), ("venv", "checkout")):
         name = f"my_{place}_package"

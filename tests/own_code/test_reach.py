@@ -2,7 +2,7 @@
 
 import pytest
 
-from srdef.storage.reach import reach_of
+from srdef.own_code.reach import reach_of
 
 
 def resize(images, *options, **more):

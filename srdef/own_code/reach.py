@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from srdef.storage import sources
+from srdef.own_code import sources
 
 # Python's own modules whose objects are looked into: others, as loggers and locks, hold no weights.
 _TRANSPARENT = ("builtins", "collections", "functools", "types")
@@ -92,15 +92,15 @@ class _Walk:
             self.waiting += self.parts(value)
 
     def function(self, function: FunctionType) -> None:
-        self.note(function.__module__, function.__qualname__, *_instructions(function.__code__))
+        self.note(function.__module__, function.__qualname__, *instructions(function.__code__))
         parts = [function.__defaults__, function.__kwdefaults__, vars(function)]
         for cell in function.__closure__ or ():
             try:
                 parts.append(cell.cell_contents)
             except ValueError:  # nothing in it yet
                 continue
-        if _is_own(function.__module__):
-            names, attributes = _names(function.__code__)
+        if is_own(function.__module__):
+            names, attributes = names_read(function.__code__)
             self.attributes |= attributes
             given = function.__globals__
             parts += [given[name] for name in names if name in given]
@@ -160,18 +160,18 @@ def _of_class(kind: type, name: str) -> Iterator[Any]:
     for base in kind.__mro__:
         if name in vars(base):
             value = vars(base)[name]
-            if _is_own(base.__module__):
-                yield _function(value)
+            if is_own(base.__module__):
+                yield called(value)
             return
 
 
 def _members(kind: type) -> dict[str, Any]:
     """The functions and values of a class itself, but for those that say where it is and what it is for."""
     left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__")
-    return {name: _function(value) for name, value in vars(kind).items() if name not in left_out}
+    return {name: called(value) for name, value in vars(kind).items() if name not in left_out}
 
 
-def _function(value: Any) -> Any:
+def called(value: Any) -> Any:
     """What a class method, a static method or a property calls."""
     return getattr(value, "__func__", getattr(value, "fget", value))
 
@@ -192,11 +192,11 @@ def linen_fields(module: Any) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _names(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
+def names_read(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
     """The global variables that a function and those within it read, and the attributes."""
     names: dict[str, None] = {}
     attributes = set()
-    for part in _codes(code):
+    for part in codes(code):
         for instruction in dis.get_instructions(part):
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names.setdefault(instruction.argval)
@@ -206,10 +206,10 @@ def _names(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 @lru_cache(maxsize=4096)
-def _instructions(code: CodeType) -> tuple[Any, ...]:
+def instructions(code: CodeType) -> tuple[Any, ...]:
     """What tells one unnamed function from another: what it does with which names and constants."""
     found: list[Any] = []
-    for part in _codes(code):
+    for part in codes(code):
         found += [(x.opname, _constant(x.argval)) for x in dis.get_instructions(part)]
         # Python 3.11 gives the names of keyword arguments by their place among the constants.
         found += [value for value in part.co_consts if isinstance(value, tuple)]
@@ -222,15 +222,15 @@ def _constant(value: Any) -> Any:
     return sorted(value, key=repr) if isinstance(value, frozenset) else value
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
+def codes(code: CodeType) -> Iterator[CodeType]:
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _codes(constant)
+            yield from codes(constant)
 
 
 @cache
-def _is_own(module: str | None) -> bool:
+def is_own(module: str | None) -> bool:
     """Whether a module is the user's: of a notebook, say, and no installed package's."""
     if module in (None, "__main__"):
         return True
@@ -240,7 +240,7 @@ def _is_own(module: str | None) -> bool:
 @cache
 def _is_without_file(module: str | None) -> bool:
     """Whether a module is the user's and in no file, as a notebook: no hash of its source can be taken."""
-    return _is_own(module) and (module is None or sources.file_of(module) is None)
+    return is_own(module) and (module is None or sources.file_of(module) is None)
 
 
 def without_addresses(value: Any) -> str:

@@ -1,0 +1,192 @@
+"""Edits of the user's code between two calls, which programs that are compiled already would not see.
+
+A compiled program serves a class of attacks, defenses or victims, and has in it what their functions were.
+A cell of a notebook that runs again, and IPython's autoreload, change the functions and numbers that these
+read, and leave the class.
+"""
+
+import dis
+from functools import lru_cache, partial
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import jax
+from flax import nnx
+
+from srdef.own_code.reach import called, codes, instructions, is_own, names_read
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+# Objects of these packages have no code of the user's in them.
+_CLOSED = ("jax", "jaxlib", "numpy", "torch", "keras")
+
+# By the number of a class or function: what it was made of when it was last used, and itself.
+_known: dict[int, tuple[list[Any], Any]] = {}
+
+
+def notice_edits(*objects: Any) -> None:
+    """Let go of all compiled programs if code of the user's that objects depend on is not what it was.
+
+    That is the code of their classes and functions, and the functions, classes, numbers and objects that it
+    reads from its modules: another value under the same name is an edit. What the code itself writes, as a
+    count of its calls, is none.
+
+    Parameters
+    ----------
+    *objects : pytree
+        Attacks, defenses and victims.
+    """
+    edited = False
+    for value in _of_the_user(objects):
+        made_of = _Made(value).of
+        before = _known.get(id(value))
+        edited |= before is not None and before[0] != made_of
+        _known[id(value)] = made_of, value
+    if edited:
+        jax.clear_caches()
+
+
+def _of_the_user(objects: tuple[Any, ...]) -> list[Any]:
+    """The user's classes and functions in objects.
+
+    srdef's own networks, which have thousands of parts, are not looked into.
+    """
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    waiting = [*objects]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _PLAIN) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        kind = value if isinstance(value, type | FunctionType) else type(value)
+        package = (kind.__module__ or "").split(".")[0]
+        if is_own(kind.__module__):
+            found[id(kind)] = kind
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, partial):
+            waiting += [value.func, value.args, value.keywords]
+        elif isinstance(value, MethodType):
+            waiting += [value.__self__, value.__func__]
+        elif isinstance(value, FunctionType):
+            waiting += [value.__defaults__, value.__kwdefaults__, *_closure(value)]
+        elif isinstance(value, type | ModuleType) or package in _CLOSED:
+            waiting += filter(None, [_wrapped(value)])
+        elif package != "srdef" or not isinstance(value, nnx.Module):
+            waiting += getattr(value, "__dict__", {}).values()
+    return [*found.values()]
+
+
+class _Same:
+    """Something that is equal to itself only."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Made:
+    """What a class or function of the user's, and all of the user's that these read, are made of.
+
+    Attributes
+    ----------
+    of : list
+        By the names under which they are read: instructions of functions, numbers, and other objects.
+    """
+
+    def __init__(self, start: Any) -> None:
+        self.of: list[tuple[str, Any]] = []
+        self.seen: dict[int, Any] = {}
+        self.written: set[str] = set()
+        self.attributes: set[str] = set()  # that are read, and may be functions of modules
+        self.modules: list[ModuleType] = []
+        self.waiting: list[tuple[str, Any]] = [("", start)]
+        looked_up: set[tuple[str, str]] = set()
+        while self.waiting:
+            while self.waiting:
+                self.visit(*self.waiting.pop())
+            for module in self.modules:
+                for name in sorted(self.attributes & vars(module).keys()):
+                    if (module.__name__, name) not in looked_up:
+                        looked_up.add((module.__name__, name))
+                        self.waiting.append((name, vars(module)[name]))
+        self.of = [(name, value) for name, value in self.of if name not in self.written]
+
+    def visit(self, name: str, value: Any) -> None:
+        if isinstance(value, (*_PLAIN, frozenset)):
+            self.of.append((name, (type(value), repr(value))))
+            return
+        if id(value) in self.seen:
+            return
+        self.seen[id(value)] = value
+        if isinstance(value, tuple):
+            self.waiting += [(name, part) for part in value]
+        elif isinstance(value, classmethod | staticmethod | property):
+            self.waiting.append(("", called(value)))
+        elif isinstance(value, FunctionType) and is_own(value.__module__):
+            self.function(value)
+        elif isinstance(value, type) and is_own(value.__module__):
+            self.waiting += [("", base) for base in value.__bases__]
+            self.waiting += [pair for pair in vars(value).items() if _is_code(*pair)]
+        elif isinstance(value, ModuleType) and is_own(value.__name__):
+            self.modules.append(value)
+        else:
+            self.of.append((name, _Same(value)))
+            if isinstance(value, partial):
+                self.waiting.append(("", value.func))
+            elif (inner := _wrapped(value)) is not None:
+                self.waiting.append(("", inner))
+            elif is_own(type(value).__module__):
+                self.waiting.append(("", type(value)))
+
+    def function(self, function: FunctionType) -> None:
+        """What it reads; of what its closure holds only code, as no edit changes the rest."""
+        code = function.__code__
+        self.of.append(("", instructions(code)))
+        names, attributes = names_read(code)
+        self.attributes |= attributes
+        self.written |= _names_written(code)
+        given = function.__globals__
+        self.waiting += [(name, given[name]) for name in names if name in given]
+        self.waiting += [("", value) for value in function.__defaults__ or ()]
+        self.waiting += (function.__kwdefaults__ or {}).items()
+        self.waiting += [
+            ("", value) for value in _closure(function) if isinstance(value, FunctionType | type)
+        ]
+
+
+def _closure(function: FunctionType) -> list[Any]:
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # nothing in it yet
+            continue
+    return found
+
+
+def _wrapped(value: Any) -> Any:
+    """The function that is compiled by `jax.jit`, say; None in other objects."""
+    return None if isinstance(value, type) else getattr(value, "__dict__", {}).get("__wrapped__")
+
+
+def _is_code(name: str, value: Any) -> bool:
+    """Whether a member of a class has to do with what it computes: it is no note about the class."""
+    return not name.startswith("__") or isinstance(called(value), FunctionType)
+
+
+@lru_cache(maxsize=4096)
+def _names_written(code: CodeType) -> frozenset[str]:
+    """The global variables and attributes that a function and those within it set."""
+    return frozenset(
+        instruction.argval
+        for part in codes(code)
+        for instruction in dis.get_instructions(part)
+        if instruction.opname in ("STORE_GLOBAL", "STORE_ATTR")
+    )
