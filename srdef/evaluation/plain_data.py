@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -159,13 +160,16 @@ def _words(annotation: Any) -> str:
 
 
 def literal(text: str) -> Any:
-    """A number, fraction, truth value, list or dictionary; None for any other text."""
+    """A number, fraction, truth value, list or dictionary; None for any other text.
+
+    Zeros before a whole number do not count: `04/255` is 4/255.
+    """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for read in (_python, json.loads):
+    for read in (_python, json.loads, _without_zeros):
         try:
             return read(text)
-        except (ValueError, SyntaxError, TypeError, ZeroDivisionError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, ArithmeticError, MemoryError, RecursionError):
             continue
     return None
 
@@ -175,6 +179,13 @@ def _python(text: str) -> Any:
     return ast.literal_eval(_Fractions().visit(ast.parse(text.strip(), mode="eval")))
 
 
+def _without_zeros(text: str) -> Any:
+    """What Python reads in numbers that begin with zeros, for which it has no meaning; not within texts."""
+    if "'" in text or '"' in text:
+        raise ValueError(text)
+    return _python(re.sub(r"(?<![\w.])0+(?=\d)", "", text, flags=re.ASCII))
+
+
 class _Fractions(ast.NodeTransformer):
     """A number in the place of each fraction of numbers, such as 8/255."""
 
@@ -182,5 +193,7 @@ class _Fractions(ast.NodeTransformer):
         """Divide."""
         if not isinstance(node.op, ast.Div):
             return node
-        above, below = (float(ast.literal_eval(self.visit(part))) for part in (node.left, node.right))
-        return ast.Constant(above / below)
+        above, below = (ast.literal_eval(self.visit(part)) for part in (node.left, node.right))
+        if not (is_number(above) and is_number(below)):
+            raise ValueError("no fraction of numbers")
+        return ast.Constant(float(above) / float(below))

@@ -37,6 +37,13 @@ def changed(*changes, config=None):
         ('config.attacks["FGSM-2"].epsilon=0.25', ["attacks", "FGSM-2", "epsilon"], 0.25),
         ("config.attacks['C&W 3x60'].max_iterations=9", ["attacks", "C&W 3x60", "max_iterations"], 9),
         ("config.attacks[I-FGSM].epsilon=1", ["attacks", "I-FGSM", "epsilon"], 1.0),
+        ("config.attacks.FGSM-2.epsilon=04/255", ["attacks", "FGSM-2", "epsilon"], 4 / 255),
+        (
+            "config.attacks.FGSM-2={'name': 'fgsm', 'epsilon': 4/255}",
+            ["attacks", "FGSM-2", "epsilon"],
+            4 / 255,
+        ),
+        ("config.seed=007", ["seed"], 7),
         ("config.attacks.I-FGSM.steps=3", ["attacks", "I-FGSM", "steps"], 3),  # which the file leaves out
         ("config.defenses.WD+SR[0].sigma=0.1", ["defenses", "WD+SR", 0, "sigma"], 0.1),
         ('config.defenses.mine={"name": "jpeg"}', ["defenses", "mine"], {"name": "jpeg"}),
@@ -100,6 +107,9 @@ def test_a_model_of_ones_own_is_not_asked_for_trained_weights(tmp_path, monkeypa
         ("(2/255, -8/255)", [2 / 255, -8 / 255]),
         ("2/255,8/255", [2 / 255, 8 / 255]),
         ("1/0,2", ["1/0", 2]),
+        ("02/255,08/255", [2 / 255, 8 / 255]),
+        ("(02/255, -08/255)", [2 / 255, -8 / 255]),
+        ("'007','04/255'", ["007", "04/255"]),
     ],
 )
 def test_lists(text, value):
@@ -140,7 +150,9 @@ def test_two_words_are_one_change():
         ("config.classifier.pretrained=1", "config.classifier.pretrained must be true or false, not '1'"),
         ("config.attacks.FGSM-2.epsilon=1e999", "must be a finite number, not inf"),
         ("config.attacks.FGSM-2.epsilon=" + "9" * 400, "must be a number"),
+        ("config.attacks.FGSM-2.epsilon=" + "9" * 400 + "/255", "must be a number"),
         ("config.attacks.FGSM-2.epsilon=1/0", "must be a number, not '1/0'"),
+        ("config.attacks.FGSM-2.epsilon=True/2", "must be a number, not 'True/2'"),
         ("config.attacks=3", "config.attacks must be a dictionary, not '3'"),
         ("config.attacks={}", "config.attacks must be a dictionary of at least one entry"),
         ("config.dataset.name=imagenet", "unknown data set 'imagenet'; choose from: "),
