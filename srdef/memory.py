@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from srdef.errors import InputError
+
 # The images and results of the batch before are on the device too, while one is computed: see
 # `batching.map_batches`. So many times the images of a batch, beside the arguments of the programs.
 _HELD = 4
@@ -107,9 +109,13 @@ def free_on_host() -> int | None:
 
 
 def _free_in_machine() -> int | None:
+    return _in_meminfo("MemAvailable")
+
+
+def _in_meminfo(name: str) -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
     except (OSError, ValueError, IndexError, StopIteration):  # no Linux
         return None
 
@@ -136,6 +142,18 @@ def _free_in_container(
         # Files that were read and are kept in case they are read again make room.
         rooms.append(max(most - used + int(stat.get("inactive_file", 0)), 0))
     return min(rooms, default=None)
+
+
+def all_there_is(devices: Sequence[Any]) -> int | None:
+    """The bytes that these devices have in all, free or not; of a CPU those of the machine, with its swap."""
+    if devices[0].platform != "cpu":
+        most = limit(devices)
+        return None if most is None else most * len(devices)
+    try:
+        swap = _in_meminfo("SwapTotal") or 0
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + swap
+    except (OSError, ValueError):  # a system that does not say
+        return None
 
 
 def in_words(size: float) -> str:
@@ -192,6 +210,21 @@ def shortage(
     which = f" ({program})" if program else ""
     return (
         f"batches of {batch_size} {what} need about {in_words(needed)} of memory{which}, and {free}; {advice}"
+    )
+
+
+def refuse_impossible(batch_size: int, each: int, devices: Sequence[Any], *, what: str = "images") -> None:
+    """InputError for a batch whose images alone, of `each` so many bytes, are more than there ever is.
+
+    What could fit is let through, though it may take far more: `shortage` warns of that.
+    """
+    room = all_there_is(devices)
+    if room is None or batch_size * each <= room:
+        return
+    where = "this machine has" if devices[0].platform == "cpu" else "its devices have"
+    raise InputError(
+        f"batch_size={batch_size} can never fit: the {what} of one batch alone are "
+        f"{in_words(batch_size * each)}, and {where} {in_words(room)} of memory; choose a smaller batch_size"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from srdef import memory
+from srdef.errors import InputError
 
 # Compiles a program twice as two processes would; the second time it comes from the cache.
 CACHED = """
@@ -178,3 +179,19 @@ def test_the_estimate_is_near_what_a_run_takes(name):
     # no more than what convolutions need beside the arrays that the compiler plans.
     assert grown <= 1.25 * need
     assert need <= 5 * grown
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_only_what_is_more_than_all_there_is_can_never_fit(platform, monkeypatch):
+    monkeypatch.setattr(memory, "free_on_host", lambda: 0)  # what is free now does not count
+    devices = [device(platform, bytes_limit=500_000_000)] * 2
+    room = memory.all_there_is(devices)
+    if platform == "gpu":
+        assert room == 1_000_000_000
+    memory.refuse_impossible(room // 1000, 1000, devices)
+    with pytest.raises(InputError, match=rf"^batch_size={room} can never fit: the images of one batch alone"):
+        memory.refuse_impossible(room, 2, devices)
+
+
+def test_what_is_unknown_refuses_nothing():
+    memory.refuse_impossible(10**18, 10**6, [device("gpu")])

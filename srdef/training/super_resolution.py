@@ -376,13 +376,16 @@ def train(
     Raises
     ------
     InputError
-        For missing folders or images, an unknown option, no checkpoint that is whole, or a loss or weights
-        that are not finite, of which no checkpoint is kept.
+        For missing folders or images, an unknown option, a batch whose patches are more than the machine's
+        memory, no checkpoint that is whole, or a loss or weights that are not finite, of which no checkpoint
+        is kept.
     """
     mesh = batching.data_mesh(jax.devices())
     _check(config, mesh.devices.size)
     photographs = read_folder(config.train_folder) if photographs is None else photographs
     source = PatchSource.create(photographs, config.patch, network.scale, config.seed)
+    own = config.batch_size * len(mesh.local_devices) // mesh.devices.size
+    memory.refuse_impossible(own, 3 * source.side**2, list(mesh.local_devices), what="patches")
     validation = read_folder(config.validation_folder) if config.validation_folder else []
     trainer, state = create(network, config)
     sharding = NamedSharding(mesh, PartitionSpec("data"))

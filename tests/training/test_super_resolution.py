@@ -66,6 +66,13 @@ def test_a_batch_that_does_not_fit_is_said_before_the_first_step(folder, tmp_pat
     assert super_resolution.read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 3
 
 
+@pytest.mark.parametrize("crop", ["device", "host"])
+def test_a_batch_that_can_never_fit_is_refused(folder, tmp_path, crop):
+    words = rf"^batch_size={10**12} can never fit: the patches of one batch alone are [\d.]+ GB, and this "
+    with pytest.raises(InputError, match=words):
+        super_resolution.train(network(), tiny(folder, batch_size=10**12, crop=crop), tmp_path)
+
+
 class Killed(Exception):
     pass
 
