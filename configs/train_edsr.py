@@ -11,6 +11,7 @@ instead of VGG-19's, which are downloaded.
 from ml_collections import ConfigDict
 
 from srdef.configs import common
+from srdef.errors import InputError
 
 NETWORKS = (
     *("small_x2", "baseline_x2", "baseline_x3", "baseline_x4", "x2", "x3", "x4"),
@@ -38,10 +39,12 @@ def get_config(argument: str = "") -> ConfigDict:
     Raises
     ------
     InputError
-        For a name that is not of one of these forms, or an unknown option.
+        For a name that is not of one of these forms, an unknown option, or `squeezenet` without an SRGAN.
     """
     chosen = common.parse_arg(argument, network=NETWORK, gpu=False, squeezenet=False)
     network = chosen.network
+    if chosen.squeezenet and not network.startswith("srgan"):
+        raise InputError(f"squeezenet is for the perceptual loss of srgan_x2 and srgan_x4, not of {network}")
     config = ConfigDict()
     config.recipe = ",".join([network, *(option for option in ("gpu", "squeezenet") if chosen[option])])
     config.network = network if network.startswith(("compact", "srresnet", "srgan")) else f"edsr_{network}"

@@ -63,9 +63,8 @@ def labels(arguments: list[str]) -> list[str]:
 def evaluate(networks: dict[str, SuperResolutionNetwork], folders: list[str]) -> list[Row]:
     """One row for each folder and network, after those of bicubic for every scale: means over the folder."""
     rows: list[Row] = []
-    for folder in folders:
+    for where, folder in zip(patches.folder_names(folders), folders, strict=True):
         photographs = patches.read_folder(folder)
-        where = Path(folder).name
         for scale in sorted({network.scale for network in networks.values()}):
             found = quality.measure(quality.bicubic_results(scale, photographs), scale)
             rows.append((where, len(photographs), f"bicubic x{scale}", found))
@@ -125,6 +124,8 @@ def main(names: list[str], folders: list[str], written: Sequence[str] = ()) -> N
     for file in written:
         if Path(file).suffix not in WRITERS:
             raise InputError(f"table {file}: unknown kind; choose from: {', '.join(WRITERS)}")
+        if Path(file).is_dir():
+            raise InputError(f"table {file} is a folder; say which file to write")
         if not Path(file).absolute().parent.is_dir():
             raise InputError(f"table {file}: its folder does not exist")
     networks = dict(zip(labels(names), map(load, names), strict=True))

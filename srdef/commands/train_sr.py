@@ -35,13 +35,28 @@ from srdef.errors import InputError
 from srdef.evaluation.processes import ALONE, Processes
 from srdef.storage import files
 from srdef.training import budget, export, quality, srgan, super_resolution, together
-from srdef.training.patches import read_folder
+from srdef.training.patches import folder_names, read_folder
 
 # What does not change the weights, or is named by `minutes`' result.
 _NOT_IN_COMMAND = ("recipe", "network", "network_options", "minutes", "data", "licence", "test_folders")
 _PATHS = ("train_folder", "validation_folder", "initial_weights")
+# What an SRGAN has beside the fields of every training.
+_OF_SRGAN = ("loss_weights", "discriminator_features", "discriminator_hidden", "perceptual")
 # What may change between a run and its continuation: names, and how often something is looked at or kept.
 _FREE = ("recipe", "data", "licence", "test_folders", "evaluate_every", "checkpoint_every")
+
+
+def check_fields(config: ConfigDict) -> None:
+    """InputError for what would only be missed when the training is over, or mean nothing."""
+    for field in _OF_SRGAN:
+        if config.loss == "srgan" and field not in config:
+            raise InputError(f"field config.{field} is missing, which the loss srgan needs")
+        if config.loss != "srgan" and field in config:
+            raise InputError(f"config.{field} means nothing for the loss {config.loss}, only for srgan")
+    try:
+        command(config)
+    except InputError as error:
+        raise InputError(f"config.recipe is no argument of configs/train_edsr.py: {error}") from None
 
 
 def command(config: ConfigDict) -> str:
@@ -51,7 +66,8 @@ def command(config: ConfigDict) -> str:
     for field, given in cli.plain(config).items():
         values = given if isinstance(given, dict) else {"": given}
         for part, value in values.items():
-            usual = standard[field][part] if part else standard[field]
+            usual = standard.get(field, {})
+            usual = usual.get(part) if part and isinstance(usual, dict) else usual
             if value != usual and field not in _NOT_IN_COMMAND:
                 option = f"config.{field}.{part}" if part else f"config.{field}"
                 words.append(f"--{option}={Path(value).name if field in _PATHS else value}")
@@ -65,11 +81,19 @@ def identity(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """InputError if `workdir` holds a training of another configuration, or does not say of which."""
+    """InputError if `workdir` holds a training of another configuration, or does not say of which.
+
+    A run that was refused before its first step, for a folder that is not there, say, holds nothing.
+    """
+    trained = [
+        p for pattern in ("metrics.jsonl", "checkpoints/*", "*.safetensors") for p in workdir.glob(pattern)
+    ]
+    if not trained and not (workdir / "plan.json").exists():
+        return
     try:
         kept = json.loads((workdir / "config.json").read_text())
     except FileNotFoundError:
-        if (workdir / "metrics.jsonl").exists() or (workdir / "checkpoints").exists():
+        if trained:
             raise InputError(
                 f"{workdir} holds a training without its config.json; choose another folder"
             ) from None
@@ -158,8 +182,10 @@ def main(
     Raises
     ------
     InputError
-        As `super_resolution.train`, and if the workdir holds a training of another configuration.
+        As `super_resolution.train`, and if the workdir holds a training of another configuration, or a field
+        belongs to another loss or recipe.
     """
+    check_fields(config)
     with members.hold(workdir):
         if members.first:
             check_workdir(config, workdir)
@@ -173,10 +199,11 @@ def main(
         export.save_curve(workdir / "metrics.jsonl", workdir / "curve.png", config.network, config.loss)
         # What is measured is the file.
         network = models.create(config.network, weights=exported, **config.network_options)
-        measured = {}
-        for folder in config.test_folders or [config.validation_folder]:
-            if folder:
-                measured[Path(folder).name] = quality.beside_bicubic(network, read_folder(folder))
+        folders = [folder for folder in config.test_folders or [config.validation_folder] if folder]
+        measured = {
+            name: quality.beside_bicubic(network, read_folder(folder))
+            for name, folder in zip(folder_names(folders), folders, strict=True)
+        }
         records = super_resolution.read_metrics(workdir / "metrics.jsonl")
         text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
         files.write_atomically(workdir / f"{config.network}.md", text)

@@ -141,8 +141,10 @@ def card(
         As `save_weights` returns it.
     """
     name = config["network"]
-    done = records[-1]["step"]
-    steps = f"{done} steps" if done == config["steps"] else f"{done} of {config['steps']} planned steps"
+    steps = f"{config['steps']} planned steps"
+    if records:  # the log may have been lost
+        done = records[-1]["step"]
+        steps = f"{done} steps" if done == config["steps"] else f"{done} of {steps}"
     averaged = (
         f"weights averaged ({config['ema_decay']})" if config["ema_decay"] else "weights of the last step"
     )
@@ -169,7 +171,7 @@ def card(
     rows["seed"] = str(config["seed"])
     devices = jax.local_devices()
     rows["device"] = (f"{len(devices)} x " if len(devices) > 1 else "") + devices[0].device_kind
-    if records:  # the log may have been lost
+    if records:
         rows["time"] = f"{records[-1]['seconds'] / 60:.1f} minutes"
     rows["stored as"] = stored
     rows["SHA-256"] = f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`"

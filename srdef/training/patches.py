@@ -1,6 +1,7 @@
 """Photographs, and random patches of them: decoded once, cropped on the device or by threads of the host."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def read_folder(folder: str | Path) -> list[np.ndarray]:
     if not paths:
         raise InputError(f"no images ({', '.join(SUFFIXES)}) in {folder}")
     return [np.asarray(read_image(path)) for path in paths]
+
+
+def folder_names(folders: Sequence[str]) -> list[str]:
+    """What tables call these folders: the last part of each path, or as many as tell it from the others."""
+    paths = [Path(os.path.abspath(folder)).parts for folder in folders]
+
+    def name(own: tuple[str, ...]) -> str:
+        others = [path for path in paths if path != own]
+        length = next(n for n in range(1, len(own) + 1) if all(path[-n:] != own[-n:] for path in others))
+        return "/".join(own[-length:])
+
+    return [name(own) for own in paths]
 
 
 def _read_tfds(name: str) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The card and the curve that go with trained weights, and the script that leaves them."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -88,6 +89,9 @@ def test_card_of_an_srgan(tmp_path):
         "perceptual and adversarial loss (SRGAN), 1000 of 200000 planned steps of 16 patches of 48x48"
     )
     assert rows["recipe"].endswith("weights of the last step")
+    without_log = rows_of(export.card(network, config, tmp_path / "w.safetensors", "", [], {}))
+    assert "(SRGAN), 200000 planned steps of 16 patches" in without_log["recipe"]
+    assert "time" not in without_log
 
 
 def test_command_is_exact():
@@ -151,6 +155,52 @@ def _bf16(network, folder):
 def test_bad_storage(tmp_path):
     with pytest.raises(InputError, match="unknown storage 'int8'; choose from: float32, bf16, auto"):
         export.save_weights(models.create("edsr", blocks=1, features=4), tmp_path / "w", "int8")
+
+
+def test_folders_of_one_name_are_two_rows_of_a_card(folder, tmp_path):
+    other = tmp_path / "other" / folder.name
+    other.mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(other / "b.png")
+    config = quick(folder, test_folders=(str(folder), str(other), f"{folder}/"))
+    train_sr.main(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "compact.md").read_text().splitlines()
+    rows = [line.split("|")[1].strip() for line in lines if line.count("|") == 7][2:]
+    assert rows == [f"{tmp_path.name}/Set1"] * 2 + ["other/Set1"] * 2
+
+
+def test_names_of_folders(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert patches.folder_names(["a/HR", "b/HR", "x/b/HR/", "Set5", "tfds:div2k"]) == [
+        *("a/HR", f"{tmp_path.name}/b/HR", "x/b/HR"),
+        *("Set5", "tfds:div2k"),
+    ]
+    assert patches.folder_names([".", "./Set5", "Set5"]) == [tmp_path.name, "Set5", "Set5"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("compact_4x1_x2", {"recipe": "mine"}, "config.recipe is no argument of .*: unknown argument 'mine'"),
+        ("compact_4x1_x2", {"discriminator_features": 8}, "config.discriminator_features means nothing for"),
+        (
+            "srresnet_x2",
+            {"loss": "srgan"},
+            "field config.loss_weights is missing, which the loss srgan needs",
+        ),
+    ],
+)
+def test_what_would_be_missed_at_the_end_is_said_at_the_start(folder, tmp_path, recipe, changes, message):
+    config = train_edsr.get_config(recipe)
+    config.update({"train_folder": str(folder), **changes})
+    with pytest.raises(InputError, match=message):
+        train_sr.main(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["small_x2,squeezenet", "compact_x2,gpu,squeezenet"])
+def test_squeezenet_is_for_an_srgan(recipe):
+    with pytest.raises(InputError, match="squeezenet is for the perceptual loss of srgan_x2 and srgan_x4"):
+        train_edsr.get_config(recipe)
 
 
 def test_unknown_recipe():
@@ -237,6 +287,17 @@ def test_a_workdir_of_another_configuration_is_refused(folder, tmp_path):
     (workdir / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json cannot be read"):
         train_sr.main(quick(folder), workdir)
+
+
+def test_a_run_that_was_refused_does_not_keep_its_folder(folder, tmp_path):
+    for wrong, message in (
+        ({"train_folder": str(folder / "typo")}, "typo"),
+        ({"batch_size": 10**12}, "can never fit"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_sr.main(quick(folder, **wrong), tmp_path / "run")
+    train_sr.main(quick(folder), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train_folder"] == "Set1"
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"steps": null}', "[]"])
