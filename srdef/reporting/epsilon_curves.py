@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
+from srdef import attacks
 from srdef.reporting import style
 from srdef.storage.files import write_atomically
 
@@ -92,18 +93,25 @@ def find(
 ) -> list[Curve]:
     """The curves of a run from what it has left: `config.json`, `table.json` and `attacks.json`.
 
-    An attack has a curve where `config.attacks` has it with at least `FEWEST` ε and the same other options.
-    Undefended images have none.
+    An attack has a curve where `config.attacks` has it in L∞ with at least `FEWEST` ε and the same other
+    options. Undefended images have none.
     """
     cells: Cells = {(cell["defense"], cell["attack"]): cell for cell in table["cells"]}
+    noted = {row["attack"]: row["norm"] for row in strengths if "norm" in row}
     groups: dict[str, list[tuple[float, str]]] = {}
     names: dict[str, str] = {}
+    options: dict[str, dict[str, Any]] = {}
     for label in table["attacks"]:
         entry = config["attacks"].get(label, {})
-        if isinstance(entry.get("epsilon"), float) and entry["epsilon"] <= 1:
-            kind = repr(sorted((k, v) for k, v in entry.items() if k not in _APART))
+        if not isinstance(entry.get("epsilon"), float) or not 0 < entry["epsilon"] <= 1:
+            continue
+        if noted.get(label, _norm(entry)) == "linf":
+            own = {k: v for k, v in entry.items() if k not in _APART}
+            kind = repr(sorted(own.items()))
             groups.setdefault(kind, []).append((255 * entry["epsilon"], label))
-            names[kind] = entry.get("paper", entry["name"])
+            names[kind], options[kind] = entry.get("paper", entry["name"]), own
+    groups = {kind: labels for kind, labels in groups.items() if len(labels) >= FEWEST}
+    shown = _told_apart({kind: names[kind] for kind in groups}, options)
     curves = []
     for defense in table["defenses"]:
         if config["defenses"][defense] == {"name": "identity"}:
@@ -116,8 +124,28 @@ def find(
             clean = cells.get((defense, "clean"))
             if len(points) >= FEWEST and clean is not None and clean["total"]:
                 smallest = _smallest(config, cells, strengths, defense, names[kind])
-                curves.append(Curve(defense, names[kind], clean, points, smallest))
+                curves.append(Curve(defense, shown[kind], clean, points, smallest))
     return curves
+
+
+def _norm(entry: Mapping[str, Any]) -> str:
+    """The norm of an attack's ball, by its entry and its name; L∞ is the default of all with a choice."""
+    _, implied = attacks.REGISTRY.resolve(entry["name"])
+    return str({**implied, **entry}.get("norm", "linf"))
+
+
+def _told_apart(names: Mapping[str, str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The name of each kind, with the options in which it differs from others of that name."""
+    found = {}
+    for kind, name in names.items():
+        others = [options[other] for other in names if names[other] == name and other != kind]
+        differing = [
+            f"{option} {value}"
+            for option, value in options[kind].items()
+            if any(other.get(option) != value for other in others)
+        ]
+        found[kind] = ", ".join([name, *differing])
+    return found
 
 
 def _smallest(
@@ -130,8 +158,10 @@ def _smallest(
     """The point of `minimal_epsilon` around the attack of that name."""
     for label, entry in config["attacks"].items():
         inner = entry.get("attack") if entry.get("name") == "minimal_epsilon" else None
+        if inner is None or _norm(inner if isinstance(inner, Mapping) else {"name": inner}) != "linf":
+            continue
         inner = inner.get("name") if isinstance(inner, Mapping) else inner
-        if inner is None or name not in (inner, entry.get("paper")) or (defense, label) not in cells:
+        if name not in (inner, entry.get("paper")) or (defense, label) not in cells:
             continue
         storage = entry.get("storage", "float32")
         for row in strengths:
@@ -199,7 +229,7 @@ def save(folder: Path, curves: Sequence[Curve]) -> list[Path]:
 def _draw(curves: Sequence[Curve]) -> Any:
     """A panel for each defense, a colour for each attack."""
     defenses = list(dict.fromkeys(curve.defense for curve in curves))
-    attacks = list(dict.fromkeys(curve.attack for curve in curves))
+    names = list(dict.fromkeys(curve.attack for curve in curves))
     across = min(len(defenses), 3)
     down = math.ceil(len(defenses) / across)
     ticks = sorted({point.epsilon for curve in curves for point in curve.points})
@@ -212,7 +242,7 @@ def _draw(curves: Sequence[Curve]) -> Any:
         for panel, defense in zip(panels.flat, defenses, strict=False):
             panel.set_title(defense)
             for curve in (curve for curve in curves if curve.defense == defense):
-                index = attacks.index(curve.attack)
+                index = names.index(curve.attack)
                 _draw_curve(panel, curve, index, start, handles)
             panel.set_xscale("log", base=2)
             panel.set_xticks([start, *ticks], ["0", *(f"{tick:.3g}" for tick in ticks)])
@@ -224,7 +254,7 @@ def _draw(curves: Sequence[Curve]) -> Any:
         figure.supxlabel("L∞ radius ε of the attack (levels of 255)", fontsize=8)
         figure.supylabel("accuracy after attack and defense (%)", fontsize=8)
         # The attacks first.
-        order = [*attacks, *(name for name in (_SMALLEST, _PAPER, _PAPER_SHARE) if name in handles)]
+        order = [*names, *(name for name in (_SMALLEST, _PAPER, _PAPER_SHARE) if name in handles)]
         shown = [handles[name] for name in order]
         figure.legend(shown, order, loc="outside upper center", ncols=3 if across > 1 else 1)
     return figure

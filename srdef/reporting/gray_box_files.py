@@ -156,11 +156,17 @@ def write(workdir: Path, experiment: Experiment, outcome: Outcome) -> tables.Res
     pq.write_table(outcome.records, sink, compression="zstd")
     # Where the adversarial images are: other runs may have left theirs beside them.
     stores = {attack: outcome.correct.adversarial(attack).path.name for attack in experiment.attacks}
+    # Of a ball in another norm than L∞, which the curves in a report are about.
+    balls = {
+        label: attack.norm
+        for label, attack in experiment.attacks.items()
+        if "epsilon" in experiment.config["attacks"][label] and attack.norm != "linf"
+    }
     texts = {
         "records.parquet": sink.getvalue().to_pybytes(),
         "table.json": table.to_json(),
         "table.md": table.to_markdown() + "\n" + tables.attacks_to_markdown(outcome.strengths),
-        "attacks.json": tables.attacks_to_json(outcome.strengths, stores),
+        "attacks.json": tables.attacks_to_json(outcome.strengths, stores, balls),
         "config.json": canonical_json(experiment.config) + "\n",
     }
     contents = {name: text.encode() if isinstance(text, str) else text for name, text in texts.items()}

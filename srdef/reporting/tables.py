@@ -224,7 +224,16 @@ def attacks_to_markdown(strengths: Sequence[Strength]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def attacks_to_json(strengths: Sequence[Strength], stores: Mapping[str, str]) -> str:
-    """All numbers, unrounded, and for each attack the name of the folder that holds its images."""
-    rows = [{**strength.numbers(), "store": stores[strength.attack]} for strength in strengths]
+def attacks_to_json(
+    strengths: Sequence[Strength], stores: Mapping[str, str], norms: Mapping[str, str] | None = None
+) -> str:
+    """All numbers, unrounded, and for each attack the name of the folder that holds its images.
+
+    `norms` are those of balls that are not of L∞, by attack.
+    """
+    balls = {attack: {"norm": norm} for attack, norm in (norms or {}).items()}
+    rows = [
+        {**strength.numbers(), **balls.get(strength.attack, {}), "store": stores[strength.attack]}
+        for strength in strengths
+    ]
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"

@@ -68,6 +68,63 @@ def test_an_attack_at_several_epsilons_has_a_curve_for_each_defense(run):
         assert curve.paper == 70.0
 
 
+def replaced(run, **changes):
+    """The run with its MI-FGSM at five ε as another attack."""
+    config, table, strengths = run
+    for level in LEVELS:
+        entry = {**config["attacks"][f"MI {level}"], "paper": "mine", **changes}
+        config["attacks"][f"MI {level}"] = entry
+    return config, table, strengths
+
+
+@pytest.mark.parametrize(
+    ("changes", "norm"),
+    [
+        ({"name": "pgd", "norm": "l2"}, None),
+        ({"name": "pgd_l2"}, None),
+        ({"name": "mine.py:attack"}, "l2"),
+    ],
+)
+def test_radii_of_other_norms_are_no_levels(run, changes, norm):
+    config, table, strengths = replaced(run, **changes)
+    if norm:
+        strengths += [{"attack": f"MI {level}", "norm": norm} for level in LEVELS]
+    assert epsilon_curves.find(config, table, strengths) == []
+
+
+@pytest.mark.parametrize("changes", [{"name": "pgd", "norm": "linf"}, {"name": "mine.py:attack"}])
+def test_other_attacks_in_linf_have_curves(run, changes):
+    assert {curve.attack for curve in epsilon_curves.find(*replaced(run, **changes))} == {"mine"}
+
+
+def test_the_smallest_radius_in_another_norm_is_no_point_of_a_curve(run):
+    config, table, strengths = replaced(run, name="pgd", norm="linf")
+    config["attacks"]["MI min"] |= {"attack": {"name": "pgd", "norm": "l2", "epsilon": 1.0}, "paper": "mine"}
+    assert all(curve.smallest is None for curve in epsilon_curves.find(config, table, strengths))
+
+
+def test_curves_of_one_attack_with_other_options_are_told_apart(run, tmp_path):
+    config, table, strengths = run
+    for level in LEVELS:
+        config["attacks"][f"long {level}"] = {**config["attacks"][f"MI {level}"], "steps": 50}
+        table["attacks"].append(f"long {level}")
+        table["cells"] += [cell(defense, f"long {level}", 0.1) for defense in ACCURACY]
+    curves = epsilon_curves.find(config, table, strengths)
+    assert [curve.attack for curve in curves] == ["MI-FGSM", "MI-FGSM, steps 50"] * 2
+    assert all(curve.smallest.label == "MI min" for curve in curves)
+    text = epsilon_curves.to_csv(curves)
+    assert {row["attack"] for row in csv.DictReader(text.splitlines())} == {"MI-FGSM", "MI-FGSM, steps 50"}
+    epsilon_curves.save(tmp_path, curves)
+
+
+def test_no_attack_at_all_is_no_point_of_a_curve(run):
+    """On a logarithmic axis 0 is the place of the clean images."""
+    config, table, strengths = run
+    config["attacks"]["MI 1"] = {**config["attacks"]["MI 1"], "epsilon": 0.0}
+    for curve in epsilon_curves.find(config, table, strengths):
+        assert [point.epsilon for point in curve.points] == pytest.approx(LEVELS[1:])
+
+
 def test_where_a_curve_comes_down_to_an_accuracy(run):
     sr, wd = epsilon_curves.find(*run)
     assert sr.crossing(70) == pytest.approx(3.0)  # half way from 80 % at 2 to 60 % at 4
