@@ -17,6 +17,7 @@ also be a folder of images, or an .npz file.
 """
 
 import argparse
+import re
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -89,7 +90,7 @@ def label(model: Any, dataset: Dataset, batch_size: int) -> np.ndarray:
 def to_rich(result: RobustAccuracy) -> Table:
     """The table of accuracies: over all images, and under each in brackets its interval."""
     header, _, *rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
+        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in result.to_markdown().splitlines()
         if line.startswith("|")
     ]

@@ -9,7 +9,7 @@ from srdef.attacks.projections import Norm
 from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.threats import WORST
-from srdef.reporting import style
+from srdef.reporting import labels, style
 from srdef.storage.files import save_figure
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -54,7 +54,7 @@ def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> No
                     clip_on=False,
                 )
                 handles[threat] = line
-            panel.set_title(defense, fontsize=9)
+            panel.set_title(labels.drawn(defense), fontsize=9)
             panel.set_xscale("log", base=2)
             panel.set_xticks([start, *x], ["0", *(f"{e:g}" for e in x)])
             panel.minorticks_off()
@@ -68,11 +68,11 @@ def save_curves(path: str | Path, outcome: Outcome, *, subtitle: str = "") -> No
         order = [threat for threat in (*outcome.threats, WORST) if threat in handles]
         figure.legend(
             [handles[threat] for threat in order],
-            [f"{threat} (per image)" if threat == WORST else threat for threat in order],
+            [labels.drawn(f"{threat} (per image)" if threat == WORST else threat) for threat in order],
             loc="outside upper center",
             ncols=min(len(order), 4),
             frameon=False,
-            title=subtitle or None,
+            title=labels.drawn(subtitle) or None,
         )
         save_figure(figure, path, dpi=150)
 
@@ -98,6 +98,6 @@ def save_landscape(
     axes.plot(0, 0, "w+", markersize=10)
     axes.set_xlabel(f"along the {words[0]}")
     axes.set_ylabel(f"along a {words[1]}")
-    axes.set_title(title)
+    axes.set_title(labels.drawn(title))
     figure.colorbar(contours, label="cross-entropy")
     save_figure(figure, path, dpi=150)

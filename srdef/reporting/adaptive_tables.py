@@ -18,6 +18,7 @@ from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.self_checks import Check, warning
 from srdef.evaluation.threats import WORST, write_epsilon
 from srdef.metrics import wilson_interval
+from srdef.reporting import labels
 from srdef.storage.files import canonical_json, without_nan
 
 NORMS: dict[Norm, str] = {"linf": "L∞", "l2": "L2", "l1": "L1"}
@@ -53,11 +54,11 @@ def rows(outcome: Outcome, epsilon: float, *, intervals: bool = True) -> list[li
     so it is no smaller than the truth.
     """
     e = _index(outcome, epsilon)
-    labels = columns(outcome, epsilon)
+    threats = columns(outcome, epsilon)
     table = []
     for defense in outcome.defenses:
         cells = [defense]
-        for threat in labels:
+        for threat in threats:
             value = _at(outcome, defense, threat, e)
             cells.append("–" if math.isnan(value) else _cell(value, outcome.images, intervals))
         table.append(cells)
@@ -109,11 +110,11 @@ def to_markdown(outcome: Outcome) -> str:
     parts = []
     for epsilon in outcome.epsilons:
         header = ["defense", *columns(outcome, epsilon)]
-        lines = [f"**{title(outcome, epsilon)}.**", "", "| " + " | ".join(header) + " |"]
+        lines = [f"**{title(outcome, epsilon)}.**", "", labels.row(header)]
         lines.append("|" + "---|" * len(header))
-        lines += ["| " + " | ".join(row) + " |" for row in rows(outcome, epsilon)]
+        lines += [labels.row(row) for row in rows(outcome, epsilon)]
         for line in warnings(outcome, epsilon):
-            lines += ["", f"> {line}"]
+            lines += ["", f"> {labels.cell(line)}"]
         parts.append("\n".join(lines) + "\n")
     if steps := arithmetic.note(outcome.arithmetic):
         parts.append(f"{steps}\n")
@@ -171,7 +172,7 @@ def checks_to_markdown(checks: Sequence[Check]) -> str:
     lines = ["**Self-checks.**", "", "| check | | measured | suggests |", "|---|---|---|---|"]
     for check in checks:
         verdict = "passed" if check.passed else "**failed**"
-        lines.append(f"| {check.name} | {verdict} | {check.measured} | {check.suggests} |")
+        lines.append(labels.row([check.name, verdict, check.measured, check.suggests]))
     line = warning(checks)
     if line is not None:
         lines += ["", f"> **Warning:** {line}."]

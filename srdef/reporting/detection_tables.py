@@ -9,6 +9,7 @@ from srdef.detection.pairs import Accuracy
 from srdef.detection.study import Study
 from srdef.evaluation.experiment import CLEAN
 from srdef.metrics import Rate
+from srdef.reporting import labels
 from srdef.storage.files import canonical_json, without_nan
 
 
@@ -37,29 +38,29 @@ def _numbers(result: Result) -> dict[str, Any]:
 
 def to_markdown(result: Result) -> str:
     """How good the detector is, and how many defended images it calls clean."""
-    labels = list(result.attacks)
+    attacks = list(result.attacks)
     lines = [
         f"**Manifold classifier.** Trained on {result.pairs['train']} pairs of {result.images['train']} "
         f"images, tested with {result.pairs['test']} pairs of {result.images['test']} others: mean accuracy "
         f"over the images of the pairs {100 * result.accuracy:.1f} % (a coin: 50 %), ROC-AUC "
         f"{result.auc:.4f} (the paper: 99.6 % on its own data).",
         "",
-        "| | " + " | ".join(labels) + " |",
-        "|---" + "|---:" * len(labels) + "|",
-        "| called adversarial (%) | " + " | ".join(_cell(result.attacks[a][0]) for a in labels) + " |",
-        "| ROC-AUC | " + " | ".join(_number(result.attacks[a][1], 3) for a in labels) + " |",
+        "| " + labels.row(attacks),
+        "|---" + "|---:" * len(attacks) + "|",
+        labels.row(["called adversarial (%)", *(_cell(result.attacks[a][0]) for a in attacks)]),
+        labels.row(["ROC-AUC", *(_number(result.attacks[a][1], 3) for a in attacks)]),
         "",
         "**Share called clean (%).**",
         "",
-        "| | clean | all attacks | " + " | ".join(labels) + " |",
-        "|---" + "|---:" * (len(labels) + 2) + "|",
+        "| " + labels.row(["clean", "all attacks", *attacks]),
+        "|---" + "|---:" * (len(attacks) + 2) + "|",
     ]
     for defense, row in result.called_clean.items():
-        found = [row[label] for label in labels]
+        found = [row[label] for label in attacks]
         total = sum(cell.total for cell in found)
         share = 100 * sum(cell.successes for cell in found) / total if total else float("nan")
         cells = [_cell(row[CLEAN]), _number(share, 1), *(_cell(cell) for cell in found)]
-        lines.append(f"| {defense} | " + " | ".join(cells) + " |")
+        lines.append(labels.row([defense, *cells]))
     lines += [
         "",
         "In brackets 95 % Wilson intervals. Only adversarial images that fool the classifier; all images "
@@ -125,7 +126,7 @@ def study_to_markdown(study: Study) -> str:
         "",
         "| | fools the classifier (%) | called clean (%) | both (%) |",
         "|---|---:|---:|---:|",
-        *(f"| {label} | – | {_cell(its)} | – |" for label, its in study.controls.items()),
+        *(labels.row([label, "–", _cell(its), "–"]) for label, its in study.controls.items()),
         *(
             f"| APGD against {attacker} | "
             + " | ".join(_cell(row[name]) for name in ("fools", "clean", "both"))

@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from srdef import attacks
-from srdef.reporting import style
+from srdef.reporting import labels, style
 from srdef.storage.files import write_atomically
 
 # With fewer ε of an attack there is no curve.
@@ -110,16 +110,17 @@ def find(
             kind = repr(sorted(own.items()))
             groups.setdefault(kind, []).append((255 * entry["epsilon"], label))
             names[kind], options[kind] = entry.get("paper", entry["name"]), own
-    groups = {kind: labels for kind, labels in groups.items() if len(labels) >= FEWEST}
+    groups = {kind: ladder for kind, ladder in groups.items() if len(ladder) >= FEWEST}
     shown = _told_apart({kind: names[kind] for kind in groups}, options)
     curves = []
     for defense in table["defenses"]:
         if config["defenses"][defense] == {"name": "identity"}:
             continue
-        for kind, labels in groups.items():
-            ladder = sorted(labels)
+        for kind, ladder in groups.items():
             points = [
-                Point(label, e, cells[defense, label]) for e, label in ladder if (defense, label) in cells
+                Point(label, e, cells[defense, label])
+                for e, label in sorted(ladder)
+                if (defense, label) in cells
             ]
             clean = cells.get((defense, "clean"))
             if len(points) >= FEWEST and clean is not None and clean["total"]:
@@ -202,7 +203,7 @@ def to_markdown(curves: Sequence[Curve]) -> str:
         own = None if share is None else 100 * share * curve.clean["value"]
         for shown, target in ((curve.paper, curve.paper), (share and 100 * share, own)):
             cells += ["–" if shown is None else f"{shown:.1f}", _where(curve, target)]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(labels.row(cells))
     note = (
         "ε in levels of 255, on straight lines between the points; 0: the clean images are no better. The "
         "last two columns count from the accuracy on clean images, ours and the paper's, so that what the "
@@ -240,7 +241,7 @@ def _draw(curves: Sequence[Curve]) -> Any:
         panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         handles: dict[str, Any] = {}
         for panel, defense in zip(panels.flat, defenses, strict=False):
-            panel.set_title(defense)
+            panel.set_title(labels.drawn(defense))
             for curve in (curve for curve in curves if curve.defense == defense):
                 index = names.index(curve.attack)
                 _draw_curve(panel, curve, index, start, handles)
@@ -256,7 +257,12 @@ def _draw(curves: Sequence[Curve]) -> Any:
         # The attacks first.
         order = [*names, *(name for name in (_SMALLEST, _PAPER, _PAPER_SHARE) if name in handles)]
         shown = [handles[name] for name in order]
-        figure.legend(shown, order, loc="outside upper center", ncols=3 if across > 1 else 1)
+        figure.legend(
+            shown,
+            [labels.drawn(name) for name in order],
+            loc="outside upper center",
+            ncols=3 if across > 1 else 1,
+        )
     return figure
 
 

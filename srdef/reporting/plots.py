@@ -8,7 +8,7 @@ import mpl_toolkits.mplot3d  # noqa: F401 (registers the projection "3d")
 import numpy as np
 from matplotlib.figure import Figure
 
-from srdef.reporting import style
+from srdef.reporting import labels, style
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class View:
     @property
     def verdict(self) -> str:
         """A mark and the predicted class."""
-        return f"{'✓' if self.correct else '✗'} {style.shorten(self.prediction, 22)}"
+        return f"{'✓' if self.correct else '✗'} {labels.drawn(style.shorten(self.prediction, 22))}"
 
     @property
     def colour(self) -> str:
@@ -60,13 +60,13 @@ def scatter_3d(panels: Mapping[str, Sequence[PointSet]], ratios: Sequence[float]
     low, high = everything.min(axis=0), everything.max(axis=0)
     with style.styled():
         figure = style.new_figure(style.PAGE, 3.4)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         for i, (name, sets) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1, projection="3d")
             for points in sets:
                 axes.scatter(
                     *points.points.T,
-                    label=points.name,
+                    label=labels.drawn(points.name),
                     color=points.colour,
                     marker=style.MARKERS[points.colour],
                     s=18,
@@ -78,7 +78,7 @@ def scatter_3d(panels: Mapping[str, Sequence[PointSet]], ratios: Sequence[float]
                 getattr(axes, f"set_{letter}label")(label, labelpad=-6)
             axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
             axes.tick_params(labelsize=6, pad=-2)
-            axes.set_title(name)
+            axes.set_title(labels.drawn(name))
             axes.view_init(elev=22, azim=-60)
             axes.set_box_aspect(None, zoom=1.0)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=len(sets), handletextpad=0.1)
@@ -112,12 +112,12 @@ def spectrum_figure(
     gain = 3.0
     with style.styled():
         figure = style.new_figure(style.PAGE, 8.6)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         grid = figure.add_gridspec(4, 4, width_ratios=[1, 1, 1, 0.05], height_ratios=[1, 1, 1, 0.7])
         for j, view in enumerate(views):
             axes = figure.add_subplot(grid[0, j])
             style.show_image(axes, view.image)
-            axes.set_title(f"{view.name}\n{view.image.shape[0]} pixels")
+            axes.set_title(labels.drawn(f"{view.name}\n{view.image.shape[0]} pixels"))
             axes.set_xlabel(view.verdict, color=view.colour)
             axes = figure.add_subplot(grid[1, j])
             scale = style.show_image(axes, spectra[j], cmap=style.SEQUENTIAL, vmin=low, vmax=high)
@@ -139,7 +139,7 @@ def spectrum_figure(
         for (name, (frequency, amplitude)), colour, line in zip(
             curves.items(), colours, style.LINES, strict=False
         ):
-            axes.plot(frequency, 10**amplitude, color=colour, linestyle=line, label=name)
+            axes.plot(frequency, 10**amplitude, color=colour, linestyle=line, label=labels.drawn(name))
         axes.set(
             xlabel="frequency, cycles per pixel of the clean image",
             ylabel="mean DCT magnitude\n÷ enlargement",
@@ -166,13 +166,13 @@ def feature_map_figure(
     """
     with style.styled():
         figure = style.new_figure(style.PAGE * 0.82, 1.75 * (len(rows) + 1) + 0.5)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         grid = figure.add_gridspec(len(rows) + 1, 4, width_ratios=[1, 1, 1, 0.05])
         for j, (view, change) in enumerate(zip(views, changes, strict=True)):
             axes = figure.add_subplot(grid[0, j])
             style.show_image(axes, view.image)
             distance = "" if np.isnan(change) else f"\nchange of the block: {100 * change:.0f} %"
-            axes.set_title(f"{view.name}{distance}")
+            axes.set_title(labels.drawn(f"{view.name}{distance}"))
             axes.set_xlabel(view.verdict, color=view.colour)
         for i, (name, maps) in enumerate(rows.items(), start=1):
             low, high = min(m.min() for m in maps), max(m.max() for m in maps)
@@ -214,7 +214,7 @@ def activation_figure(
     rows += [f"perturbation ×{gains[0]:g}", f"recovered − clean ×{gains[1]:g}"]
     with style.styled():
         figure = style.new_figure(style.PAGE, 0.4 + 1.82 * len(rows) * style.PAGE / (1.9 * len(columns)))
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         grid = figure.subplots(len(rows), len(columns), squeeze=False)
         for j, views in enumerate(columns):
             changes = (0.5 + gains[0] * perturbations[j], 0.5 + gains[1] * differences[j])
@@ -222,7 +222,7 @@ def activation_figure(
                 axes = grid[i, j]
                 style.show_image(axes, image)
                 if j == 0:
-                    axes.set_ylabel(rows[i])
+                    axes.set_ylabel(labels.drawn(rows[i]))
                 if i < len(views):
                     axes.set_xlabel(views[i].verdict, color=views[i].colour, fontsize=7)
     return figure
@@ -240,13 +240,13 @@ def residual_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarr
     rows = -(-len(panels) // columns)
     curves = [amplitude for panel in panels.values() for _, amplitude in panel.values()]
     # A defense has one colour in all panels.
-    labels = dict.fromkeys(label for panel in reversed(list(panels.values())) for label in panel)
-    order = {label: i for i, label in enumerate(labels)}
+    every = dict.fromkeys(label for panel in reversed(list(panels.values())) for label in panel)
+    order = {label: i for i, label in enumerate(every)}
     shared = list(panels.values())[-1]  # the panels of the defenses: one legend serves them all
     high = 255 * max(np.nanmax(curve) for curve in curves)
     with style.styled():
         figure = style.new_figure(style.PAGE, 0.5 + 2.3 * rows)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, (name, panel) in zip(grid, panels.items(), strict=False):
             for label, (frequency, amplitude) in panel.items():
@@ -254,18 +254,19 @@ def residual_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarr
                 axes.plot(
                     frequency,
                     255 * amplitude,
-                    label=label,
+                    label=labels.drawn(label),
                     color=style.CYCLE[i % len(style.CYCLE)],
                     linestyle=style.LINES[i % len(style.LINES)],
                 )
-            axes.set_title(name)
+            axes.set_title(labels.drawn(name))
             axes.set_yscale("log")
             axes.axvline(0.5, color=style.GREY, lw=0.5)
             if not panel.keys() <= shared.keys():
                 axes.legend(fontsize=6.5, loc="upper right")
         handles = {line.get_label(): line for axes in grid for line in axes.get_lines()}
+        words = [labels.drawn(label) for label in shared]
         figure.legend(
-            [handles[label] for label in shared], list(shared), loc="outside lower center", ncols=len(shared)
+            [handles[label] for label in words], words, loc="outside lower center", ncols=len(shared)
         )
         grid[0].set_ylim(high * 3e-4, high * 2)
         for axes in grid[len(panels) :]:
@@ -283,7 +284,7 @@ def training_figure(records: Sequence[Mapping[str, float]], title: str) -> Figur
     steps = [record["step"] for record in records]
     with style.styled():
         figure = style.new_figure(style.PAGE, 2.6)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         left, right = figure.subplots(1, 2)
         left.plot(steps, [record["loss"] for record in records], color=style.GREY)
         left.set(xlabel="step", ylabel="training loss (binary cross-entropy)", ylim=(0, None))

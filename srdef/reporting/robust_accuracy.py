@@ -13,6 +13,7 @@ from srdef.attacks.arithmetic import Arithmetic, note
 from srdef.attacks.projections import Norm
 from srdef.attacks.trace import Trace
 from srdef.metrics import Rate, rate
+from srdef.reporting import labels
 from srdef.storage.files import save_figure, write_atomically
 from srdef.validation import check_choice
 
@@ -152,10 +153,10 @@ class RobustAccuracy:
         """A table of accuracies in percent: a row for each attack, a column for each ε."""
         header = ["attack", "clean", *(f"ε = {radius(epsilon, self.norm)}" for epsilon in self.epsilons)]
         clean = _cell(self.clean_accuracy)
-        lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+        lines = [labels.row(header), "|---" + "|---:" * (len(header) - 1) + "|"]
         for attack in self.attacks:
             cells = [attack, clean, *(_cell(found) for found in self.accuracy(attack))]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(labels.row(cells))
         text = f"Accuracy in % over all {len(self.clean)} images, {_NORMS[self.norm]} radius ε; "
         text += "in brackets 95 % Wilson intervals."
         if steps := note(self.arithmetic):
@@ -191,7 +192,7 @@ class RobustAccuracy:
                     linestyle="--" if worst else "-",
                     marker="" if worst else _MARKERS[index % len(_MARKERS)],
                     markersize=3.5,
-                    label=attack,
+                    label=labels.drawn(attack),
                     clip_on=False,  # at 0 and at 100 %
                     zorder=3,
                 )

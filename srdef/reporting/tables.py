@@ -18,6 +18,7 @@ from rich.text import Text
 from srdef.evaluation.paper_tables import Reference
 from srdef.evaluation.summaries import Strength, Summary, numbers
 from srdef.metrics import Rate
+from srdef.reporting import labels
 
 METRIC = "share of the clean-correct images that are classified correctly after attack and defense"
 INTERVAL = "95 % Wilson score interval"
@@ -117,9 +118,9 @@ class ResultTable:
     def to_markdown(self) -> str:
         """A GitHub table: percent with one decimal, the interval, and the paper's number if there is one."""
         lines = [
-            f"**Accuracy after attack and defense (%).** {_escape(self.header)}.",
+            f"**Accuracy after attack and defense (%).** {labels.cell(self.header)}.",
             "",
-            "| | " + " | ".join(_escape(attack) for attack in self.summary.attacks) + " |",
+            "| " + labels.row(list(self.summary.attacks)),
             "|---" + "|---:" * len(self.summary.attacks) + "|",
         ]
         found = self.summary.cells
@@ -128,11 +129,11 @@ class ResultTable:
                 f"{_cell(found.get((defense, attack)))} {self._published(defense, attack)}".rstrip()
                 for attack in self.summary.attacks
             ]
-            lines.append(f"| {_escape(defense)} | " + " | ".join(cells) + " |")
+            lines.append(labels.row([defense, *cells]))
         sentence = METRIC[0].upper() + METRIC[1:]
         lines += ["", f"{sentence}; in brackets the {INTERVAL}."]
         for note in self.all_notes:
-            lines += ["", _escape(note)]
+            lines += ["", labels.cell(note)]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
@@ -168,10 +169,6 @@ def _cell(found: Rate | None) -> str:
     if found is None or not found.total:
         return "–"
     return f"{_percent(found.value)} [{_percent(found.low)}–{_percent(found.high)}]"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 ATTACKS_HEADER = ("attack", "stored as", "fooled (%)", "median L∞", "median L2")
@@ -217,10 +214,10 @@ def attacks_to_rich(strengths: Sequence[Strength]) -> Group:
 def attacks_to_markdown(strengths: Sequence[Strength]) -> str:
     """A GitHub table, and under it what went wrong."""
     lines = ["**Attacks.**", "", "| " + " | ".join(ATTACKS_HEADER) + " |", "|---|---|---:|---:|---:|"]
-    lines += ["| " + " | ".join(attack_cells(strength)) + " |" for strength in strengths]
+    lines += [labels.row(attack_cells(strength)) for strength in strengths]
     lines += ["", ATTACKS_CAPTION[0].upper() + ATTACKS_CAPTION[1:] + "."]
     for line in diagnoses([strength.numbers() for strength in strengths]):
-        lines += ["", f"> {_escape(line)}"]
+        lines += ["", f"> {labels.cell(line)}"]
     return "\n".join(lines) + "\n"
 
 

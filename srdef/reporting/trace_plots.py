@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from srdef.attacks.trace import Trace
 from srdef.errors import InputError
-from srdef.reporting import style
+from srdef.reporting import labels, style
 
 
 def trace_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
@@ -28,7 +28,7 @@ def trace_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
         raise InputError("there are no traces to draw")
     with style.styled():
         figure = style.new_figure(style.PAGE, 2.4)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(labels.drawn(title), fontsize=9)
         margin, loss, share = figure.subplots(1, 3)
         for number, (name, trace) in enumerate(traces.items()):
             look = {
@@ -41,7 +41,7 @@ def trace_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
                 low, middle, high = np.nanquantile(finite, (0.25, 0.5, 0.75), axis=1)
                 axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 axes.plot(steps, middle, **look)
-            share.plot(steps, 100 * np.mean(trace.success, axis=1), label=name, **look)
+            share.plot(steps, 100 * np.mean(trace.success, axis=1), label=labels.drawn(name), **look)
         margin.axhline(0, color=style.GREY, lw=0.5)
         for axes, words in ((margin, "margin (logits)"), (loss, "loss"), (share, "fooled (%)")):
             axes.set(xlabel="step", ylabel=words)

@@ -10,7 +10,7 @@ from rich.table import Table
 from srdef.attacks import arithmetic
 from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.transfer_matrix import Matrix
-from srdef.reporting import style
+from srdef.reporting import labels, style
 from srdef.storage import results
 from srdef.storage.files import canonical_json, save_figure
 
@@ -104,9 +104,10 @@ def save_heat_map(path: Path, matrix: Matrix) -> None:
                 for (i, j), share in np.ndenumerate(shares):
                     colour = "black" if share > 60 else "white"
                     panel.text(j, i, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=7)
-                panel.set_title(f"from {source}\n{defense}")
-                panel.set_xticks(range(wide), matrix.classifiers, rotation=30, ha="right")
-                panel.set_yticks(range(len(attacks)), attacks)
+                panel.set_title(labels.drawn(f"from {source}\n{defense}"))
+                targets = [labels.drawn(target) for target in matrix.classifiers]
+                panel.set_xticks(range(wide), targets, rotation=30, ha="right")
+                panel.set_yticks(range(len(attacks)), [labels.drawn(attack) for attack in attacks])
                 panel.tick_params(length=0)
         figure.supxlabel("target", fontsize=8)
         bar = figure.colorbar(shown, ax=panels, shrink=0.6, aspect=30)
@@ -123,8 +124,8 @@ def _pairs(matrix: Matrix) -> list[tuple[str, str]]:
     return [("", CLEAN), *((source, attack) for attack in matrix.attacks for source in matrix.classifiers)]
 
 
-def _markdown(rows: list[list[str]], labels: int = 1) -> str:
-    """A table in Markdown, its first columns labels and the others numbers."""
+def _markdown(rows: list[list[str]], words: int = 1) -> str:
+    """A table in Markdown, its first columns words and the others numbers."""
     header, *body = rows
-    line = "|" + "---|" * labels + "---:|" * (len(header) - labels)
-    return "\n".join([f"| {' | '.join(header)} |", line, *(f"| {' | '.join(row)} |" for row in body)]) + "\n"
+    line = "|" + "---|" * words + "---:|" * (len(header) - words)
+    return "\n".join([labels.row(header), line, *map(labels.row, body)]) + "\n"
