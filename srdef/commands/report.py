@@ -6,8 +6,8 @@ Leaves `report.html` in the workdir, which is that of `experiments.evaluate`, `a
 `transfer`. The page of an evaluation has a gallery: `--attack=FGSM-2 --attack=DeepFool` chooses
 whose images it shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves
 it out, and then neither the data set nor the networks are needed. `--trace=I-FGSM` attacks these images once
-more, and draws margin, loss and success over the steps (`trace.pdf`, `.png`). Of an attack at four ε or more
-it draws the curve, and leaves it as `epsilon_curves.pdf`, `.png`, `.csv` and `.md` too.
+more, and draws margin, loss and success over the steps (`trace.pdf`, `.png`). Of an attack in L∞ at four ε or
+more it draws the curve, and leaves it as `epsilon_curves.pdf`, `.png`, `.csv` and `.md` too.
 
 Code of your own that the run used (a configuration that registers something, names `MODULE:FUNCTION`) is
 imported again from the files that the run has noted: make reports only of runs that you trust.

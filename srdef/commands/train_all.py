@@ -10,7 +10,6 @@ finished is kept, and the rest continues from its last checkpoint.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +155,7 @@ def main(options: argparse.Namespace, workdir: Path, output: Path) -> None:
             photographs = photographs or patches.read_folder(options.train_folder)
             train_sr.main(config, workdir / network, photographs)
         for file in written:
-            shutil.copyfile(file, output / file.name)
+            files.write_atomically(output / file.name, file.read_bytes())
     if options.test_folder:
         trained = {
             config.network: evaluate_sr.load(f"{config.network}={output / config.network}.safetensors")

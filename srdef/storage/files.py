@@ -15,8 +15,11 @@ from srdef.errors import InputError
 if TYPE_CHECKING:  # a name alone, and a second of every script's start
     from matplotlib.figure import Figure
 
-# The names of files that are not whole yet: those of `replacing`, and those of TensorStore.
-_UNFINISHED = re.compile(r"\..+\.part|.+\.__lock")
+# The names of files that are not whole yet: those of `replacing`, and those of TensorStore. Those of others
+# that are like them (`.movie.part`) are not srdef's to delete.
+_UNFINISHED = re.compile(r"\..+\.(\d+|[0-9a-f]{8})\.part|(\.z\w+|\d+(\.\d+)*)\.__lock")
+# In the folder of a run: see `srdef.storage.store.exclusive`.
+LOCK = "lock"
 
 
 def canonical_json(value: Any) -> str:
@@ -68,9 +71,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed processes have left below `folder`: half files of `replacing` and of TensorStore.
 
-    Only for whoever has the folder to themselves (`srdef.storage.store.exclusive`).
+    Only for whoever has the folder to themselves (`srdef.storage.store.exclusive`). Folders below that are
+    another run's stay as they are: it may be writing there.
     """
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(parent, name, LOCK).is_file()]
         for name in names:
             if _UNFINISHED.fullmatch(name):
                 Path(parent, name).unlink(missing_ok=True)

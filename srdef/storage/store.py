@@ -25,7 +25,7 @@ import tensorstore as ts
 
 from srdef import interrupts
 from srdef.errors import InputError
-from srdef.storage.files import canonical_json, remove_unfinished, write_atomically
+from srdef.storage.files import LOCK, canonical_json, remove_unfinished, write_atomically
 
 # How often metadata are made again that others damage or remove at the same time.
 _ATTEMPTS = 4
@@ -44,7 +44,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / "lock", "a+")  # noqa: SIM115 (held until the block ends)
+        lock = open(workdir / LOCK, "a+")  # noqa: SIM115 (held until the block ends)
     except OSError as error:
         raise InputError(f"cannot write to workdir {workdir}: {error.strerror}") from None
     with lock:

@@ -9,7 +9,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from srdef import models
-from srdef.commands import cli, evaluate_sr, train_all
+from srdef.commands import cli, evaluate_sr, train_all, train_sr
 from srdef.errors import InputError
 from srdef.models.edsr import EDSR
 from srdef.models.registry import REGISTRY
@@ -233,3 +233,17 @@ def test_features_that_must_be_downloaded_are_asked_for_before_all_training(fold
     monkeypatch.setattr(train_all.models, "create", fail)
     with pytest.raises(InputError, match="srgan_x2: cannot download vgg19; --perceptual=squeezenet needs no"):
         train_all.main(train_options(train_folder=str(folder)), tmp_path / "work", tmp_path / "weights")
+
+
+def test_train_all_names_the_copy_that_it_cannot_write(folder, tmp_path):
+    finished = tmp_path / "work" / "baseline_x2"
+    finished.mkdir(parents=True)
+    for suffix in (".safetensors", ".md"):
+        (finished / f"edsr_baseline_x2{suffix}").write_bytes(b"whole")
+    options = train_options(networks=["baseline_x2"], train_folder=str(folder), set=TINY)
+    config = train_all.configure("baseline_x2", options, tmp_path / "work", tmp_path / "out", 20.0)
+    (finished / "config.json").write_text(json.dumps(train_sr.identity(config)))
+    in_the_way = tmp_path / "out" / "edsr_baseline_x2.safetensors"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"cannot write {in_the_way}"):
+        train_all.main(options, tmp_path / "work", tmp_path / "out")

@@ -27,7 +27,7 @@ from srdef.reporting import (
 )
 from srdef.reporting.robust_accuracy import RobustAccuracy
 
-ODD = ("a|b", r"$\odd$ $", "_x")
+ODD = ("a|b", r"$\odd$", "_x")
 SOME = rate(np.array([True, True, True, False]))
 
 

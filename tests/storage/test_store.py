@@ -383,15 +383,17 @@ def test_what_killed_runs_left_is_removed_at_the_next_start(tmp_path):
     kept = filled(tmp_path / "store").path
     for left in (
         tmp_path / ".table.json.123.part",
+        tmp_path / ".table.md.01ab23cd.part",
+        kept / "images/.zarray.__lock",
         kept / ".manifest.json.7.part",
         kept / "images/1.0.0.0.__lock",
     ):
         left.write_bytes(b"half")
-    for own in (tmp_path / "notes.part", tmp_path / ".config"):
-        own.write_text("the user's")
+    for own in ("notes.part", ".config", ".movie.part", "poem.__lock"):
+        (tmp_path / own).write_text("the user's")
     with store.exclusive(tmp_path):
         left = {path.name for path in tmp_path.rglob("*") if path.suffix == ".part" or "__lock" in path.name}
-    assert left == {"notes.part"}
+    assert left == {"notes.part", ".movie.part", "poem.__lock"}
     assert (tmp_path / ".config").exists()
     assert open_store(tmp_path / "store").missing() == []
 
@@ -403,3 +405,12 @@ def test_a_workdir_that_cannot_be(tmp_path):
         store.exclusive(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_what_another_run_writes_in_a_folder_below_stays(tmp_path):
+    with store.exclusive(tmp_path / "other"):
+        with files.replacing(tmp_path / "other" / "table.md") as unfinished:
+            unfinished.write_text("whole")
+            with store.exclusive(tmp_path):
+                assert unfinished.exists()
+        assert (tmp_path / "other" / "table.md").read_text() == "whole"
