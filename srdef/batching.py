@@ -230,7 +230,7 @@ def map_batches(
 ) -> Any:
     """Call `function(*shared, *batch)` on consecutive batches and concatenate what it returns.
 
-    The results of a batch are copied to the host while the next one is computed; only these two are on devices.
+    The results of a batch are copied to the host while the next is computed; only these two are on devices.
 
     Parameters
     ----------
