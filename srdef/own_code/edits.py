@@ -9,6 +9,7 @@ import dis
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 from flax import nnx
@@ -19,8 +20,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 # Objects of these packages have no code of the user's in them.
 _CLOSED = ("jax", "jaxlib", "numpy", "torch", "keras")
 
-# By the number of a class or function: what it was made of when it was last used, and itself.
-_known: dict[int, tuple[list[Any], Any]] = {}
+# What a class or function was made of when it was last used. Those that nobody has any more go.
+_known: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 
 
 def notice_edits(*objects: Any) -> None:
@@ -38,9 +39,8 @@ def notice_edits(*objects: Any) -> None:
     edited = False
     for value in _of_the_user(objects):
         made_of = _Made(value).of
-        before = _known.get(id(value))
-        edited |= before is not None and before[0] != made_of
-        _known[id(value)] = made_of, value
+        edited |= _known.get(value, made_of) != made_of
+        _known[value] = made_of
     if edited:
         jax.clear_caches()
 

@@ -1,6 +1,8 @@
 """An edit of code in a notebook takes effect in the next call, and nothing else compiles programs again."""
 
+import gc
 import sys
+import weakref
 from types import ModuleType
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 
 from srdef import attacks, defenses, models, victims
 from srdef.interpret.features import last_hidden_layer
+from srdef.own_code.edits import notice_edits
 
 NAME = "cells_that_are_edited"
 
@@ -240,3 +243,15 @@ class Network(nnx.Module):
     assert last_hidden_layer(network, images)[0, 0] == pytest.approx(0.4)
     notebook.Block.__call__ = lambda self, x: x * 0.25
     assert last_hidden_layer(network, images)[0, 0] == pytest.approx(0.2)
+
+
+def test_code_is_not_kept():
+    def network(images):
+        return images.mean((1, 2))
+
+    model = models.from_function(network, num_classes=3)
+    notice_edits(victims.Undefended(model))
+    gone = weakref.ref(network)
+    del network, model
+    gc.collect()
+    assert gone() is None
