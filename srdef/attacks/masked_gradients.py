@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from srdef.attacks import programs
 from srdef.attacks.base import Attack
 from srdef.attacks.hop_skip_jump import HopSkipJump
+from srdef.attacks.judging import PROBABILITIES
 from srdef.attacks.losses import difference_of_logits_ratio, loss_to_climb
 from srdef.attacks.square import Square
 from srdef.batching import map_batches
@@ -99,10 +100,7 @@ def warnings_before(
     keys = jax.random.split(key, (1, len(few)))
     logits = np.asarray(_logits(victim, keys, few), np.float64)[0]
     if programs.are_probabilities(logits).all():
-        found.append(
-            "the victim's outputs are probabilities, on which losses of logits have next to no gradient; "
-            "give the network without its softmax"
-        )
+        found.append(PROBABILITIES)
     options: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh}
     for loss in _LOSSES:
         if loss == "DLR loss" and logits.shape[-1] < 3:
