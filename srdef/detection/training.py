@@ -128,8 +128,8 @@ def train(
     Raises
     ------
     InputError
-        If there are no pairs, the loss is not finite, or the run found there was of other data, weights,
-        options or code, or has no checkpoint that is whole.
+        If there are no pairs, the loss or a logit is not finite, or the run found there was of other data,
+        weights, options or code, went on for more steps, or has no checkpoint that is whole.
     """
     if not training.fooled.any() or not testing.fooled.any():
         raise InputError("manifold: no adversarial image fools the classifier, so there are no pairs")
@@ -151,6 +151,11 @@ def train(
         if checkpoints.any():
             refuse_another(workdir, origin)
         first, state = checkpoints.restore(state)
+        if first > options["steps"]:
+            raise InputError(
+                f"the checkpoints in {workdir} are of {first} steps, and {options['steps']} are asked for: "
+                "delete checkpoints/ there to train again, or choose another --workdir"
+            )
         write_atomically(workdir / "training.json", canonical_json(origin) + "\n")
         records = [record for record in read_metrics(log) if record["step"] <= first]
         losses = []
@@ -166,10 +171,16 @@ def train(
             current = nnx.merge(evaluated, state["parameters"], state["statistics"], copy=True)
             record = {"step": index + 1, "loss": loss}
             for name, pairs in (("train", training), ("test", testing)):
-                record[f"{name}_accuracy"] = pair_accuracy(*scores(current, pairs, 4 * size), pairs.fooled)
+                logits = scores(current, pairs, 4 * size)
+                if not all(np.isfinite(values).all() for values in logits):
+                    raise InputError(
+                        f"manifold: logits are not finite after step {index + 1}; lower learning_rate"
+                    )
+                record[f"{name}_accuracy"] = pair_accuracy(*logits, pairs.fooled)
             records.append(record)
-            checkpoints.save(index + 1, state)
+            # Before the checkpoint: whoever goes on from that drops later records, and cannot make one anew.
             write_atomically(log, "".join(json.dumps(r) + "\n" for r in records))
+            checkpoints.save(index + 1, state)
             report(record)
             losses = []
     return nnx.merge(evaluated, state["parameters"], state["statistics"])
@@ -194,7 +205,8 @@ def load(workdir: Path) -> ManifoldClassifier:
     Raises
     ------
     InputError
-        If there is none, it was stopped before its last step, or is not that of `config.json` there.
+        If there is none, it was stopped before its last step or went on after it, or is not that of
+        `config.json` there.
     """
     file = workdir / "config.json"
     if not file.is_file() or not (workdir / "checkpoints").is_dir():
@@ -220,6 +232,8 @@ def load(workdir: Path) -> ManifoldClassifier:
         raise InputError(
             f"the training in {workdir} was stopped after {done} of {steps} steps: run srdef manifold again"
         )
+    if done > steps:
+        raise InputError(f"the training in {workdir} has {done} steps, and its config.json says {steps}")
     model.detector = nnx.merge(evaluated, state["parameters"], state["statistics"])
     return model
 

@@ -13,6 +13,7 @@ from srdef.detection import training as detector_training
 from srdef.detection.pairs import Pairs, pair_accuracy, split_by_image
 from srdef.errors import InputError
 from srdef.storage.fingerprint import digest
+from srdef.training.checkpoints import Checkpoints
 
 
 def small_pairs(count=12, seed=0):
@@ -200,3 +201,46 @@ def test_a_damaged_newest_checkpoint_gives_the_same_detector_from_the_one_before
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(InputError, match="with other images, weights, options, code"):
         train()
+
+
+def test_a_training_of_more_steps_is_not_one_of_fewer(network, options, tmp_path):
+    pairs = small_pairs()
+
+    def train(steps):
+        model = detector_training.create(network, options, seed=0)
+        detector_training.train(model.detector, pairs, pairs, {**options, "steps": steps}, 0, tmp_path)
+
+    train(4)
+    with pytest.raises(InputError, match=r"are of 4 steps, and 2 are asked for: delete checkpoints/"):
+        train(2)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+
+
+def test_a_run_that_is_killed_behind_a_checkpoint_has_its_record(network, options, tmp_path, monkeypatch):
+    """The record of the last step says how good the detector is; nothing would make it anew."""
+    pairs = small_pairs()
+
+    def train():
+        model = detector_training.create(network, options, seed=0)
+        detector_training.train(model.detector, pairs, pairs, {**options, "steps": 2}, 0, tmp_path)
+
+    def save_and_die(checkpoints, step, state):
+        save(checkpoints, step, state)
+        raise KeyboardInterrupt
+
+    save = Checkpoints.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    train()
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert record["step"] == 2
+
+
+def test_logits_that_are_no_numbers_are_no_accuracy(network, options, tmp_path):
+    pairs, model = small_pairs(), detector_training.create(network, options, seed=0)
+    wild = {**options, "steps": 1, "learning_rate": 1e38}
+    with pytest.raises(InputError, match="logits are not finite after step 1; lower learning_rate"):
+        detector_training.train(model.detector, pairs, pairs, wild, 0, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
