@@ -14,7 +14,7 @@ import numpy as np
 from srdef.datasets.files import SUFFIXES, existing_folder, list_images
 from srdef.datasets.reading import read_array, read_image
 from srdef.datasets.tfds import open_builder
-from srdef.errors import InputError
+from srdef.errors import InputError, warn
 
 # Low-resolution pixels cut off around each patch, so that its border is made from real neighbours.
 MARGIN = 4
@@ -106,6 +106,12 @@ class PatchSource:
         large = [cut_to_multiple(image, scale) for image in photographs if min(image.shape[:2]) >= side]
         if not large:
             raise InputError(f"no training image has both sides of at least {side} pixels")
+        if len(large) < len(photographs):
+            left = len(photographs) - len(large)
+            warn(
+                f"{left} of {len(photographs)} training images have a side of less than {side} pixels, "
+                "and are left out"
+            )
         pad = ((margin, margin), (margin, margin), (0, 0))
         padded = [np.pad(image, pad, mode="symmetric") for image in large]
         shares = np.cumsum([float(image.shape[0] * image.shape[1]) for image in padded])

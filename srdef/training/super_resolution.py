@@ -67,6 +67,11 @@ def pairs(high: jax.Array, scale: int) -> tuple[jax.Array, jax.Array]:
     return low, target[:, cut, cut]
 
 
+# The first and the last convolution of the networks that enlarge; a compact one's last is `upsample`, which
+# the others have several of, by number.
+_ENDS = (("head",), ("tail",), ("upsample",))
+
+
 def _set_convolutions(network: Any, dtype: Any) -> None:
     """The type in which the convolutions compute, but for the first and the last of a network that enlarges.
 
@@ -74,7 +79,7 @@ def _set_convolutions(network: Any, dtype: Any) -> None:
     the residual branches are added to.
     """
     for path, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.Conv) and path not in (("head",), ("tail",)):
+        if isinstance(module, nnx.Conv) and path not in _ENDS:
             module.dtype = dtype
 
 
@@ -377,8 +382,8 @@ def train(
     ------
     InputError
         For missing folders or images, an unknown option, a batch whose patches are more than the machine's
-        memory, no checkpoint that is whole, or a loss or weights that are not finite, of which no checkpoint
-        is kept.
+        memory, no checkpoint that is whole or one of more steps, or a loss or weights that are not finite, of
+        which no checkpoint is kept.
     """
     mesh = batching.data_mesh(jax.devices())
     _check(config, mesh.devices.size)
@@ -395,6 +400,11 @@ def train(
     log = workdir / "metrics.jsonl"
     with Checkpoints(workdir) if together.first() else nullcontext() as checkpoints:
         step, before, state = _restored(checkpoints, log, state, mesh)
+        if until is None and step > config.steps:
+            raise InputError(
+                f"{workdir} holds a training of {step} steps, and {config.steps} are asked for; "
+                "choose another folder"
+            )
         if step >= end or before >= budget:
             return trainer.averaged(together.local(state))
 

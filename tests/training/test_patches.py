@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 from srdef.training import patches
 
 
@@ -30,6 +30,13 @@ def test_photographs_are_drawn_by_area(source):
     counts = np.bincount([source.draw(index)[0] for index in range(3000)])
     # Four standard deviations of a binomial share of about a third in 3000.
     np.testing.assert_allclose(counts / 3000, np.array(areas) / sum(areas), atol=4 * np.sqrt(0.22 / 3000))
+
+
+def test_images_smaller_than_a_patch_are_counted():
+    images = [np.zeros(shape, np.uint8) for shape in ((24, 40, 3), (24, 23, 3), (9, 90, 3))]
+    with pytest.warns(SrdefWarning, match="2 of 3 training images have a side of less than 24 pixels, and"):
+        source = patches.PatchSource.create(images, patch=12, scale=2, seed=0)
+    assert len(source.photographs) == 1
 
 
 def test_too_many_pixels_for_the_device(source):

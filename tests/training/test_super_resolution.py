@@ -114,6 +114,14 @@ def test_a_damaged_newest_checkpoint_gives_the_same_weights_from_the_one_before(
     assert [step for step, _ in found[1]] == [10, 20, 30]
 
 
+def test_a_training_of_more_steps_is_not_one_of_fewer(folder, tmp_path):
+    """A part of one is: that is how the time is planned."""
+    super_resolution.train(network(), tiny(folder, steps=6, log_every=3), tmp_path)
+    super_resolution.train(network(), tiny(folder, steps=6, log_every=3), tmp_path, until=3)
+    with pytest.raises(InputError, match="holds a training of 6 steps, and 4 are asked for"):
+        super_resolution.train(network(), tiny(folder, steps=4, log_every=3), tmp_path)
+
+
 def test_a_damaged_log_keeps_its_whole_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert super_resolution.read_metrics(path) == []

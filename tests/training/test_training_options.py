@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from configs.train_edsr import get_config
 from srdef import models
 from srdef.commands import cli
+from srdef.cpu.jaxprs import equations
 from srdef.errors import InputError
 from srdef.training import patches, super_resolution
 from srdef.weights import loading
@@ -62,6 +64,21 @@ def test_bf16(photographs):
     assert loss16 == pytest.approx(loss, rel=1e-2)
     cosine = gradient @ gradient16 / np.linalg.norm(gradient) / np.linalg.norm(gradient16)
     assert cosine > 0.999
+
+
+@pytest.mark.parametrize(
+    "name", ["compact_x2", "compact_x3", "edsr_baseline_x2", "edsr_baseline_x4", "srresnet_x2"]
+)
+def test_bf16_leaves_both_ends_in_float32(name):
+    """As the card says: of the first and of the last convolution that is computed."""
+    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+    structure, _, parameters, rest = super_resolution.split_modes(network, "bf16")
+    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    traced = jax.make_jaxpr(lambda p, r, x: nnx.merge(structure, p, r, copy=True)(x))(parameters, rest, image)
+    found = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
+    types = [e.outvars[0].aval.dtype for e in found]
+    assert types[0] == types[-1] == jnp.float32
+    assert set(types[1:-1]) == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.fixture
