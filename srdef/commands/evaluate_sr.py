@@ -63,7 +63,7 @@ def labels(arguments: list[str]) -> list[str]:
 def evaluate(networks: dict[str, SuperResolutionNetwork], folders: list[str]) -> list[Row]:
     """One row for each folder and network, after those of bicubic for every scale: means over the folder."""
     rows: list[Row] = []
-    for where, folder in zip(patches.folder_names(folders), folders, strict=True):
+    for where, folder in zip(patches.short_names(folders), folders, strict=True):
         photographs = patches.read_folder(folder)
         for scale in sorted({network.scale for network in networks.values()}):
             found = quality.measure(quality.bicubic_results(scale, photographs), scale)

@@ -150,6 +150,7 @@ def main(options: argparse.Namespace, workdir: Path, output: Path) -> None:
     for network, config in configs.items():
         written = [workdir / network / f"{config.network}{suffix}" for suffix in (".safetensors", ".md")]
         if written[1].exists():  # it is written last
+            train_sr.check_workdir(config, workdir / network)  # its parent may have been trained anew
             cli.console.print(f"{network}: finished before")
         else:
             photographs = photographs or patches.read_folder(options.train_folder)

@@ -20,6 +20,7 @@ The batch is spread over the devices of many processes by `--coordinator`, `--pr
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,10 @@ from srdef.errors import InputError
 from srdef.evaluation.processes import ALONE, Processes
 from srdef.storage import files
 from srdef.training import budget, export, quality, srgan, super_resolution, together
-from srdef.training.patches import folder_names, read_folder
+from srdef.training.patches import digest_of_folder, read_folder, short_names
 
 # What does not change the weights, or is named by `minutes`' result.
-_NOT_IN_COMMAND = ("recipe", "network", "network_options", "minutes", "data", "licence", "test_folders")
+_NOT_IN_COMMAND = ("recipe", "minutes", "data", "licence", "test_folders")
 _PATHS = ("train_folder", "validation_folder", "initial_weights")
 # What an SRGAN has beside the fields of every training.
 _OF_SRGAN = ("loss_weights", "discriminator_features", "discriminator_hidden", "perceptual")
@@ -80,16 +81,29 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     return {field: Path(value).name if field in _PATHS else value for field, value in fields.items()}
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """InputError if `workdir` holds a training of another configuration, or does not say of which.
+def _contents(config: ConfigDict) -> dict[str, str]:
+    """Hashes of the training images and of the weights to start from, where they are files that are there."""
+    found = {"train_folder": digest_of_folder(config.train_folder)}
+    if Path(config.initial_weights).is_file():
+        found["initial_weights"] = hashlib.sha256(Path(config.initial_weights).read_bytes()).hexdigest()
+    return {field: value for field, value in found.items() if value}
 
-    A run that was refused before its first step, for a folder that is not there, say, holds nothing.
+
+def check_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """What `config.json` in `workdir` is to hold.
+
+    Raises
+    ------
+    InputError
+        If it holds a training of another configuration, of other images or from other weights of the same
+        name, or does not say of which. A run that was refused before its first step, for a folder that is not
+        there, say, holds nothing.
     """
-    trained = [
-        p for pattern in ("metrics.jsonl", "checkpoints/*", "*.safetensors") for p in workdir.glob(pattern)
-    ]
+    wanted, now = identity(config), _contents(config)
+    patterns = ("metrics.jsonl", "checkpoints/*", "*.safetensors")
+    trained = any(file for pattern in patterns for file in workdir.glob(pattern))
     if not trained and not (workdir / "plan.json").exists():
-        return
+        return {**wanted, "contents": now}
     try:
         kept = json.loads((workdir / "config.json").read_text())
     except FileNotFoundError:
@@ -97,17 +111,25 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
             raise InputError(
                 f"{workdir} holds a training without its config.json; choose another folder"
             ) from None
-        return
+        return {**wanted, "contents": now}
     except (OSError, ValueError) as error:
         raise InputError(f"{workdir / 'config.json'} cannot be read ({error})") from None
-    wanted = identity(config)
     kept = kept if isinstance(kept, dict) else {}
+    before = kept.pop("contents", None)
+    before = before if isinstance(before, dict) else {}  # an older srdef did not note them
     for field in [*wanted, *kept]:
         if kept.get(field) != wanted.get(field):
             raise InputError(
                 f"{workdir} holds a training of another configuration: {field} is {kept.get(field)!r} there "
                 f"and {wanted.get(field)!r} here; choose another folder"
             )
+    for field, value in now.items():
+        if before.get(field, value) != value:
+            raise InputError(
+                f"{workdir} holds a training with another {field} of this name: what is in {config[field]} "
+                "is not what was; choose another folder"
+            )
+    return {**wanted, "contents": {**before, **now}}
 
 
 def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
@@ -123,6 +145,11 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
         train(config, until=probe)
         if together.first():
             records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+            if not records:
+                raise InputError(
+                    f"{workdir} holds checkpoints and no metrics.jsonl, which says how fast they were made: "
+                    "choose another folder"
+                )
             if records[-1]["step"] >= probe:  # or else the time was over before
                 steps = budget.fit_steps(config, records)
                 files.write_atomically(plan, json.dumps({"steps": steps}) + "\n")
@@ -188,8 +215,8 @@ def main(
     check_fields(config)
     with members.hold(workdir):
         if members.first:
-            check_workdir(config, workdir)
-            files.write_atomically(workdir / "config.json", files.canonical_json(identity(config)) + "\n")
+            described = check_workdir(config, workdir)
+            files.write_atomically(workdir / "config.json", files.canonical_json(described) + "\n")
         trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
         if not members.first:
             return
@@ -199,11 +226,10 @@ def main(
         export.save_curve(workdir / "metrics.jsonl", workdir / "curve.png", config.network, config.loss)
         # What is measured is the file.
         network = models.create(config.network, weights=exported, **config.network_options)
+        measured = {}
         folders = [folder for folder in config.test_folders or [config.validation_folder] if folder]
-        measured = {
-            name: quality.beside_bicubic(network, read_folder(folder))
-            for name, folder in zip(folder_names(folders), folders, strict=True)
-        }
+        for name, folder in zip(short_names(folders), folders, strict=True):
+            measured[name] = quality.beside_bicubic(network, read_folder(folder))
         records = super_resolution.read_metrics(workdir / "metrics.jsonl")
         text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
         files.write_atomically(workdir / f"{config.network}.md", text)

@@ -169,7 +169,7 @@ def card(
         weights_of = config["loss_weights"].items()
         rows["weights of the losses"] = ", ".join(f"{name} {value:g}" for name, value in weights_of)
     rows["seed"] = str(config["seed"])
-    devices = jax.local_devices()
+    devices = jax.devices()  # those of all processes, which have trained together
     rows["device"] = (f"{len(devices)} x " if len(devices) > 1 else "") + devices[0].device_kind
     if records:
         rows["time"] = f"{records[-1]['seconds'] / 60:.1f} minutes"

@@ -1,5 +1,6 @@
 """Photographs, and random patches of them: decoded once, cropped on the device or by threads of the host."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ THREADS = 4
 
 TFDS = "tfds:"
 
+# Of each image file, what `digest_of_folder` looks at beside its name and size.
+_FIRST_BYTES = 1 << 16
+
 
 def read_folder(folder: str | Path) -> list[np.ndarray]:
     """All images below `folder` as RGB uint8 `(H, W, 3)`, decoded once, in the order of their paths.
@@ -46,18 +50,6 @@ def read_folder(folder: str | Path) -> list[np.ndarray]:
     return [np.asarray(read_image(path)) for path in paths]
 
 
-def folder_names(folders: Sequence[str]) -> list[str]:
-    """What tables call these folders: the last part of each path, or as many as tell it from the others."""
-    paths = [Path(os.path.abspath(folder)).parts for folder in folders]
-
-    def name(own: tuple[str, ...]) -> str:
-        others = [path for path in paths if path != own]
-        length = next(n for n in range(1, len(own) + 1) if all(path[-n:] != own[-n:] for path in others))
-        return "/".join(own[-length:])
-
-    return [name(own) for own in paths]
-
-
 def _read_tfds(name: str) -> list[np.ndarray]:
     """The high-resolution images (`hr`, or else `image`) of the training split, without TensorFlow."""
     where = f"data set {TFDS}{name}"
@@ -77,6 +69,35 @@ def _read_tfds(name: str) -> list[np.ndarray]:
         np.asarray(read_array(record[feature], f"{where}: example {position}"))
         for position, record in enumerate(records)
     ]
+
+
+def short_names(folders: Sequence[str]) -> list[str]:
+    """For each folder its name, with as many of the folders above it as tell it from the others."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
+    names = []
+    for own in parts:
+        others = {other for other in parts if other != own}
+        lengths = range(1, len(own))
+        length = next((n for n in lengths if all(own[-n:] != other[-n:] for other in others)), len(own))
+        names.append(Path(*own[-length:]).as_posix())
+    return names
+
+
+def digest_of_folder(folder: str) -> str:
+    """A hash of the images below a folder: their names, sizes and first bytes; "" if it is not there."""
+    if not Path(folder).expanduser().is_dir():
+        return ""
+    sha, root = hashlib.sha256(), existing_folder(folder)
+    for path in list_images(root):
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                start = file.read(_FIRST_BYTES)
+        except OSError as error:
+            raise InputError(f"image {path}: cannot be read ({error.strerror})") from None
+        sha.update(f"{path.relative_to(root).as_posix()}\n{size}\n".encode())
+        sha.update(hashlib.sha256(start).digest())
+    return sha.hexdigest()
 
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from training_cards import rows_of
 
 from configs import train_edsr
 from srdef import models
@@ -29,15 +30,6 @@ def plain(name, **changes):
     config = train_edsr.get_config(name)
     config.update(changes)
     return cli.plain(config)
-
-
-def rows_of(card):
-    """The table of a card: two columns, whatever stands in them."""
-    lines = [
-        line.strip("|").split("|") for line in card.split("| images")[0].splitlines() if line.startswith("| ")
-    ]
-    assert all(len(cells) == 2 for cells in lines)
-    return {key.strip(): value.strip() for key, value in lines}
 
 
 RECORDS = [{"step": 300_000, "loss": 0.1, "seconds": 90.0}]
@@ -107,6 +99,13 @@ def test_command_is_exact():
     config = train_edsr.get_config("srgan_x2")
     config.perceptual.scale = 0.5
     assert " --config.perceptual.scale=0.5 --workdir=…" in train_sr.command(config)
+    config = train_edsr.get_config("compact_24x6_x2")
+    config.network_options.features = 12
+    assert "compact_24x6_x2 --config.network_options.features=12 --workdir=…" in train_sr.command(config)
+    config = train_edsr.get_config("baseline_x2")
+    config.network, config.network_options = "edsr", {"blocks": 3}
+    options = "--config.network=edsr --config.network_options.blocks=3"
+    assert f":baseline_x2 {options} --workdir=…" in train_sr.command(config)
 
 
 def test_storage(folder, tmp_path):
@@ -170,11 +169,11 @@ def test_folders_of_one_name_are_two_rows_of_a_card(folder, tmp_path):
 
 def test_names_of_folders(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert patches.folder_names(["a/HR", "b/HR", "x/b/HR/", "Set5", "tfds:div2k"]) == [
+    assert patches.short_names(["a/HR", "b/HR", "x/b/HR/", "Set5", "tfds:div2k"]) == [
         *("a/HR", f"{tmp_path.name}/b/HR", "x/b/HR"),
         *("Set5", "tfds:div2k"),
     ]
-    assert patches.folder_names([".", "./Set5", "Set5"]) == [tmp_path.name, "Set5", "Set5"]
+    assert patches.short_names([".", "./Set5", "Set5"]) == [tmp_path.name, "Set5", "Set5"]
 
 
 @pytest.mark.parametrize(

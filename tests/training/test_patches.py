@@ -39,6 +39,13 @@ def test_images_smaller_than_a_patch_are_counted():
     assert len(source.photographs) == 1
 
 
+def test_short_names():
+    assert patches.short_names(["a/Set5", "Set14/", "tfds:div2k"]) == ["Set5", "Set14", "tfds:div2k"]
+    assert patches.short_names(["a/5/HR", "/b/14/HR", "a/5/../5/HR", "x"]) == ["5/HR", "14/HR", "5/HR", "x"]
+    assert patches.short_names(["/HR", "/a/HR"]) == ["/HR", "a/HR"]
+    assert patches.short_names([]) == []
+
+
 def test_too_many_pixels_for_the_device(source):
     huge = np.lib.stride_tricks.as_strided(np.zeros(3, np.uint8), (1 << 16, 1 << 15, 3), (0, 0, 1))
     with pytest.raises(InputError, match=r"2147483648 pixels .* choose crop='host'"):
