@@ -159,7 +159,7 @@ def residual_spectrum(
     """
     height, width = reference.shape[1:3]
     scale = changed.shape[1] / height
-    if changed.shape[2] != scale * width or len(changed) != len(reference):
+    if changed.shape[2] * height != changed.shape[1] * width or len(changed) != len(reference):
         raise InputError(f"images {changed.shape} are not those of {reference.shape} enlarged by a factor")
     if scale != 1:
         reference = np.asarray(images.resize(reference, *changed.shape[1:3]))

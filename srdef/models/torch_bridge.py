@@ -1,6 +1,7 @@
 """PyTorch classifiers under JAX: computed by PyTorch, with PyTorch's gradient, inside any JAX program."""
 
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.errors import InputError
-from srdef.models.wrapped import Applied, Channels, Wrapped, from_function
+from srdef.models.wrapped import Applied, Channels, NotLogitsError, Wrapped, from_function
 from srdef.own_code.reach import reach_of
 
 # Graphs of forward passes that wait for their backward pass: one for each device that computes, and one more.
@@ -128,9 +129,20 @@ class _Bridge:
         return None
 
     def _logits(self, inputs: Any) -> Any:
-        """What the module returns, in evaluation mode: `.train()` may have been called since."""
+        """What the module returns, in evaluation mode: `.train()` may have been called since.
+
+        Maps would be as many classes as they have numbers, and a pair is not said to be logits first.
+        """
         check_evaluation_mode(self.module)
-        return self.module(inputs)
+        logits = self.module(inputs)
+        shape = tuple(getattr(logits, "shape", ()))
+        if len(shape) < 2 or shape[0] != len(inputs) or math.prod(shape[2:]) != 1:
+            found = f"a tensor {shape}" if hasattr(logits, "shape") else f"a {type(logits).__name__}"
+            raise NotLogitsError(
+                f"{type(self.module).__name__} must return logits (N, num_classes), not {found} for "
+                f"{len(inputs)} images"
+            )
+        return logits
 
 
 def check_evaluation_mode(module: Any) -> None:
@@ -232,7 +244,7 @@ def from_torch(
     Raises
     ------
     InputError
-        For a module in training mode, and as `from_function`.
+        For a module in training mode or one that returns no logits, and as `from_function`.
     """
     check_evaluation_mode(module)
     return from_function(

@@ -22,6 +22,11 @@ from srdef.validation import check_count, check_flags
 
 Channels = float | Sequence[float]
 
+
+class NotLogitsError(InputError):
+    """A model returns something else than logits `(N, num_classes)`, whatever the size of its images."""
+
+
 # Sizes and channels with which a model is tried when nothing says what it takes.
 _SIZES = (224, 32, 28, 299, 64, 96, 128, 160, 8, 16)
 _CHANNELS = (3, 1)
@@ -262,6 +267,8 @@ def _count_classes(wrapped: Wrapped) -> int | None:
             images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
             try:
                 logits = jax.eval_shape(Wrapped.__call__, wrapped, images)
+            except NotLogitsError:
+                raise
             except Exception:  # whatever a foreign model raises for a shape that it does not take
                 continue
             shape = getattr(logits, "shape", None)

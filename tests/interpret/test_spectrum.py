@@ -75,6 +75,13 @@ def test_residual_spectrum_of_white_noise_is_flat():
     np.testing.assert_allclose(amplitude, 0.02, rtol=0.1)
 
 
+def test_residual_spectrum_of_a_factor_that_is_no_float():
+    """15 / 11 * 11 is 15.000000000000002."""
+    frequency, amplitude = spectrum.residual_spectrum(noise(1, 15, 15, 3), noise(1, 11, 11, 3), bins=4)
+    assert frequency[-1] < 15 / 11 / 2
+    assert np.isfinite(amplitude).all()
+
+
 def test_residual_spectrum_refuses_other_shapes():
     with pytest.raises(InputError, match="enlarged"):
         spectrum.residual_spectrum(noise(1, 8, 12, 3), noise(1, 8, 8, 3))
