@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,6 +108,23 @@ def crops(
 def source_image(name: str) -> str:
     """What a crop was cut from, given its name; the name itself of an image that is no crop."""
     return re.sub(r"#\d+$", "", name)
+
+
+def of_same_images(names: Iterable[str], others: Iterable[str]) -> list[bool]:
+    """For each of the names whether one of the others is of the same image, a crop of it perhaps.
+
+    A data set has the paths below its folder, `crops` the folder's name before them: of two paths the one may
+    be the end of the other. Images of one name in different folders cannot be told apart then.
+    """
+    sources = set(map(source_image, others))
+    ends = {end for source in sources for end in _ends(source)}
+    found = ((source, _ends(source)) for source in map(source_image, names))
+    return [source in ends or not sources.isdisjoint(its) for source, its in found]
+
+
+def _ends(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 def _of_folder(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from srdef import images
+from srdef.datasets.crops import of_same_images
 from srdef.detection import training
 from srdef.detection.network import hidden_features
 from srdef.errors import InputError
@@ -31,7 +32,7 @@ def unseen(config: dict[str, Any]) -> Run:
     run = start(config)
     if config["detector"]:
         seen = training.trained_on(Path(config["detector"]))
-        run = run.select(np.array([name not in seen for name in run.dataset.names]))
+        run = run.select(~np.array(of_same_images(run.dataset.names, seen)))
     return run.select(slice(config["images"]))
 
 

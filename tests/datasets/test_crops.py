@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from srdef import datasets
-from srdef.datasets.crops import source_image
+from srdef.datasets.crops import of_same_images, source_image
 from srdef.errors import InputError, SrdefWarning
 
 
@@ -109,3 +109,11 @@ def test_bad_folders(tmp_path):
             load(*(tmp_path / folder for folder in folders))
     with pytest.raises(InputError, match="paths must be a list of folders, not 'here'"):
         datasets.load("crops", paths="here", side=16)
+
+
+def test_which_names_are_of_the_same_images():
+    """Of crops, of the files that they were cut from, and below another folder; not of parts of names."""
+    names = ["a/1.png#0", "a/1.png#7", "1.png", "a/1.png", "x/a/1.png", "b/1.png", "11.png", "a/2.png#0"]
+    assert of_same_images(names, ["a/1.png#0"]) == [True, True, True, True, True, False, False, False]
+    assert of_same_images(["1.png", "2.png", "a/1.png"], ["1.png"]) == [True, False, True]
+    assert of_same_images(["1"], []) == [False]

@@ -70,6 +70,9 @@ def test_figure1_shows_a_detector_only_images_that_it_was_not_trained_on(tmp_pat
     (tmp_path / "images.json").write_text(json.dumps({"train": [names[0], names[2]], "test": []}))
     found = figure1.unseen({**config, "detector": str(tmp_path)})
     assert found.dataset.names == (names[1], names[3])
+    crops = [f"photographs/{names[0]}#0", f"photographs/{names[2]}#1"]  # of the same files
+    (tmp_path / "images.json").write_text(json.dumps({"train": crops, "test": []}))
+    assert figure1.unseen({**config, "detector": str(tmp_path)}).dataset.names == (names[1], names[3])
     (tmp_path / "images.json").write_text(json.dumps({"train": names[1:], "test": []}))
     with pytest.raises(InputError, match="that the manifold classifier was not trained on are needed, not 1"):
         figures.make({**config, "detector": str(tmp_path)}, tmp_path)
