@@ -4,8 +4,11 @@ Layout and names of the hyper-parameters follow the official PyTorch code (sangh
 `src/model/edsr.py`); the weights of that code fit after a change of axes.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from srdef.cpu.convolution import Conv
@@ -79,7 +82,7 @@ class EDSR(nnx.Module):
         *_rules(r"tail\.0\.0", "upsample.0"),
         *_rules(r"tail\.0\.2", "upsample.1"),
         *_rules(r"tail\.1", "tail"),
-        # The mean as a 1x1 convolution; here it is `mean`.
+        # The mean as a 1x1 convolution; here it is `mean`, which `check_published` compares.
         Rule(r"(sub|add)_mean\.(weight|bias)", None),
     )
 
@@ -107,6 +110,23 @@ class EDSR(nnx.Module):
         self.body_end = conv3x3(features, features, rngs)
         self.upsample = nnx.List(conv3x3(features, features * r * r, rngs) for r in self.stages)
         self.tail = conv3x3(features, 3, rngs)
+
+    def check_published(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """InputError if a published file takes off another mean: its weights are of another range of levels.
+
+        With `--rgb_range 1` the official code trains networks of the same names and shapes.
+        """
+        wanted = self.rgb_range * np.asarray(self.mean)
+        for name, expected in (("sub_mean.bias", -wanted), ("add_mean.bias", wanted)):
+            found = tensors.get(name)
+            # Half precision keeps three digits.
+            if found is not None and not (
+                found.shape == (3,) and np.allclose(found.astype(np.float32), expected, rtol=0.01)
+            ):
+                raise InputError(
+                    f"{name} is {', '.join(f'{value:.4g}' for value in found.ravel()[:3].tolist())}, and "
+                    f"{', '.join(f'{value:.4g}' for value in expected)} with rgb_range={self.rgb_range:g}"
+                )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         check_pixels(images)

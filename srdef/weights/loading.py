@@ -108,14 +108,15 @@ def convert_named(
 ) -> dict[str, np.ndarray]:
     """To srdef's own layout from that in which the network's weights were published, or from srdef's own.
 
-    The rules of the published layout are the attribute `published_rules` of the network's class. Which of
-    the two layouts it is, and whether every name begins with something that a trainer put there
-    (`srdef.weights.containers.PREFIXES`), is told by the names: those count that the network then has.
+    The rules of the published layout are the attribute `published_rules` of the network's class; what they
+    leave out its method `check_published` looks at, if there is one. Which of the two layouts it is, and
+    whether every name begins with something that a trainer put there (`srdef.weights.containers.PREFIXES`),
+    is told by the names: those count that the network then has.
 
     Raises
     ------
     InputError
-        If the rules do not fit; `where` names the file.
+        If the rules do not fit, or what they leave out; `where` names the file.
     """
     own = named_variables(network)
     published: Sequence[Rule] = getattr(network, "published_rules", ())
@@ -126,6 +127,8 @@ def convert_named(
         layouts.append((sum(name in own for name in renamed), unwrapped, published))
     _, unwrapped, rules = max(layouts, key=lambda layout: layout[0])
     try:
+        if rules and hasattr(network, "check_published"):
+            network.check_published(unwrapped)
         return rename(unwrapped, rules)
     except InputError as error:
         raise InputError(f"{where} does not fit {type(network).__name__}: {error}") from None

@@ -117,6 +117,19 @@ def test_an_official_file(tmp_path, scale, legacy, rng):
     np.testing.assert_allclose(actual, expected.numpy(), atol=2e-6)
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_file_for_another_range_of_levels(tmp_path, prefix):
+    """Trained by the official code with --rgb_range 1: of the same names and shapes, and of no use at 255."""
+    reference, path = OfficialEDSR(2, blocks=1, features=4), tmp_path / "own.pt"
+    for mean in (reference.sub_mean, reference.add_mean):
+        mean.bias.data /= 255
+    torch.save({prefix + name: tensor.half() for name, tensor in reference.state_dict().items()}, path)
+    message = r"own\.pt does not fit EDSR: sub_mean\.bias is -0\.44.*, and -114\.4, .* with rgb_range=255"
+    with pytest.raises(InputError, match=message):
+        models.create("edsr", blocks=1, features=4, weights=path)
+    assert models.create("edsr", blocks=1, features=4, rgb_range=1.0, weights=path).rgb_range == 1
+
+
 def test_a_file_of_another_scale(tmp_path):
     torch.save(OfficialEDSR(4).state_dict(), tmp_path / "x4.pt")
     with pytest.raises(InputError, match=r"x4\.pt does not fit EDSR: unknown upsample\.1"):
