@@ -64,7 +64,7 @@ def evaluate(networks: dict[str, SuperResolutionNetwork], folders: list[str]) ->
     """One row for each folder and network, after those of bicubic for every scale: means over the folder."""
     rows: list[Row] = []
     for where, folder in zip(patches.short_names(folders), folders, strict=True):
-        photographs = patches.read_folder(folder)
+        photographs = patches.read_folder(folder, held_out=True)
         for scale in sorted({network.scale for network in networks.values()}):
             found = quality.measure(quality.bicubic_results(scale, photographs), scale)
             rows.append((where, len(photographs), f"bicubic x{scale}", found))

@@ -128,7 +128,7 @@ def check(networks: list[str], configs: dict[str, ConfigDict], folders: list[str
                 raise InputError(f"{network}: {error}; --perceptual=squeezenet needs no download") from None
     for folder in folders:
         if folder:
-            patches.read_folder(folder)
+            patches.read_folder(folder, held_out=True)
 
 
 def main(options: argparse.Namespace, workdir: Path, output: Path) -> None:

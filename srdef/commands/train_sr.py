@@ -221,7 +221,7 @@ def main(
         if not members.first:
             return
         exported = workdir / f"{config.network}.safetensors"
-        validation = read_folder(config.validation_folder) if config.validation_folder else []
+        validation = read_folder(config.validation_folder, held_out=True) if config.validation_folder else []
         stored = export.save_weights(trained, exported, config.storage, validation)
         export.save_curve(workdir / "metrics.jsonl", workdir / "curve.png", config.network, config.loss)
         # What is measured is the file.
@@ -229,7 +229,7 @@ def main(
         measured = {}
         folders = [folder for folder in config.test_folders or [config.validation_folder] if folder]
         for name, folder in zip(short_names(folders), folders, strict=True):
-            measured[name] = quality.beside_bicubic(network, read_folder(folder))
+            measured[name] = quality.beside_bicubic(network, read_folder(folder, held_out=True))
         records = super_resolution.read_metrics(workdir / "metrics.jsonl")
         text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
         files.write_atomically(workdir / f"{config.network}.md", text)

@@ -24,41 +24,49 @@ MARGIN = 4
 THREADS = 4
 
 TFDS = "tfds:"
+HELD_OUT = ("validation", "test")
 
 # Of each image file, what `digest_of_folder` looks at beside its name and size.
 _FIRST_BYTES = 1 << 16
 
 
-def read_folder(folder: str | Path) -> list[np.ndarray]:
+def read_folder(folder: str | Path, *, held_out: bool = False) -> list[np.ndarray]:
     """All images below `folder` as RGB uint8 `(H, W, 3)`, decoded once, in the order of their paths.
 
     Parameters
     ----------
     folder : path
         Or `tfds:NAME`, the training split of a prepared data set of TensorFlow Datasets (`tfds:div2k`).
+    held_out : bool
+        Whether the images are to say how good a training was: of a data set its validation split, or else
+        that for tests.
 
     Raises
     ------
     InputError
-        If there is no such folder or data set, no image in it, or one that cannot be read.
+        If there is no such folder, data set or split, no image in it, or one that cannot be read.
     """
     if str(folder).startswith(TFDS):
-        return _read_tfds(str(folder).removeprefix(TFDS))
+        return _read_tfds(str(folder).removeprefix(TFDS), HELD_OUT if held_out else ("train",))
     paths = list_images(existing_folder(folder))
     if not paths:
         raise InputError(f"no images ({', '.join(SUFFIXES)}) in {folder}")
     return [np.asarray(read_image(path)) for path in paths]
 
 
-def _read_tfds(name: str) -> list[np.ndarray]:
-    """The high-resolution images (`hr`, or else `image`) of the training split, without TensorFlow."""
+def _read_tfds(name: str, splits: tuple[str, ...]) -> list[np.ndarray]:
+    """The high-resolution images (`hr`, or else `image`) of the first split there is, without TensorFlow."""
     where = f"data set {TFDS}{name}"
     builder = open_builder(name, where)
     feature = "hr" if "hr" in builder.info.features else "image"
     if feature not in builder.info.features:
         raise InputError(f"{where}: has neither hr nor image; it has: {', '.join(builder.info.features)}")
+    known = list(builder.info.splits)
+    split = next((split for split in splits if split in known or not known), None)
+    if split is None:
+        raise InputError(f"{where}: has no split {' or '.join(splits)}; it has: {', '.join(known)}")
     try:
-        records = builder.as_data_source("train")
+        records = builder.as_data_source(split)
     except (NotImplementedError, KeyError, ValueError, OSError):
         raise InputError(
             f"{where}: not prepared as array_record in {builder.data_path.parent}; prepare it (with "

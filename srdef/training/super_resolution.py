@@ -391,7 +391,7 @@ def train(
     source = PatchSource.create(photographs, config.patch, network.scale, config.seed)
     own = config.batch_size * len(mesh.local_devices) // mesh.devices.size
     memory.refuse_impossible(own, 3 * source.side**2, list(mesh.local_devices), what="patches")
-    validation = read_folder(config.validation_folder) if config.validation_folder else []
+    validation = read_folder(config.validation_folder, held_out=True) if config.validation_folder else []
     trainer, state = create(network, config)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     end = config.steps if until is None else min(until, config.steps)

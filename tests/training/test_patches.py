@@ -1,5 +1,7 @@
 """Cropping on the device beside cropping on the host, and data sets of TensorFlow Datasets."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -61,6 +63,26 @@ def test_tfds():
     assert [image.dtype for image in found] == [np.uint8, np.uint8]
     for image, record in zip(found, expected, strict=True):
         np.testing.assert_array_equal(image, record)
+
+
+def test_tfds_held_out(monkeypatch):
+    """What a network is measured with is not what it was trained on."""
+    read = []
+
+    def builder(*splits):
+        info = SimpleNamespace(features=["image"], splits=dict.fromkeys(splits))
+        images = {"image": np.zeros((4, 4, 3), np.uint8)}
+        source = lambda split: read.append(split) or [images]  # noqa: E731
+        return lambda *_: SimpleNamespace(info=info, as_data_source=source)
+
+    for splits in (("train", "validation", "test"), ("test", "train")):
+        monkeypatch.setattr(patches, "open_builder", builder(*splits))
+        patches.read_folder("tfds:x")
+        patches.read_folder("tfds:x", held_out=True)
+    assert read == ["train", "validation", "train", "test"]
+    monkeypatch.setattr(patches, "open_builder", builder("train"))
+    with pytest.raises(InputError, match="tfds:x: has no split validation or test; it has: train"):
+        patches.read_folder("tfds:x", held_out=True)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,19 @@ def test_a_batch_that_can_never_fit_is_refused(folder, tmp_path, crop):
         super_resolution.train(network(), tiny(folder, batch_size=10**12, crop=crop), tmp_path)
 
 
+def test_the_validation_reads_what_is_held_out(folder, tmp_path, monkeypatch):
+    read = []
+
+    def record(folder, held_out=False):
+        read.append((folder, held_out))
+        return patches.read_folder(tmp_path.parent / "none" if folder == "tfds:x" else folder)
+
+    monkeypatch.setattr(super_resolution, "read_folder", record)
+    with pytest.raises(InputError):  # before anything is trained
+        super_resolution.train(network(), tiny(folder, validation_folder="tfds:x"), tmp_path)
+    assert read == [(str(folder), False), ("tfds:x", True)]
+
+
 class Killed(Exception):
     pass
 
