@@ -141,7 +141,7 @@ class Result:
     Attributes
     ----------
     images, pairs : dict
-        How many were trained on and tested with.
+        How many were trained on (those of at least one pair) and tested with.
     accuracy, auc : float
         The mean accuracy over the images of the pairs, half of them clean (0.5 for a coin); the area under
         the ROC curve over clean and adversarial test images.
@@ -279,7 +279,8 @@ def judge(
         zip(defenses, side_by_side([partial(row, name) for name in defenses], workers), strict=True)
     )
     return Result(
-        images={"train": training.fooled.shape[1], "test": len(test_rows)},
+        # An image that no attack fools with is in no pair.
+        images={"train": int(training.fooled.any(axis=0).sum()), "test": len(test_rows)},
         pairs={"train": int(training.fooled.sum()), "test": int(testing.fooled.sum())},
         accuracy=pair_accuracy(clean_logits, adversarial_logits, testing.fooled),
         auc=area(clean_logits, adversarial_logits[testing.fooled]),

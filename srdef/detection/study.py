@@ -146,11 +146,10 @@ def run(
         ],
         workers,
     )
-    its_images = int(training.fooled.any(axis=0).sum())  # few pairs are not of all images
     return Study(
         settings,
         best,
-        replace(judged, images={**judged.images, "train": its_images}),
+        judged,
         {
             part: len({source_image(correct.dataset.names[row]) for row in rows})
             for part, rows in (("train", train_rows), ("test", test_rows))
