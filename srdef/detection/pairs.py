@@ -9,7 +9,7 @@ import numpy as np
 
 from srdef.datasets.crops import source_image
 from srdef.errors import InputError
-from srdef.metrics import roc_auc
+from srdef.metrics import roc_auc, wilson_interval
 
 # Which of the pairs are kept is drawn from `(seed, FEWER)`; smaller numbers are those of epochs.
 FEWER = 0xFFFFFFFF
@@ -120,7 +120,7 @@ class Accuracy:
     Attributes
     ----------
     value, low, high : float
-        The interval is a percentile bootstrap over the images that crops are cut from.
+        The interval is a percentile bootstrap over the images that crops are cut from; see `accuracy_of`.
     pairs : int
     """
 
@@ -132,6 +132,9 @@ class Accuracy:
 
 def accuracy_of(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, names: list[str]) -> Accuracy:
     """The accuracy of logits, with its interval.
+
+    The bootstrap over source images says nothing where they all have the same accuracy, as a single one has:
+    the interval is Wilson's then, of as many images.
 
     Parameters
     ----------
@@ -152,9 +155,13 @@ def accuracy_of(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, nam
         len(numbers), np.full(len(numbers), 1 / len(numbers)), RESAMPLES
     )
     drawn = draws @ totals
-    shares = (draws @ rights)[drawn > 0] / (2 * drawn[drawn > 0])
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return Accuracy(pair_accuracy(clean, attacked, fooled), float(low), float(high), int(pairs.sum()))
+    resampled = (draws @ rights)[drawn > 0] / (2 * drawn[drawn > 0])
+    value = pair_accuracy(clean, attacked, fooled)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    shares = rights[totals > 0] / totals[totals > 0]
+    if len(shares) and np.ptp(shares) < 1e-9:
+        low, high = wilson_interval(value * len(shares), len(shares))
+    return Accuracy(value, float(low), float(high), int(pairs.sum()))
 
 
 def area(clean: np.ndarray, adversarial: np.ndarray) -> float:

@@ -136,6 +136,11 @@ def study_to_markdown(study: Study) -> str:
         "",
         "The shares are those of all test images.",
     ]
+    if study.sources["test"] < study.result.images["test"]:
+        lines[-1] += (
+            " Wilson intervals take crops of one image for independent images: where these are alike, the "
+            "intervals are too narrow."
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -20,7 +20,7 @@ from srdef.detection.pairs import Accuracy, accuracy_of, pair_accuracy
 from srdef.detection.victim import WithDetector, lead_over_both
 from srdef.errors import InputError
 from srdef.evaluation.progress import Reporter
-from srdef.metrics import rate
+from srdef.metrics import rate, wilson_interval
 from srdef.reporting import detection_figure, detection_tables
 from srdef.reporting.page import build
 from srdef.victims import check_victim
@@ -159,6 +159,19 @@ def test_the_interval_is_over_source_images():
         np.tile(-logits, 4), np.tile(logits, 4)[None], np.tile(fooled, (1, 4)), [f"{i}" for i in range(160)]
     )
     assert independent.high - independent.low < 0.7 * (one.high - one.low)
+
+
+@pytest.mark.parametrize(("sources", "share"), [(1, 1.0), (1, 0.5), (8, 1.0)])
+def test_source_images_that_all_agree_leave_an_interval(sources, share):
+    """Of one source image, or where all is right, all resamples are the same."""
+    count = 12 * sources
+    right = np.arange(count) % 2 < 2 * share
+    logits, fooled = np.where(right, 1.0, -1.0), np.ones((1, count), bool)
+    names = [f"photos/{i // 12}.png#{i % 12}" for i in range(count)]
+    found = accuracy_of(-logits, logits[None], fooled, names)
+    assert found.value == share
+    assert (found.low, found.high) == pytest.approx(wilson_interval(share * sources, sources))
+    assert found.high - found.low > 0.3
 
 
 @pytest.fixture(scope="module")
