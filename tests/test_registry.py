@@ -79,6 +79,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(by_name, "_imported", {})
     monkeypatch.setattr(by_name, "_registering", {})
     monkeypatch.setattr(by_name, "_places", {})
+    monkeypatch.setattr(by_name, "_added", set())
     (tmp_path / "mine_a.py").write_text(MINE)
     (tmp_path / "helpers_of_mine.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "package_of_mine").mkdir()
@@ -124,6 +125,60 @@ def test_the_folder_of_a_configuration(registry, folder, monkeypatch, tmp_path_f
         registry.builder("mine_a.py:build")
     by_name.look_in(folder)
     assert registry.create("mine_a.py:build") == registry.create("mine_a:build") == ("mine", 2)
+
+
+def a_folder_with(parent, word, helper="helpers_of_a_move"):
+    """A folder with `mine_of_a_move.py`, and what that imports: both say `word`."""
+    place = parent / word
+    (place / "package_of_a_move").mkdir(parents=True)
+    (place / "mine_of_a_move.py").write_text(f"def build():\n    return {word!r}\n")
+    (place / "uses_of_a_move.py").write_text(f"from {helper} import build\n")
+    (place / f"{helper}.py").write_text(f"def build():\n    return {word!r}\n")
+    (place / "package_of_a_move" / "__init__.py").write_text("")
+    (place / "package_of_a_move" / "inner.py").write_text(f"def build():\n    return {word!r}\n")
+    return place
+
+
+def test_a_name_means_the_module_in_the_folder_of_today(registry, folder, monkeypatch):
+    """As in a notebook that changes folders: not what the name has meant in the folder before."""
+    for word in ("first", "second", "first"):
+        place = folder / word if (folder / word).exists() else a_folder_with(folder, word)
+        monkeypatch.chdir(place)
+        assert registry.create("mine_of_a_move.py:build") == word
+        assert registry.create("mine_of_a_move:build") == word
+
+
+def test_a_name_not_imported_before_is_looked_for_in_the_folder_of_today_first(registry, folder, monkeypatch):
+    first, second = (a_folder_with(folder, word) for word in ("first", "second"))
+    monkeypatch.chdir(first)
+    assert registry.create("mine_of_a_move:build") == "first"
+    monkeypatch.chdir(second)
+    assert registry.create("uses_of_a_move:build") == "second"
+
+
+def test_the_latest_configuration_s_folder_comes_first(registry, folder):
+    for word in ("first", "second"):
+        by_name.look_in(a_folder_with(folder, word))
+        assert registry.create("mine_of_a_move.py:build") == word
+
+
+@pytest.mark.parametrize(
+    ("before", "name", "taken"),
+    [
+        ("uses_of_a_move:build", "uses_of_a_move:build", "helpers_of_a_move"),
+        ("uses_of_a_move.py:build", "uses_of_a_move.py:build", "helpers_of_a_move"),
+        ("helpers_of_a_move:build", "uses_of_a_move:build", "helpers_of_a_move"),
+        ("package_of_a_move.inner:build", "package_of_a_move.inner:build", "package_of_a_move"),
+    ],
+)
+def test_modules_of_two_folders_are_not_mixed(registry, folder, monkeypatch, before, name, taken):
+    """What a module imports, and a package: Python keeps one of each name."""
+    first, second = (a_folder_with(folder, word) for word in ("first", "second"))
+    monkeypatch.chdir(first)
+    assert registry.create(before) == "first"
+    monkeypatch.chdir(second)
+    with pytest.raises(InputError, match=f"another module '{taken}' is loaded in the place of .*/second/"):
+        registry.create(name)
 
 
 @pytest.mark.parametrize(

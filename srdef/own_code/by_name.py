@@ -1,5 +1,6 @@
 """Code of the user's own that a name leads to: `package.module:function`, or `file.py:function`."""
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -21,6 +22,8 @@ _registering: dict[str, None] = {}
 _folders: list[Path] = []
 # Which file a name has meant in a run that is looked at again.
 _places: dict[str, Path] = {}
+# What `_search_first` has put at the end of `sys.path`: what is installed comes before.
+_added: set[str] = set()
 
 
 def note(module: str) -> None:
@@ -58,9 +61,14 @@ def _named_module(where: str, name: str) -> ModuleType:
             f"{where}: {top!r} is a module of Python itself; give another name to yours, or its file: "
             f"{name.replace('.', '/')}.py:FUNCTION"
         )
-    look_in(Path.cwd())
+    _search_first(Path.cwd())
     importlib.invalidate_caches()  # it may have been written a moment ago
     with _one_line(where):
+        if (another := _another(top, Path.cwd())) is not None:
+            if another[1].name != f"{name}.py":
+                raise _taken(top, *another)
+            return _load(another[1])
+        _refuse_mixture(Path.cwd() / f"{name.replace('.', '/')}.py", Path.cwd())
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -118,7 +126,10 @@ def _load(file: Path) -> ModuleType:
     if not name.isidentifier() or name in sys.modules or found is not None:
         words = "".join(c if c.isalnum() else "_" for c in name)
         name = next(n for i in range(len(sys.modules) + 1) if (n := f"own_{words}_{i}") not in sys.modules)
-    look_in(file.parent)
+    _refuse_mixture(file, file.parent)
+    if file.parent not in _folders and file.parent != Path.cwd():
+        _folders.append(file.parent)
+    _search_first(file.parent)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -132,13 +143,70 @@ def _load(file: Path) -> ModuleType:
     return module
 
 
+def _another(name: str, folder: Path) -> tuple[Path, Path] | None:
+    """The file of a module that another folder has given the name of one in `folder`, and the latter's."""
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    own = [file for file in (folder / name / "__init__.py", folder / f"{name}.py") if file.is_file()]
+    if not loaded or not own:
+        return None
+    file = Path(loaded).resolve()
+    found_in = file.parents[1] if file.name == "__init__.py" else file.parent
+    return (file, own[0].resolve()) if found_in != folder.resolve() and str(found_in) in _added else None
+
+
+def _taken(name: str, loaded: Path, own: Path) -> InputError:
+    return InputError(
+        f"another module {name!r} is loaded in the place of {own}: {loaded}; start Python again in the "
+        "folder that is meant"
+    )
+
+
+def _refuse_mixture(file: Path, folder: Path) -> None:
+    """InputError if `file` imports something beside it for which Python would take another folder's."""
+    seen, waiting = set(), [file]
+    while waiting:
+        file = waiting.pop()
+        if file in seen or not file.is_file():
+            continue
+        seen.add(file)
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # which is said when it is imported
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                top = name.partition(".")[0]
+                if (another := _another(top, folder)) is not None:
+                    raise _taken(top, *another)
+                path = folder / name.replace(".", "/")
+                waiting += [path / "__init__.py", path.with_name(f"{path.name}.py")]
+
+
 def look_in(folder: Path) -> None:
-    """Let code of the user be imported from `folder` too, where nothing installed has the same name."""
+    """Let code of the user be imported from `folder` too, where nothing installed has the same name.
+
+    Of several folders the latest comes first, after the current one.
+    """
     folder = folder.resolve()
-    if folder not in _folders and folder != Path.cwd():
-        _folders.append(folder)
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    if folder in _folders:
+        _folders.remove(folder)
+    if folder != Path.cwd():
+        _folders.insert(0, folder)
+    _search_first(folder)
+
+
+def _search_first(folder: Path) -> None:
+    """Put a folder into `sys.path`, after what is installed and before all that came this way."""
+    text = str(folder.resolve())
+    if text not in sys.path:
+        _added.add(text)
+    if text in _added:
+        before = [entry for entry in sys.path if entry not in _added]
+        others = [entry for entry in sys.path if entry in _added and entry != text]
+        sys.path[:] = [*before, text, *others]
 
 
 def imports() -> dict[str, dict[str, str]]:
