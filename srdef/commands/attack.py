@@ -252,6 +252,7 @@ def run(options: argparse.Namespace) -> None:
     folder = Path(options.output).expanduser() if options.output else None
     if folder is not None:
         cli.refuse_another(folder, config, options.overwrite, option="--output")
+        files.check_writable(folder / "config.json")
     for entry in config["attacks"]:  # before anything large is loaded
         attacks.REGISTRY.builder(entry["name"])
     model = make_model(config["model"])

@@ -33,6 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Convert one file, or list what there is."""
     if options.list:
+        for given in (*options.arguments, options.output, options.variant):
+            if given is not None:
+                raise InputError(f"--list lists all there is, so that {given!r} beside it means nothing")
         show()
         return
     if len(options.arguments) != 2:
@@ -47,6 +50,11 @@ def convert(name: str, file: str, into: str | None = None, variant: str | None =
         output = Path(into)
         if output.suffix != ".safetensors":
             raise InputError(f"--output must end in .safetensors, not {output.name!r}")
+        if variant is not None:
+            raise InputError(
+                f"--variant={variant} says which published weights a file for the cache is; beside --output, "
+                "which takes any file, it means nothing"
+            )
     else:
         published = find(name, variant)
         download.verify(Path(file), published.digest)
@@ -62,7 +70,7 @@ def find(name: str, variant: str | None) -> catalog.Download:
     if not variants:
         names = ", ".join(dict.fromkeys(published.name for published in catalog.DOWNLOADS))
         raise InputError(f"no weights of {name!r} are published; networks that have some: {names}")
-    chosen = variant or next(iter(variants))
+    chosen = next(iter(variants)) if variant is None else variant
     if chosen not in variants:
         raise InputError(f"{name} has no weights called {chosen!r}; choose from: {', '.join(variants)}")
     return variants[chosen]

@@ -124,8 +124,7 @@ def main(names: list[str], folders: list[str], written: Sequence[str] = ()) -> N
     for file in written:
         if Path(file).suffix not in WRITERS:
             raise InputError(f"table {file}: unknown kind; choose from: {', '.join(WRITERS)}")
-        if Path(file).is_dir():
-            raise InputError(f"table {file} is a folder; say which file to write")
+        files.check_writable(file)
         if not Path(file).absolute().parent.is_dir():
             raise InputError(f"table {file}: its folder does not exist")
     networks = dict(zip(labels(names), map(load, names), strict=True))

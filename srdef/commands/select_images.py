@@ -21,6 +21,7 @@ from srdef.datasets import base
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
 from srdef.evaluation.experiment import check_batch_size
+from srdef.storage.files import check_writable
 from srdef.storage.fingerprint import digest
 
 
@@ -90,17 +91,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Choose and write."""
-    output = options.selection
-    if not output:
+    if not options.selection:
         raise InputError("say which file to write: --selection=FILE.json")
-    if Path(output).is_dir():
-        raise InputError(f"--selection={output} is a folder; say which file to write")
+    output = Path(options.selection).expanduser()
+    check_writable(output)  # before the work, not after it
     selection = select(options.config, options.count)
     selection.save(output)
     share = len(selection.positions) / selection.tried
     cli.console.print(
-        f"{len(selection.positions)} of the {selection.tried} images that were tried ({share:.1%}): "
-        f"{Path(output)}",
+        f"{len(selection.positions)} of the {selection.tried} images that were tried ({share:.1%}): {output}",
         highlight=False,
     )
 

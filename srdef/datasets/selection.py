@@ -60,7 +60,7 @@ class Selection:
         InputError
             If the file cannot be written.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

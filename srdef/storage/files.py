@@ -56,8 +56,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.name:
         raise InputError(f"cannot write {path} (not the name of a file)")
-    # Another process, perhaps on another machine, may write the same file at the same time.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    unfinished = _beside(path)
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -66,6 +65,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # its folder may be missing, or no folder
             unfinished.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    # Another process, perhaps on another machine, may write the same file at the same time.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def check_writable(path: str | Path) -> None:
+    """InputError at once for a file that could not be written when long work is done; it leaves nothing.
+
+    Folders that are still to be made do not count: the first one that is there must take a file.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; say which file to write")
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        trial = _beside(there / path.name)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error})") from None
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -100,6 +100,27 @@ def test_a_folder_is_no_file_to_write(tmp_path):
         select_images.run(options)
 
 
+@pytest.mark.parametrize("place", ["file/x.json", "file/folder/x.json", f"{'x' * 300}.json"])
+def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path, place):
+    """The configuration would fail at its first field."""
+    (tmp_path / "file").write_text("")
+    options = argparse.Namespace(config={}, count=1, selection=str(tmp_path / place))
+    with pytest.raises(InputError, match=r"cannot write .*\.json \((Not a directory|File name too long)\)"):
+        select_images.run(options)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_list_below_the_home_folder(tmp_path, monkeypatch):
+    """As it is read: a shell leaves the ~ in --selection=~/x.json."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(
+        select_images, "select", lambda *_: Selection("d", 1, "c", "n", "w", 0, 1, [0], ["a"], [0])
+    )
+    select_images.run(argparse.Namespace(config={}, count=1, selection="~/new/x.json"))
+    assert Selection.read("~/new/x.json").names == ["a"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

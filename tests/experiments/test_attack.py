@@ -321,7 +321,11 @@ def test_registered_models_have_their_weights_and_size(monkeypatch):
             ["--attacks=fgsm,autoattack", "--trace", "--output=out"],
             "attack 'autoattack' has no trace, as it runs several: name these instead of it",
         ),
-        (["--output=mine.py/out", "--attacks=fgsm"], "cannot make the folder mine.py/out"),
+        # Before the model is made, and not after the attack.
+        (
+            ["--output=mine.py/out", "--attacks=fgsm", "--model=mine.py:build:depth=3"],
+            "cannot write mine.py/out/config.json (Not a directory)",
+        ),
     ],
 )
 def test_one_line_for_mistakes(folder, words, message, capsys):

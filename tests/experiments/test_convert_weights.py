@@ -86,6 +86,14 @@ def test_to_a_file(published, tmp_path):
         ),
         (["edsr_baseline_x2", "none.pt"], "none.pt: cannot be read"),
         (["edsr_baseline_x2", "a.pt", "--output=a.npz"], "must end in .safetensors, not 'a.npz'"),
+        (["edsr_baseline_x2", "a.pt", "--variant="], "no weights called ''; choose from: official"),
+        (
+            ["edsr_baseline_x2", "a.pt", "--output=a.safetensors", "--variant=official"],
+            "--variant=official says which published weights .* beside --output",
+        ),
+        (["--list", "inception_v3"], "--list lists all there is, so that 'inception_v3' beside it means not"),
+        (["--list", "--output=a.safetensors"], "so that 'a.safetensors' beside it means nothing"),
+        (["--list", "--variant=official"], "so that 'official' beside it means nothing"),
         (["resnet18", "a.pt", "--output=a.safetensors"], "unknown model 'resnet18'"),
     ],
 )

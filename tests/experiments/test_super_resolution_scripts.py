@@ -105,6 +105,7 @@ def found_of(row):
         ([], [], "usage: evaluate-sr"),
         (["edsr_small_x2"], ["t.csv"], r"unknown kind; choose from: \.md, \.json"),
         (["edsr_small_x2"], ["/nowhere/t.md"], "its folder does not exist"),
+        (["edsr_small_x2=none.npz"], [f"{'t' * 300}.md"], "cannot write t+.md .File name too long"),
         (["squeezenet"], [], "'squeezenet' is not a super-resolution network"),
         (["edsr_baseline_x3"], [], "weights='official' takes those of its authors"),
         (["edsr_small_x2=none.npz"], [], r"none\.npz: cannot be read"),

@@ -17,7 +17,7 @@ from srdef import datasets
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
-from srdef.storage.files import write_atomically
+from srdef.storage.files import check_writable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Settings:
         file = options.write
         if file is not None and (file.suffix != ".md" or file.is_dir() or not file.parent.is_dir()):
             raise InputError(f"--write must be a file FILE.md in a folder that is there, not {str(file)!r}")
+        if file is not None:
+            check_writable(file)
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
