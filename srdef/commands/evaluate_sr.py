@@ -84,12 +84,12 @@ def markdown(rows: list[Row]) -> str:
 
 
 def as_json(rows: list[Row]) -> str:
-    """The rows as a list of objects, numbers in full."""
+    """The rows as a list of objects, numbers in full; the PSNR of equal images is "inf"."""
     records = [
         {"folder": folder, "images": count, "method": name, **values._asdict()}
         for folder, count, name, values in rows
     ]
-    return json.dumps(records, indent=2) + "\n"
+    return json.dumps(files.for_json(records), indent=2, allow_nan=False) + "\n"
 
 
 WRITERS = {".md": markdown, ".json": as_json}

@@ -21,7 +21,8 @@ from srdef import batching, interrupts, models
 from srdef.detection.network import Detector, ManifoldClassifier
 from srdef.detection.pairs import Pairs, pair_accuracy
 from srdef.errors import InputError
-from srdef.storage.files import canonical_json, write_atomically
+from srdef.evaluation.plain_data import other_than
+from srdef.storage.files import canonical_json, for_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.training.checkpoints import Checkpoints
 from srdef.training.export import read_metrics
@@ -179,7 +180,7 @@ def train(
                 record[f"{name}_accuracy"] = pair_accuracy(*logits, pairs.fooled)
             records.append(record)
             # Before the checkpoint: whoever goes on from that drops later records, and cannot make one anew.
-            write_atomically(log, "".join(json.dumps(r) + "\n" for r in records))
+            write_atomically(log, "".join(json.dumps(for_json(r)) + "\n" for r in records))
             checkpoints.save(index + 1, state)
             report(record)
             losses = []
@@ -211,7 +212,9 @@ def load(workdir: Path) -> ManifoldClassifier:
     file = workdir / "config.json"
     if not file.is_file() or not (workdir / "checkpoints").is_dir():
         raise InputError(f"no trained manifold classifier in {workdir}: run srdef manifold")
-    config = _read_json(file)
+    whole, other = ("steps", "blocks", "hidden"), ("learning_rate", "top_factor", "dropout")
+    numbers = {**dict.fromkeys(whole, int), **dict.fromkeys(other, int | float)}
+    config = _read_json(file, {"classifier": {"name": str}, "seed": int, "manifold": numbers})
     specification = dict(config["classifier"])
     model = create(
         models.create(specification.pop("name"), **specification), config["manifold"], config["seed"]
@@ -249,11 +252,14 @@ def trained_on(workdir: Path) -> frozenset[str]:
     file = workdir / "images.json"
     if not file.is_file():
         raise InputError(f"{file} is missing: run srdef manifold again")
-    return frozenset(_read_json(file)["train"])
+    return frozenset(_read_json(file, {"train": [str]})["train"])
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path, kind: Any) -> Any:
     try:
-        return json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError):
         raise InputError(f"{file} is damaged: run srdef manifold again") from None
+    if problem := other_than(kind, content, "its content"):
+        raise InputError(f"{file} is damaged ({problem}): run srdef manifold again")
+    return content

@@ -15,7 +15,7 @@ from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_optio
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.evaluation.self_checks import Check
-from srdef.storage.files import canonical_json, write_atomically
+from srdef.storage.files import canonical_json, for_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.victims import Defended, ExpectationOverTransformation, Victim
 
@@ -173,5 +173,5 @@ def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporte
         advance(len(rows))
     folder.mkdir(parents=True, exist_ok=True)
     found = {"checks": [asdict(check) for check in checks], "landscape": landscape.tolist()}
-    write_atomically(path, json.dumps(found, indent=1))
+    write_atomically(path, json.dumps(for_json(found), indent=1, allow_nan=False))
     return Checked(defense, name, checks, landscape)

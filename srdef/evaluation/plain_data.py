@@ -21,6 +21,8 @@ LARGEST_SEED = 2**32 - 1
 DEEPEST = 16
 LONGEST_TEXT = 4096
 
+_MISSING = object()
+
 
 def brief(value: Any) -> str:
     """The repr of a value, shortened to what fits into a message."""
@@ -29,6 +31,30 @@ def brief(value: Any) -> str:
     except ValueError:  # an integer with more digits than Python writes
         text = "a number of many digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def other_than(kind: Any, value: Any, where: str) -> str:
+    """What is not of its kind in plain data that a file holds; empty if all is.
+
+    A kind is a type; a dictionary, which says what the fields are that it needs, and beside `...` what all
+    are; or a list of one kind, that of every item.
+    """
+    plain: Any = kind if isinstance(kind, type | types.UnionType) else type(kind)
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+        return f"{where} is {brief(value)}"
+    if isinstance(kind, dict):
+        fields = {**dict.fromkeys(value, kind[...]), **kind} if ... in kind else kind
+        parts: Any = ((fields[name], value.get(name, _MISSING), name) for name in fields if name is not ...)
+    elif isinstance(kind, list):
+        parts = ((kind[0], item, f"an item of {where}") for item in value)
+    else:
+        return ""
+    for inner, item, name in parts:
+        if item is _MISSING:
+            return f"{name} is missing"
+        if problem := other_than(inner, item, name):
+            return problem
+    return ""
 
 
 def refuse(where: str, wanted: str, value: Any) -> typing.NoReturn:

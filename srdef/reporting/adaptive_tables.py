@@ -19,7 +19,7 @@ from srdef.evaluation.self_checks import Check, warning
 from srdef.evaluation.threats import WORST, write_epsilon
 from srdef.metrics import wilson_interval
 from srdef.reporting import labels
-from srdef.storage.files import canonical_json, without_nan
+from srdef.storage.files import canonical_json, for_json
 
 NORMS: dict[Norm, str] = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
@@ -137,7 +137,7 @@ def to_json(outcome: Outcome) -> str:
         "epsilons": list(outcome.epsilons),
         "accuracy": accuracies,
     }
-    return canonical_json(without_nan(values)) + "\n"
+    return canonical_json(for_json(values)) + "\n"
 
 
 def to_csv(outcome: Outcome) -> str:

@@ -10,12 +10,12 @@ from srdef.detection.study import Study
 from srdef.evaluation.experiment import CLEAN
 from srdef.metrics import Rate
 from srdef.reporting import labels
-from srdef.storage.files import canonical_json, without_nan
+from srdef.storage.files import canonical_json, for_json
 
 
 def to_json(result: Result) -> str:
     """All numbers; null for a share of no images."""
-    return canonical_json(without_nan(_numbers(result)))
+    return canonical_json(for_json(_numbers(result)))
 
 
 def _numbers(result: Result) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def study_to_json(study: Study) -> str:
             for attacker, row in study.both.items()
         },
     }
-    return canonical_json(without_nan(numbers))
+    return canonical_json(for_json(numbers))
 
 
 def study_to_markdown(study: Study) -> str:

@@ -198,7 +198,7 @@ def to_markdown(curves: Sequence[Curve]) -> str:
     for curve in curves:
         cells = [curve.defense, curve.attack, f"{100 * curve.clean['value']:.1f}", "–"]
         if curve.smallest is not None:
-            cells[3] = f"{curve.smallest.epsilon:.2g}, {100 * curve.smallest.cell['value']:.1f}"
+            cells[3] = f"{labels.number(curve.smallest.epsilon, 2)}, {100 * curve.smallest.cell['value']:.1f}"
         share = curve.paper_share
         own = None if share is None else 100 * share * curve.clean["value"]
         for shown, target in ((curve.paper, curve.paper), (share and 100 * share, own)):
@@ -216,7 +216,7 @@ def _where(curve: Curve, percent: float | None) -> str:
     if percent is None:
         return "–"
     found = curve.crossing(percent)
-    return f"above {curve.points[-1].epsilon:g}" if found is None else f"{found:.2g}"
+    return f"above {curve.points[-1].epsilon:g}" if found is None else labels.number(found, 2)
 
 
 def save(folder: Path, curves: Sequence[Curve]) -> list[Path]:

@@ -9,7 +9,7 @@ from srdef.errors import InputError
 from srdef.evaluation.experiment import FIELDS, resolve
 from srdef.evaluation.run import Run
 from srdef.reporting.plots import View
-from srdef.storage.files import canonical_json, without_nan, write_atomically
+from srdef.storage.files import canonical_json, for_json, write_atomically
 
 
 def start(config: dict[str, Any]) -> Run:
@@ -31,7 +31,7 @@ def only_entry(config: dict[str, Any], field: str) -> str:
 def write_numbers(folder: Path, name: str, numbers: dict[str, Any]) -> Path:
     """Write the numbers of a figure as JSON."""
     path = folder / f"{name}.json"
-    write_atomically(path, canonical_json(without_nan(numbers)) + "\n")
+    write_atomically(path, canonical_json(for_json(numbers)) + "\n")
     return path
 
 

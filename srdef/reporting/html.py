@@ -13,6 +13,7 @@ from PIL import Image
 
 from srdef import images
 from srdef.errors import InputError
+from srdef.evaluation.plain_data import other_than
 
 
 def read_text(workdir: Path, name: str, script: str = "evaluate") -> str:
@@ -31,12 +32,37 @@ def damaged(path: Path, script: str, error: Exception) -> InputError:
     return InputError(f"{path} is damaged ({' '.join(str(error).split())}): run srdef {script} again")
 
 
-def read_json(workdir: Path, name: str, script: str = "evaluate") -> Any:
-    """The content of a JSON file that a script has left; InputError if it is not there or damaged."""
+def read_json(workdir: Path, name: str, script: str = "evaluate", kind: Any = dict) -> Any:
+    """The content of a JSON file that a script has left.
+
+    Parameters
+    ----------
+    workdir, name : Path, str
+    script : str
+        The command that writes it.
+    kind : type, or dictionary or list of kinds
+        What it must be, as `check_kind` takes it.
+
+    Raises
+    ------
+    InputError
+        Names the file, if it is not there, damaged, or of another kind.
+    """
     try:
-        return json.loads(read_text(workdir, name, script))
+        content = json.loads(read_text(workdir, name, script))
     except ValueError as error:
         raise damaged(workdir / name, script, error) from None
+    check_kind(workdir / name, script, content, kind)
+    return content
+
+
+def check_kind(path: Path, script: str, content: Any, kind: Any) -> None:
+    """InputError that names the file `path` unless its content is of a kind.
+
+    For kinds see `srdef.evaluation.plain_data.other_than`.
+    """
+    if problem := other_than(kind, content, "its content"):
+        raise damaged(path, script, ValueError(problem))
 
 
 def encode(pixels: np.ndarray) -> str:

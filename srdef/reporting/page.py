@@ -14,12 +14,30 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from srdef.errors import InputError
-from srdef.reporting import epsilon_curves, page_traces, text_page
-from srdef.reporting.html import damaged, document, facts, read_json
+from srdef.reporting import epsilon_curves, labels, page_traces, text_page
+from srdef.reporting.html import check_kind, damaged, document, facts, read_json
 from srdef.reporting.page_images import Case, find_store, gallery, make_cases, seconds_of
 from srdef.reporting.tables import diagnoses
 
 FILES = ("config.json", "table.json", "attacks.json", "environment.json", "records.parquet")
+
+# What the page reads of each file.
+_NUMBER = int | float
+_RATE = {"value": _NUMBER | None, "low": _NUMBER, "high": _NUMBER, "successes": int, "total": int}
+_STRENGTH = {
+    **{"attack": str, "storage": str, "fooled": _RATE},
+    **{"median_linf": _NUMBER | None, "median_l2": _NUMBER | None},
+}
+_KINDS: dict[str, Any] = {
+    "config.json": {"attacks": {...: {"name": str}}, "defenses": dict},
+    "table.json": {
+        **{"classifier": str, "clean_accuracy": _RATE, "metric": str, "interval": str, "seed": int},
+        **{"notes": [str], "attacks": [str], "defenses": [str]},
+        "cells": [{"defense": str, "attack": str, **_RATE}],
+    },
+    "attacks.json": [_STRENGTH],
+    "environment.json": dict,
+}
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
@@ -80,8 +98,8 @@ def attack_table(strengths: Sequence[Mapping[str, Any]], seconds: Mapping[str, f
     timed: set[str] = set()
     for row in strengths:
         name = row["attack"]
-        linf = "–" if row["median_linf"] is None else f"{255 * row['median_linf']:.3g}"
-        l2 = "–" if row["median_l2"] is None else f"{row['median_l2']:.3g}"
+        linf = "–" if row["median_linf"] is None else labels.number(255 * row["median_linf"], 3)
+        l2 = "–" if row["median_l2"] is None else labels.number(row["median_l2"], 3)
         # The row of the same images in 8 bits took no attack of its own.
         time = f"{seconds[name]:.1f}" if name in seconds and name not in timed else ""
         timed.add(name)
@@ -188,7 +206,11 @@ def build(
                 wanted = "gallery" if attacks else "traces"
                 raise InputError(f"{workdir} is not of srdef evaluate: its page has no {wanted}")
             return other(workdir, config)
-    table, strengths, environment = (read_json(workdir, name) for name in FILES[1:4])
+    check_kind(workdir / "config.json", "evaluate", config, _KINDS["config.json"])
+    for label in (*(attacks or ()), *traced):  # also where no image is shown
+        if label not in config["attacks"]:
+            raise InputError(f"unknown attack {label!r}; the run has: {', '.join(config['attacks'])}")
+    table, strengths, environment = (read_json(workdir, name, kind=_KINDS[name]) for name in FILES[1:4])
     if not (workdir / FILES[4]).is_file():
         raise InputError(f"no finished evaluation in {workdir} ({FILES[4]} is missing)")
     if count < 0:
@@ -204,7 +226,9 @@ def build(
             seconds[attack] = seconds_of(store)
     cases = []
     if count:
-        chosen = attacks or [config.get("gallery", {}).get("attack") or next(iter(config["attacks"]))]
+        kept = config.get("gallery")
+        usual = kept.get("attack") if isinstance(kept, dict) else None
+        chosen = attacks or [usual or next(iter(config["attacks"]), "")]
         cases = make_cases(workdir, config, strengths, records, chosen, count)
     curves = epsilon_curves.find(config, table, strengths)
     section = ""

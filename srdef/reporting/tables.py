@@ -19,6 +19,7 @@ from srdef.evaluation.paper_tables import Reference
 from srdef.evaluation.summaries import Strength, Summary, numbers
 from srdef.metrics import Rate
 from srdef.reporting import labels
+from srdef.storage.files import for_json
 
 METRIC = "share of the clean-correct images that are classified correctly after attack and defense"
 INTERVAL = "95 % Wilson score interval"
@@ -180,8 +181,8 @@ ATTACKS_CAPTION = (
 
 def attack_cells(strength: Strength) -> list[str]:
     """One row of the table of the attacks."""
-    linf = "–" if strength.linf is None else f"{255 * strength.linf:.3g}"
-    l2 = "–" if strength.l2 is None else f"{strength.l2:.3g}"
+    linf = "–" if strength.linf is None else labels.number(255 * strength.linf, 3)
+    l2 = "–" if strength.l2 is None else labels.number(strength.l2, 3)
     return [strength.attack, strength.storage, _percent(strength.success.value), linf, l2]
 
 
@@ -233,4 +234,4 @@ def attacks_to_json(
         {**strength.numbers(), **balls.get(strength.attack, {}), "store": stores[strength.attack]}
         for strength in strengths
     ]
-    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(for_json(rows), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

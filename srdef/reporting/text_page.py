@@ -8,7 +8,10 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from srdef.reporting.html import document, facts, read_json, read_text
+from srdef.reporting.html import check_kind, document, facts, read_json, read_text
+
+# What `config.json` must say where one classifier was attacked.
+_OF_ONE = {"classifier": {"name": str}, "seed": int}
 
 # Without HTML: what is in a table came from a configuration.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
@@ -56,7 +59,9 @@ def adaptive(workdir: Path, config: Mapping[str, Any]) -> str:
     InputError
         If the run is not finished.
     """
-    count, name = read_json(workdir, "adaptive.json", "adaptive")["images"], config["classifier"]["name"]
+    check_kind(workdir / "config.json", "adaptive", config, _OF_ONE)
+    count = read_json(workdir, "adaptive.json", "adaptive", {"images": int})["images"]
+    name = config["classifier"]["name"]
     checks = workdir / "checks.md"
     sections = [
         f"<p class=lead>{count} images that the undefended classifier classifies correctly, attacked with "
@@ -81,7 +86,10 @@ def manifold(workdir: Path, config: Mapping[str, Any]) -> str:
     InputError
         If the run is not finished.
     """
-    counts, name = read_json(workdir, "manifold.json", "manifold")["images"], config["classifier"]["name"]
+    check_kind(workdir / "config.json", "manifold", config, _OF_ONE)
+    kind = {"images": {"train": int, "test": int}}
+    counts = read_json(workdir, "manifold.json", "manifold", kind)["images"]
+    name = config["classifier"]["name"]
     curves = [
         "<h2>Training</h2>",
         picture(workdir / "curves.png", "Loss and accuracy over the steps of the training"),
@@ -108,7 +116,9 @@ def transfer(workdir: Path, config: Mapping[str, Any]) -> str:
     InputError
         If the run is not finished.
     """
-    count = read_json(workdir, "transfer.json", "transfer")["images"]
+    kind = {"classifiers": {...: {"name": str}}, "seed": int}
+    check_kind(workdir / "config.json", "transfer", config, kind)
+    count = read_json(workdir, "transfer.json", "transfer", {"images": int})["images"]
     names = ", ".join(f"{label} ({entry['name']})" for label, entry in config["classifiers"].items())
     sections = [
         "<p class=lead>Each attack is made on one classifier, the source, and shown to the others.</p>",

@@ -12,7 +12,7 @@ from srdef.evaluation.experiment import CLEAN
 from srdef.evaluation.transfer_matrix import Matrix
 from srdef.reporting import labels, style
 from srdef.storage import results
-from srdef.storage.files import canonical_json, save_figure
+from srdef.storage.files import canonical_json, for_json, save_figure
 
 _CELL = (0.5, 0.22)  # inches
 
@@ -77,7 +77,7 @@ def to_json(matrix: Matrix) -> str:
         {"source": source, "attack": attack, "target": target, "defense": defense, **found._asdict()}
         for (source, attack, target, defense), found in matrix.cells.items()
     ]
-    return canonical_json({"images": matrix.images, "cells": cells}) + "\n"
+    return canonical_json(for_json({"images": matrix.images, "cells": cells})) + "\n"
 
 
 def save_heat_map(path: Path, matrix: Matrix) -> None:

@@ -27,13 +27,15 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
 
 
-def without_nan(value: Any) -> Any:
-    """Plain data with None in the place of every nan: a mean of nothing, which JSON cannot hold."""
+def for_json(value: Any) -> Any:
+    """Plain data that JSON can hold: None for a nan, a mean of nothing; "inf" or "-inf" for an infinity."""
     if isinstance(value, dict):
-        return {name: without_nan(item) for name, item in value.items()}
+        return {name: for_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [for_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(float(value))
+    return value
 
 
 @contextmanager

@@ -10,7 +10,6 @@ manifest, which says everything its content depends on: a changed configuration 
 stale data, and the same under another label finds what is there.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ import tensorstore as ts
 
 from srdef import interrupts
 from srdef.errors import InputError
+from srdef.storage import locks
 from srdef.storage.files import LOCK, canonical_json, remove_unfinished, write_atomically
 
 # How often metadata are made again that others damage or remove at the same time.
@@ -35,7 +35,8 @@ _ATTEMPTS = 4
 def exclusive(workdir: Path) -> Iterator[None]:
     """Make `workdir` and keep every other run out of it until the block ends.
 
-    The lock is the operating system's, so it is gone with the process however that ends.
+    The lock is the operating system's, so it is gone with the process however that ends. On a file system
+    without locks a warning says that nothing keeps others out, and what killed runs have left stays.
 
     Raises
     ------
@@ -44,22 +45,24 @@ def exclusive(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / LOCK, "a+")  # noqa: SIM115 (held until the block ends)
+        file = open(workdir / LOCK, "a+")  # noqa: SIM115 (held until the block ends)
     except OSError as error:
         raise InputError(f"cannot write to workdir {workdir}: {error.strerror}") from None
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = locks.lock(file, workdir, wait=False)
         except BlockingIOError:
-            lock.seek(0)
+            file.seek(0)
             raise InputError(
-                f"workdir {workdir} is in use by another run (process {lock.read().strip() or 'unknown'}); "
+                f"workdir {workdir} is in use by another run (process {file.read().strip() or 'unknown'}); "
                 "wait for it or choose another --workdir"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        remove_unfinished(workdir)
+        with as_input_error(f"cannot write to workdir {workdir}"):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        if alone:
+            remove_unfinished(workdir)
         yield
 
 

@@ -234,14 +234,14 @@ def create_trainer(
 
 def _append(path: Path, record: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(files.for_json(record)) + "\n")
 
 
 def _keep_until(path: Path, step: int) -> None:
     """Drop the records after `step`: a killed run may have logged past its last checkpoint."""
     if path.exists():
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        files.write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        files.write_atomically(path, "".join(json.dumps(files.for_json(record)) + "\n" for record in kept))
 
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:
@@ -335,7 +335,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             record = None
         if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+            # As `for_json` has written them.
+            records.append({k: float(v) if v in ("inf", "-inf") else v for k, v in record.items()})
         elif number < len(lines):
             damaged.append(number)
     if damaged:

@@ -6,7 +6,6 @@ weights in srdef's layout. A download that breaks off is kept under another name
 that sends too much, or next to nothing, or takes too long is hung up on.
 """
 
-import fcntl
 import http.client
 import os
 import time
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from srdef import cache, interrupts
 from srdef.errors import InputError
+from srdef.storage import locks
 from srdef.weights.catalog import Download
 from srdef.weights.connections import Connections
 
@@ -143,11 +143,11 @@ def _accept(unfinished: Path, path: Path, entry: Download) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     try:
-        lock = path.open("w")
+        file = path.open("w")
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror})") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file:
+        locks.lock(file, path.parent, wait=True)
         yield
 
 

@@ -244,3 +244,15 @@ def test_logits_that_are_no_numbers_are_no_accuracy(network, options, tmp_path):
     with pytest.raises(InputError, match="logits are not finite after step 1; lower learning_rate"):
         detector_training.train(model.detector, pairs, pairs, wild, 0, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["null", "[]", '"x"', "3", "{}", '{"classifier": 3}', '{"train": 3}'])
+def test_files_of_another_kind_are_named(tmp_path, content):
+    (tmp_path / "checkpoints").mkdir()
+    for name, read in (
+        ("config.json", detector_training.load),
+        ("images.json", detector_training.trained_on),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=rf"{name} is damaged \(.*\): run srdef manifold again"):
+            read(tmp_path)

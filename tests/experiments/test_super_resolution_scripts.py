@@ -95,6 +95,20 @@ def test_labels_of_files_with_one_name():
     ]
 
 
+def test_equal_images_are_written_as_json(tmp_path):
+    """Of infinite PSNR, as of a white image; "inf" is what float() reads."""
+    white = np.full((32, 32, 3), 255, np.uint8)
+    rows = [("white", 1, "bicubic x2", quality.measure(quality.bicubic_results(2, [white]), 2))]
+
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+
+    (row,) = json.loads(evaluate_sr.as_json(rows), parse_constant=refuse)
+    assert float(row["psnr_y"]) == float(row["psnr_rgb"]) == np.inf
+    assert row["ssim_y"] == pytest.approx(1, abs=1e-5)
+    assert "| inf | 1.0000 | inf | 1.0000 |" in evaluate_sr.markdown(rows)
+
+
 def found_of(row):
     return [row[name] for name in quality.Quality._fields]
 

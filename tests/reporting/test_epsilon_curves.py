@@ -125,6 +125,17 @@ def test_no_attack_at_all_is_no_point_of_a_curve(run):
         assert [point.epsilon for point in curve.points] == pytest.approx(LEVELS[1:])
 
 
+def test_large_epsilons_are_written_as_numbers(run):
+    config, table, strengths = run
+    for entry in config["attacks"].values():
+        if entry.get("epsilon", 1) < 1:
+            entry["epsilon"] *= 10
+    strengths[0]["median_linf"] = 130.4 / 255
+    text = epsilon_curves.to_markdown(epsilon_curves.find(config, table, strengths))
+    assert "| 130, " in text
+    assert "e+0" not in text
+
+
 def test_where_a_curve_comes_down_to_an_accuracy(run):
     sr, wd = epsilon_curves.find(*run)
     assert sr.crossing(70) == pytest.approx(3.0)  # half way from 80 % at 2 to 60 % at 4

@@ -19,6 +19,7 @@ from srdef.reporting import (
     adaptive_plots,
     adaptive_tables,
     detection_tables,
+    labels,
     plots,
     tables,
     text_page,
@@ -133,3 +134,17 @@ def test_legends_have_every_name():
         legend = figure.axes[-1].get_legend()
         shown = [text.get_text().replace(r"\$", "$").strip() for text in legend.get_texts()]
         assert shown[:3] == list(ODD)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        *((0.0, 2, "0"), (0.333, 2, "0.33"), (2.04, 2, "2"), (9.96, 2, "10"), (0.00001, 2, "0.00001")),
+        *((99.4, 2, "99"), (99.6, 2, "100"), (127.6, 2, "128"), (255.0, 2, "255"), (-127.6, 2, "-128")),
+        *((12.04, 3, "12"), (12.06, 3, "12.1"), (517.7, 3, "518"), (1732.05, 3, "1732")),
+    ],
+)
+def test_numbers_have_no_exponent(value, digits, text):
+    assert labels.number(value, digits) == text
+    if "e" not in f"{value:.{digits}g}":
+        assert text == f"{value:.{digits}g}"

@@ -133,7 +133,7 @@ def test_transfer(tmp_path):
         *(
             (name, damage)
             for name in ("config.json", "adaptive.json", "environment.json")
-            for damage in (b'{"classifier": ', b"\xff\xfe")
+            for damage in (b'{"classifier": ', b"\xff\xfe", b"null", b"[]", b'"x"', b"3")
         ),
     ],
 )
@@ -142,6 +142,71 @@ def test_damaged_files_are_named(adaptive_run, name, damage):
     script = "evaluate" if name == "config.json" else "adaptive"  # before that file is read nobody knows
     with pytest.raises(InputError, match=rf"{name} is damaged \(.*\): run srdef {script} again"):
         page.build(adaptive_run)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("config.json", {"threats": {}, "classifier": None, "seed": 5}, "classifier is None"),
+        ("config.json", {"threats": {}, "classifier": {"name": 3}, "seed": 5}, "name is 3"),
+        ("config.json", {"threats": {}, "classifier": {"name": "net"}}, "seed is missing"),
+        ("config.json", {"classifiers": {"A": {}}, "seed": 5}, "name is missing"),
+        ("config.json", {"classifiers": ["A"], "seed": 5}, r"classifiers is \['A'\]"),
+        ("adaptive.json", {}, "images is missing"),
+        ("adaptive.json", {"images": True}, "images is True"),
+        ("manifold.json", {"images": 3}, "images is 3"),
+        ("transfer.json", {"images": "3"}, "images is '3'"),
+    ],
+)
+def test_json_of_another_kind_is_damaged(adaptive_run, name, damage, message):
+    script = name.removesuffix(".json")
+    if name == "config.json":
+        script = "adaptive" if "threats" in damage else "transfer"
+    else:
+        field = {"adaptive": "threats", "manifold": "manifold", "transfer": "classifiers"}[script]
+        config = {field: {}, "classifier": {"name": "net"}, "seed": 5}
+        (adaptive_run / "config.json").write_text(json.dumps(config))
+    (adaptive_run / name).write_text(json.dumps(damage))
+    with pytest.raises(InputError, match=rf"{name} is damaged \({message}\): run srdef {script} again"):
+        page.build(adaptive_run)
+
+
+@pytest.mark.parametrize(
+    ("damages", "message"),
+    [
+        ({"config.json": {"attacks": 3, "defenses": {}}}, "config.json is damaged .attacks is 3"),
+        ({"config.json": {}}, "config.json is damaged .attacks is missing"),
+        ({"config.json": {"attacks": {"A": 3}, "defenses": {}}}, "config.json is damaged .A is 3"),
+        *(({"table.json": damage}, "table.json is damaged") for damage in (None, [], "x", 3, {})),
+        ({"table.json": {"cells": 3}}, "table.json is damaged"),
+        *(({"attacks.json": damage}, "attacks.json is damaged") for damage in (None, {}, "x", 3, [3], [{}])),
+        *(({"environment.json": damage}, "environment.json is damaged") for damage in (None, [], "x", 3)),
+        ({}, r"records.parquet is missing"),
+    ],
+)
+def test_json_of_another_kind_in_an_evaluation(tmp_path, damages, message):
+    share = {"value": None, "low": 0.0, "high": 1.0, "successes": 0, "total": 0}
+    table = {
+        **{"classifier": "net", "clean_accuracy": share, "metric": "m", "interval": "i", "seed": 0},
+        **{"notes": [], "attacks": ["A"], "defenses": ["d"]},
+        "cells": [{"defense": "d", "attack": "A", **share}],
+    }
+    strength = {"attack": "A", "storage": "float32", "median_linf": None, "median_l2": 0.5, "fooled": share}
+    files = {
+        "config.json": {"attacks": {"A": {"name": "fgsm"}}, "defenses": {"d": {"name": "identity"}}},
+        "table.json": table,
+        "attacks.json": [strength],
+        "environment.json": {"jax": "0"},
+    }
+    for name, content in {**files, **damages}.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        page.build(tmp_path, count=0)
+    # An attack that the run has not is refused, whether or not its images would be shown.
+    if not damages:
+        for arguments in ({"attacks": ["B"]}, {"traced": ["B"]}):
+            with pytest.raises(InputError, match="unknown attack 'B'; the run has: A"):
+                page.build(tmp_path, count=0, **arguments)
 
 
 def test_what_is_missing_is_said(adaptive_run):

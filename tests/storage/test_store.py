@@ -1,5 +1,7 @@
+import errno
 import json
 import multiprocessing
+import os
 import re
 import resource
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from flax import nnx, struct
 from matplotlib.figure import Figure
 
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 from srdef.storage import files, fingerprint, store
 
 FIELDS = {"images": ((2, 2, 3), np.uint8), "l2": ((), np.float32)}
@@ -405,6 +407,32 @@ def test_a_workdir_that_cannot_be(tmp_path):
         store.exclusive(tmp_path / "file" / "run"),
     ):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
+    """As Lustre is often mounted: the run goes on, with a warning, and deletes nothing of others."""
+
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    half = tmp_path / ".table.md.01ab23cd.part"
+    half.write_text("half")
+    with (
+        pytest.warns(SrdefWarning, match=rf"has no locks \({os.strerror(code)}\): see to it that no other"),
+        store.exclusive(tmp_path),
+    ):
+        assert half.exists()
+
+
+def test_a_lock_that_fails_otherwise_is_one_line(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(InputError, match=r"cannot lock .*: Input/output error"):
+        store.exclusive(tmp_path).__enter__()
 
 
 def test_what_another_run_writes_in_a_folder_below_stays(tmp_path):

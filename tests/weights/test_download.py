@@ -1,7 +1,9 @@
 import dataclasses
+import errno
 import hashlib
 import http.server
 import inspect
+import os
 import re
 import socket
 import threading
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from srdef import models
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 from srdef.weights import catalog, download, loading, readers
 
 
@@ -112,6 +114,15 @@ def test_fetches_once(server, entry, cache):
     assert download.fetch(entry) == path
     assert len(server.requests) == 1
     assert files(cache) == ["weights.h5"]
+
+
+def test_a_cache_on_a_file_system_without_locks(server, entry, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(SrdefWarning, match="has no locks .Function not implemented.: see to it"):
+        assert download.fetch(entry).read_bytes() == server.files["weights.h5"]
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])

@@ -17,7 +17,7 @@ from srdef import datasets
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
-from srdef.storage.files import check_writable, write_atomically
+from srdef.storage.files import check_writable, for_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -209,4 +209,4 @@ def report(
     cli.console.print(table)
     if write:
         write_atomically(write, f"{title}, {device()}\n\n{markdown(header, rows)}")
-        write_atomically(write.with_suffix(".json"), json.dumps(records, indent=1))
+        write_atomically(write.with_suffix(".json"), json.dumps(for_json(records), indent=1))

@@ -20,7 +20,7 @@ from srdef.commands import cli
 from srdef.commands.benchmarks import common
 from srdef.commands.benchmarks.common import Run
 from srdef.errors import InputError
-from srdef.storage.files import write_atomically
+from srdef.storage.files import for_json, write_atomically
 
 # Calls after the first: no more are begun after so many seconds, however many repeats are wanted; nor after
 # the row's share of what is left of --total.
@@ -216,7 +216,7 @@ class Ledger:
             return
         try:
             with self._file.with_suffix(".jsonl").open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(record) + "\n")
+                lines.write(json.dumps(for_json(record)) + "\n")
         except OSError as error:
             raise InputError(f"--write={self._file}: cannot be written ({error.strerror})") from None
 
