@@ -14,7 +14,7 @@ from srdef.errors import InputError
 from srdef.models.edsr import EDSR
 from srdef.models.registry import REGISTRY
 from srdef.models.srresnet import SRResNet
-from srdef.training import patches, quality
+from srdef.training import patches, quality, super_resolution
 from srdef.weights import loading
 
 
@@ -107,6 +107,18 @@ def test_equal_images_are_written_as_json(tmp_path):
     assert float(row["psnr_y"]) == float(row["psnr_rgb"]) == np.inf
     assert row["ssim_y"] == pytest.approx(1, abs=1e-5)
     assert "| inf | 1.0000 | inf | 1.0000 |" in evaluate_sr.markdown(rows)
+
+
+def test_an_infinite_psnr_in_the_log_of_a_training(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    for record in ({"step": 1, "psnr": float("inf"), "name": "x"}, {"step": 2, "psnr": 30.5}):
+        super_resolution._append(log, record)
+    super_resolution._keep_until(log, 2)  # as at a new start
+    assert "Infinity" not in log.read_text()
+    assert super_resolution.read_metrics(log) == [
+        {"step": 1, "psnr": np.inf, "name": "x"},
+        {"step": 2, "psnr": 30.5},
+    ]
 
 
 def found_of(row):

@@ -3,14 +3,15 @@
 import json
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from srdef.errors import InputError
 from srdef.evaluation.paper_tables import Reference
-from srdef.evaluation.summaries import summarize
-from srdef.metrics import wilson_interval
+from srdef.evaluation.summaries import Strength, summarize
+from srdef.metrics import rate, wilson_interval
 from srdef.reporting import tables
 
 # 5 images, of which 0, 1, 2 and 3 are clean-correct; which are right after attack and defense:
@@ -230,3 +231,11 @@ def test_the_papers_numbers_stand_beside_ours():
 def test_the_papers_own_classifier_needs_no_warning():
     table = build(rows_of(classifier="inception_v3"), paper=Reference(1))
     assert "Not inception_v3" not in table.to_markdown()
+
+
+def test_shares_of_no_images_are_null_in_json():
+    """NaN is no JSON: where the classifier has no image right, no attack has one to fool."""
+    strength = Strength("FGSM", "uint8", rate(np.zeros(0, bool)), None, None)
+    (row,) = json.loads(tables.attacks_to_json([strength], {"FGSM": "f-1"}), parse_constant=pytest.fail)
+    assert row["fooled"]["value"] is None
+    assert row["fooled"]["total"] == 0
