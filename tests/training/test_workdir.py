@@ -102,7 +102,7 @@ def test_test_folders_of_one_name_and_a_lost_log(folder, tmp_path, monkeypatch):
     train_sr.main(config, tmp_path / "run")
     rows = rows_of((tmp_path / "run/compact.md").read_text())
     assert "time" not in rows
-    assert rows["recipe"].startswith("L1, 2 steps of 1 patches")
+    assert rows["recipe"].startswith("L1, 2 planned steps of 1 patches")
 
 
 def test_steps_are_not_planned_without_a_log(folder, tmp_path, monkeypatch):
