@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,9 @@ import orbax.checkpoint as ocp
 from srdef.errors import InputError, warn
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.store import as_input_error
+
+# Orbax mixes up the folders of two saves at the same time in threads of one process.
+_saving = threading.Lock()
 
 
 class Checkpoints:
@@ -96,7 +100,7 @@ class Checkpoints:
         InputError
             Names the folder, if it cannot be written: a full disk, no permission.
         """
-        with as_input_error(f"cannot write a checkpoint to {self.folder}"):
+        with _saving, as_input_error(f"cannot write a checkpoint to {self.folder}"):
             while self._damaged:  # orbax keeps those with the highest numbers
                 self._manager.delete(self._damaged.pop())
             self._manager.save(step, args=ocp.args.StandardSave(state))

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import resource
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -168,3 +169,20 @@ def test_lost_hashes_are_no_damage(workdir, content):
     (workdir / "checkpoints/30/default/_METADATA").write_bytes(b"{")  # then orbax finds what it finds
     with pytest.warns(UserWarning, match="step 30"):
         assert restore(workdir)[0] == 20
+
+
+def test_threads_save_side_by_side(tmp_path):
+    """Each training of a study has a thread on a large machine."""
+
+    def save(thread):
+        for run in range(4):
+            with Checkpoints(tmp_path / f"{thread}-{run}") as checkpoints:
+                checkpoints.save(1, state_of(thread))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(save, range(3)))
+    for thread in range(3):
+        with Checkpoints(tmp_path / f"{thread}-3") as checkpoints:
+            step, found = checkpoints.restore(state_of(0))
+        assert step == 1
+        assert same(found, thread)
