@@ -1,12 +1,11 @@
 """The card and the curve that go with trained weights, and the script that leaves them."""
 
 import hashlib
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
-from training_cards import rows_of
+from training_cards import quick, rows_of
 
 from configs import train_edsr
 from srdef import models
@@ -252,59 +251,6 @@ def test_identity_of_a_training():
     assert (found["train_folder"], found["initial_weights"]) == ("sr_train", "srresnet_x2.safetensors")
     config.perceptual.scale = 0.5
     assert train_sr.identity(config) != found
-
-
-def quick(folder, **changes):
-    """A training of two steps of a tiny network."""
-    config = train_edsr.get_config("compact_4x1_x2")
-    config.update({"train_folder": str(folder), "patch": 8, "batch_size": 1, "steps": 2, "warmup_steps": 1})
-    config.update({"log_every": 1, **changes})
-    return config
-
-
-def test_a_workdir_of_another_configuration_is_refused(folder, tmp_path):
-    workdir = tmp_path / "run"
-    train_sr.main(quick(folder), workdir)
-    kept = (workdir / "compact.safetensors").read_bytes()
-    train_sr.main(quick(folder, licence="CC0"), workdir)  # changes the card, which is written again
-    assert "CC0" in (workdir / "compact.md").read_text()
-    for changes, message in (
-        ({"learning_rate": 1e-3}, "learning_rate is 0.002 there and 0.001 here"),
-        ({"seed": 1}, "seed is 0 there and 1 here"),
-        ({"train_folder": "data/Set2"}, "train_folder is 'Set1' there and 'Set2' here"),
-        ({"minutes": 1.0}, "minutes is 0.0 there and 1.0 here"),
-        ({"network_options": {"features": 5}}, "network_options is"),
-    ):
-        with pytest.raises(
-            InputError, match=f"{workdir} holds a training of another configuration: {message}"
-        ):
-            train_sr.main(quick(folder, **changes), workdir)
-    assert (workdir / "compact.safetensors").read_bytes() == kept
-    (workdir / "config.json").unlink()
-    with pytest.raises(InputError, match=r"run holds a training without its config\.json"):
-        train_sr.main(quick(folder), workdir)
-    (workdir / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config\.json cannot be read"):
-        train_sr.main(quick(folder), workdir)
-
-
-def test_a_run_that_was_refused_does_not_keep_its_folder(folder, tmp_path):
-    for wrong, message in (
-        ({"train_folder": str(folder / "typo")}, "typo"),
-        ({"batch_size": 10**12}, "can never fit"),
-    ):
-        with pytest.raises(InputError, match=message):
-            train_sr.main(quick(folder, **wrong), tmp_path / "run")
-    train_sr.main(quick(folder), tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["train_folder"] == "Set1"
-
-
-@pytest.mark.parametrize("content", ["{", "{}", '{"steps": null}', "[]"])
-def test_a_damaged_plan_is_named(folder, tmp_path, content):
-    """Other steps than were planned would be another learning rate in the middle of a training."""
-    (tmp_path / "plan.json").write_text(content)
-    with pytest.raises(InputError, match=r"plan\.json is damaged \(.*\): delete it"):
-        train_sr.main(quick(folder, minutes=1.0), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from training_cards import rows_of
+from training_cards import quick, rows_of
 
-from configs import train_edsr
 from srdef import batching, models
 from srdef.commands import train_sr
 from srdef.errors import InputError
@@ -24,14 +23,6 @@ def folder(tmp_path, rng):
     noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
     noise.resize((80, 80), Image.Resampling.BICUBIC).save(folder / "a.png")
     return folder
-
-
-def quick(folder, **changes):
-    """A training of two steps of a tiny network."""
-    config = train_edsr.get_config("compact_4x1_x2")
-    config.update({"train_folder": str(folder), "patch": 8, "batch_size": 1, "steps": 2, "warmup_steps": 1})
-    config.update({"log_every": 1, **changes})
-    return config
 
 
 def test_a_workdir_of_another_configuration_is_refused(folder, tmp_path):
@@ -121,3 +112,14 @@ def test_a_damaged_plan_is_named(folder, tmp_path, content):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(InputError, match=r"plan\.json is damaged \(.*\): delete it"):
         train_sr.main(quick(folder, minutes=1.0), tmp_path)
+
+
+def test_a_run_that_was_refused_does_not_keep_its_folder(folder, tmp_path):
+    for wrong, message in (
+        ({"train_folder": str(folder / "typo")}, "typo"),
+        ({"batch_size": 10**12}, "can never fit"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_sr.main(quick(folder, **wrong), tmp_path / "run")
+    train_sr.main(quick(folder), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train_folder"] == "Set1"
