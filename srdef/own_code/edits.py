@@ -148,7 +148,7 @@ class _Made:
     def function(self, function: FunctionType) -> None:
         """What it reads; of what its closure holds only code, as no edit changes the rest."""
         code = function.__code__
-        self.of.append(("", instructions(code)))
+        self.of.append(("", _text(code)))
         names, attributes = names_read(code)
         self.attributes |= attributes
         self.written |= _names_written(code)
@@ -179,6 +179,12 @@ def _wrapped(value: Any) -> Any:
 def _is_code(name: str, value: Any) -> bool:
     """Whether a member of a class has to do with what it computes: it is no note about the class."""
     return not name.startswith("__") or isinstance(called(value), FunctionType)
+
+
+@lru_cache(maxsize=4096)
+def _text(code: CodeType) -> str:
+    """The instructions as text, in which 2 and 2.0 differ."""
+    return repr(instructions(code))
 
 
 @lru_cache(maxsize=4096)

@@ -125,6 +125,14 @@ def test_what_a_defense_reads_is_edited(notebook, images, kind):
     assert apply(defense, images) == pytest.approx(0.2)
 
 
+def test_an_equal_number_of_another_type_is_an_edit(notebook, images):
+    exec("def helper(x):\n    return x / 2 / len(str(2))\n", vars(notebook))
+    defense = notebook.Defense("helper")
+    assert apply(defense, images) == pytest.approx(0.4)
+    exec("def helper(x):\n    return x / 2 / len(str(2.0))\n", vars(notebook))
+    assert apply(defense, images) == pytest.approx(0.4 / 3)
+
+
 def test_a_class_is_edited_in_place(notebook, images):
     """As IPython's autoreload does."""
     defense = notebook.Defense("helper")
