@@ -10,6 +10,7 @@ import numpy as np
 
 from srdef.errors import InputError
 from srdef.images import luma as luma_of
+from srdef.programs import jit
 from srdef.validation import check_count, check_flags, check_images, check_numbers
 
 # The 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
@@ -231,7 +232,7 @@ def ssim(a: np.ndarray, b: np.ndarray, *, border: int = 0, luma: bool = False) -
     return np.asarray(_mean_ssim(a, b, luma), np.float64)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit, static_argnums=2)
 def _mean_ssim(a: jax.Array, b: jax.Array, luma: bool) -> jax.Array:
     if luma:
         a, b = (luma_of(image)[..., None] for image in (a, b))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srdef.errors import InputError
+from srdef.programs import jit
 
 Scalar = float | jax.Array | np.ndarray
 
@@ -79,7 +80,7 @@ def check_pixels(images: Any, smallest: int = 1) -> None:
         raise InputError(f"images of {height}x{width} are too small: at least {smallest}x{smallest}")
 
 
-@jax.jit
+@jit
 def _ranges_on_device(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `_ranges`."""
     return images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))

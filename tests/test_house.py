@@ -21,6 +21,7 @@ ORDER = (
     "cache",
     "images",
     "own_code",
+    "programs",
     "registry",
     "validation",
     "memory",
@@ -109,6 +110,18 @@ def test_imports_run_one_way():
     assert backwards == []
 
 
+def test_programs_tell_classes_apart():
+    """All are compiled by `srdef.programs.jit`; but benchmarks measure what JAX's own takes."""
+    others = [
+        str(file.relative_to(ROOT))
+        for file in FILES
+        if "benchmarks" not in file.parts
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("jax.jit", "nnx.jit")
+    ]
+    assert others == ["programs.py"]
+
+
 def test_files_are_short_or_have_a_reason():
     long = {str(file.relative_to(ROOT)) for file in FILES if len(file.read_text().splitlines()) > LONGEST}
     assert long == set(LONG)
@@ -134,7 +147,7 @@ def test_rooms_are_attributes(name):
 
 def test_rooms_are_those_that_there_are():
     private = {"__main__", "command", "commands", "configs", "cache", "huge_pages"}
-    private |= {"interrupts", "memory", "own_code"}
+    private |= {"interrupts", "memory", "own_code", "programs"}
     assert set(srdef.ROOMS) == set(ORDER) - private
     with pytest.raises(AttributeError, match="no attribute 'attack'"):
         _ = srdef.attack

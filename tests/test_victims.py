@@ -9,6 +9,7 @@ from flax import nnx, struct
 from srdef import defenses, images, models
 from srdef.attacks.losses import cross_entropy
 from srdef.errors import InputError
+from srdef.programs import jit
 from srdef.victims import (
     Admix,
     Defended,
@@ -153,7 +154,7 @@ def eager_gradient_of(victim, image, key=KEY):
     return jax.grad(lambda x: expected(victim, lambda z: cross_entropy(z, 1), x, key))(image)
 
 
-gradient_of = jax.jit(eager_gradient_of)
+gradient_of = jit(eager_gradient_of)
 
 
 def wd_sr(**options):

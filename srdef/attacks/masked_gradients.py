@@ -20,6 +20,7 @@ from srdef.attacks.judging import PROBABILITIES
 from srdef.attacks.losses import difference_of_logits_ratio, loss_to_climb
 from srdef.attacks.square import Square
 from srdef.batching import map_batches
+from srdef.programs import jit
 from srdef.victims import Victim, expected
 
 # Draws that tell a random victim from a deterministic one: a coin that falls the same way so many times in
@@ -32,7 +33,7 @@ _FEWER_RIGHT = 0.002
 WITHOUT_GRADIENT = (Square, HopSkipJump)
 
 
-@jax.jit
+@jit
 def _logits(victim: Victim, keys: jax.Array, images: jax.Array) -> jax.Array:
     """Logits `(draws, N, classes)` with a key for each draw and image, `(draws, N)`."""
     return jax.lax.map(lambda keys: jax.vmap(victim)(images, keys), keys)
@@ -63,7 +64,7 @@ _LOSSES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-@partial(jax.jit, static_argnames="loss")
+@partial(jit, static_argnames="loss")
 def _zero_gradient(
     victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *, loss: str
 ) -> jax.Array:

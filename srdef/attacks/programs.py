@@ -13,6 +13,7 @@ from jax.sharding import Sharding
 from srdef.attacks.base import Attack, AttackResult, reaches_aim, same_types, strong_types, within_range
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.batching import on_each_device
+from srdef.programs import jit
 from srdef.victims import Victim
 
 # The draws with which a random victim is judged must be neither those that the attack has seen nor those
@@ -30,7 +31,7 @@ def _keys_of(purpose: int, key: jax.Array, ids: jax.Array) -> jax.Array:
     return jax.vmap(lambda k: jax.random.fold_in(k, purpose))(_image_keys(key, ids))
 
 
-@partial(jax.jit, static_argnames="sharding")
+@partial(jit, static_argnames="sharding")
 def init(
     attack: Attack,
     victim: Victim,
@@ -65,7 +66,7 @@ def init(
     return on_each_device(states, sharding, (victim, key), (attack, images, labels, ids, start))
 
 
-@partial(jax.jit, static_argnames=("looped", "sharding"))
+@partial(jit, static_argnames=("looped", "sharding"))
 def steps(
     attack: Attack,
     victim: Victim,
@@ -120,7 +121,7 @@ def steps(
     return on_each_device(on_each, sharding, (victim, most, enough), (attack, state, needed))
 
 
-@jax.jit
+@jit
 def result(attack: Attack, state: Any, images: jax.Array) -> tuple[jax.Array, Diagnostics]:
     """The adversarial images, finite and in [0, 1], and what the attack has noted on its way."""
 
@@ -132,19 +133,19 @@ def result(attack: Attack, state: Any, images: jax.Array) -> tuple[jax.Array, Di
     return jax.vmap(one)(attack, state, images)
 
 
-@partial(jax.jit, static_argnames="sharding")
+@partial(jit, static_argnames="sharding")
 def take(tree: Any, rows: jax.Array, *, sharding: Sharding) -> Any:
     """The given rows of every array."""
     return jax.lax.with_sharding_constraint(jax.tree.map(lambda array: array[rows], tree), sharding)
 
 
-@jax.jit
+@jit
 def put(tree: Any, rows: jax.Array, part: Any) -> Any:
     """`tree` with the given rows replaced; rows beyond its end are dropped."""
     return jax.tree.map(lambda array, new: array.at[rows].set(new, mode="drop"), tree, part)
 
 
-@jax.jit
+@jit
 def rounded(
     attack: Attack,
     victim: Victim,
@@ -166,7 +167,7 @@ def are_probabilities(logits: jax.Array) -> jax.Array:
     return in_range.all(axis=-1) & (jnp.abs(logits.sum(axis=-1) - 1) <= SUM_OF_PROBABILITIES)
 
 
-@partial(jax.jit, static_argnames=("targeted", "draws"))
+@partial(jit, static_argnames=("targeted", "draws"))
 def judged(
     victim: Victim,
     key: jax.Array,
@@ -214,13 +215,13 @@ def judged(
     return jax.vmap(one)(images, adversarial, labels, _keys_of(_JUDGE, key, ids))
 
 
-@jax.jit
+@jit
 def is_nan(victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
     """Whether the victim's logits of each image `(N,)` are NaN."""
     return jnp.isnan(jax.vmap(victim)(images, _keys_of(_JUDGE, key, ids))).any(axis=-1)
 
 
-@jax.jit
+@jit
 def predict(victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
     """The victim's predictions `(N,)`."""
     logits = jax.vmap(victim)(images, _keys_of(_JUDGE, key, ids))

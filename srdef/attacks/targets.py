@@ -9,6 +9,7 @@ import numpy as np
 
 from srdef.batching import map_batches
 from srdef.errors import InputError
+from srdef.programs import jit
 from srdef.validation import (
     check_choice,
     check_count,
@@ -26,7 +27,7 @@ TargetName = Literal["least_likely", "random", "second"]
 _CHOOSE = 0xFFFFFFFB
 
 
-@partial(jax.jit, static_argnames="likeliest")
+@partial(jit, static_argnames="likeliest")
 def _extreme(
     victim: Victim, key: jax.Array, images: jax.Array, ids: jax.Array, labels: jax.Array, *, likeliest: bool
 ) -> jax.Array:

@@ -13,6 +13,7 @@ from srdef.attacks.base import Attack, reaches_aim, within_range
 from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.losses import Loss, classes_needed, loss_to_climb
 from srdef.attacks.nearest import lead_to_undo
+from srdef.programs import jit
 from srdef.victims import Victim
 
 # The draws of a random victim that are looked at are none that the attack sees, or that judge its result.
@@ -64,7 +65,7 @@ def measure(
     return _measure(victim, key, images, labels, ids, step, loss=loss, targeted=attack.targeted)
 
 
-@partial(jax.jit, static_argnames=("loss", "targeted"))
+@partial(jit, static_argnames=("loss", "targeted"))
 def _measure(
     victim: Victim,
     key: jax.Array,
@@ -90,7 +91,7 @@ def _measure(
     return jax.vmap(one)(images, labels, ids, step)
 
 
-@jax.jit
+@jit
 def _current(attack: Attack, counted: tuple[Any, jax.Array], images: jax.Array) -> jax.Array:
     """Where the attack is with each image; where it is finished, its result."""
 

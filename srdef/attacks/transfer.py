@@ -16,6 +16,7 @@ from srdef.attacks.batch import Storage, perturb
 from srdef.attacks.ensemble import Ensemble
 from srdef.batching import map_batches
 from srdef.errors import InputError, warn
+from srdef.programs import jit
 from srdef.validation import (
     ONE_IMAGE,
     check_count,
@@ -31,7 +32,7 @@ from srdef.victims import Victim, check_victim
 _TARGET = 0xFFFFFFFD
 
 
-@partial(jax.jit, static_argnames="draws")
+@partial(jit, static_argnames="draws")
 def correct_share(
     victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *, draws: int
 ) -> jax.Array:

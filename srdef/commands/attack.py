@@ -35,6 +35,7 @@ from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.evaluation.experiment import make_defense
 from srdef.evaluation.plain_data import LARGEST_SEED
+from srdef.programs import jit
 from srdef.reporting import gray_box_files
 from srdef.reporting.robust_accuracy import RobustAccuracy, radius
 from srdef.robustness import evaluate_robustness
@@ -72,7 +73,7 @@ def load(entry: dict[str, Any], limit: int | None, model: Any) -> Dataset:
         )
 
 
-@jax.jit
+@jit
 def _predict(model: Any, images: jax.Array) -> jax.Array:
     return model(images).argmax(axis=-1)
 

@@ -21,11 +21,12 @@ from srdef.datasets import base
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
 from srdef.evaluation.experiment import check_batch_size
+from srdef.programs import jit
 from srdef.storage.files import check_writable
 from srdef.storage.fingerprint import digest
 
 
-@jax.jit
+@jit
 def _predict(classifier: Any, images: jax.Array) -> jax.Array:
     return classifier(images).argmax(axis=-1)
 

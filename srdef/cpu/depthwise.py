@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from srdef.programs import jit
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -35,7 +37,7 @@ def _shifts(x: jax.Array, size: int, stride: int) -> Iterator[tuple[int, int, ja
             yield dy, dx, lax.slice(x, (0, dy, dx, 0), end, (1, stride, stride, 1))
 
 
-@partial(jax.jit, static_argnames=("stride", "padding"))
+@partial(jit, static_argnames=("stride", "padding"))
 def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Depthwise convolution as the sum of the k² shifted images, each times its weights.
 

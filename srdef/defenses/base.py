@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from srdef.batching import abstract, data_mesh, map_batches
 from srdef.errors import InputError
+from srdef.programs import jit
 from srdef.registry import Registry
 from srdef.validation import check_flags, check_ids, check_images, check_key, check_not_traced
 
@@ -158,7 +159,7 @@ def defend_batch(defense: Defense, images: jax.Array, keys: jax.Array) -> jax.Ar
     return jax.vmap(defense)(images, keys)
 
 
-@jax.jit
+@jit
 def _defend_batch(defense: Defense, key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
     defended = defend_batch(defense, images, jax.vmap(lambda i: jax.random.fold_in(key, i))(ids))
     # A classifier may be asked about what overshoots a little, but it is no image.

@@ -15,6 +15,7 @@ from srdef import batching
 from srdef.errors import InputError
 from srdef.models.efficientnet_lite import EfficientNetLite
 from srdef.models.inception_v3 import InceptionV3
+from srdef.programs import jit
 
 
 class Top(nnx.Module):
@@ -111,13 +112,13 @@ class ManifoldClassifier(nnx.Module):
         return self.detector(self.frozen(pixels))
 
 
-@jax.jit
+@jit
 def detect(model: ManifoldClassifier, pixels: jax.Array) -> jax.Array:
     """The logits `(N,)` of images, compiled."""
     return model(pixels)
 
 
-@jax.jit
+@jit
 def _hidden(model: ManifoldClassifier, pixels: jax.Array) -> jax.Array:
     return model.hidden(pixels)
 

@@ -38,6 +38,7 @@ from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate, rate
+from srdef.programs import jit
 from srdef.storage.fingerprint import code_digest, digest
 
 
@@ -202,7 +203,7 @@ def _pairs(
     return {endpoint: (part(endpoint, rows[0]), part(endpoint, rows[1])) for endpoint in endpoints}
 
 
-@partial(jax.jit, static_argnames="endpoints")
+@partial(jit, static_argnames="endpoints")
 def _maps(classifier: Any, pixels: jax.Array, *, endpoints: tuple[str, ...]) -> dict[str, jax.Array]:
     """Feature maps by name; of the last one only the average, which is all that a new head sees of it."""
     maps = classifier.endpoints(pixels)

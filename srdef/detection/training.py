@@ -22,6 +22,7 @@ from srdef.detection.network import Detector, ManifoldClassifier
 from srdef.detection.pairs import Pairs, pair_accuracy
 from srdef.errors import InputError
 from srdef.evaluation.plain_data import other_than
+from srdef.programs import jit
 from srdef.storage.files import canonical_json, for_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
 from srdef.training.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ from srdef.training.export import read_metrics
 from srdef.training.super_resolution import split_modes
 
 
-@jax.jit
+@jit
 def _detect(detector: Detector, maps: jax.Array) -> jax.Array:
     return detector(maps)
 
@@ -91,7 +92,7 @@ def _stepper(structure: Any, rates: tuple[float, float], seed: int) -> Callable[
     optimizer = create_optimizer(*rates)
 
     # Nothing is donated: the first state is the classifier's own arrays, which it still needs.
-    @jax.jit
+    @jit
     def step(
         state: dict[str, Any], maps: jax.Array, versions: jax.Array, rows: jax.Array, index: jax.Array
     ) -> tuple[dict[str, Any], jax.Array]:

@@ -13,6 +13,7 @@ import numpy as np
 from srdef.attacks.losses import cross_entropy
 from srdef.attacks.projections import Norm, safe_divide
 from srdef.errors import InputError
+from srdef.programs import jit
 from srdef.validation import check_count, check_images
 from srdef.victims import Victim, expected
 
@@ -22,7 +23,7 @@ def loss_gradient(victim: Victim, image: jax.Array, label: jax.Array, key: jax.A
     return jax.grad(lambda x: expected(victim, lambda z: cross_entropy(z, label), x, key))(image)
 
 
-@jax.jit
+@jit
 def gradient_norms(
     victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array
 ) -> jax.Array:
@@ -43,7 +44,7 @@ def _random_direction(key: jax.Array, like: jax.Array, norm: Norm) -> jax.Array:
     return _steepest(jax.random.rademacher(key, like.shape, like.dtype), norm)
 
 
-@partial(jax.jit, static_argnames=("norm", "draws"))
+@partial(jit, static_argnames=("norm", "draws"))
 def gradient_wins(
     victim: Victim,
     key: jax.Array,
@@ -80,7 +81,7 @@ def gradient_wins(
     return jax.vmap(one)(images, labels, ids)
 
 
-@partial(jax.jit, static_argnames=("norm", "points", "draws"))
+@partial(jit, static_argnames=("norm", "points", "draws"))
 def _landscape(
     victim: Victim,
     image: jax.Array,

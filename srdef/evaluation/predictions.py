@@ -12,10 +12,11 @@ from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
 from srdef.evaluation.experiment import Experiment
 from srdef.models.protocols import Classifier
+from srdef.programs import jit
 from srdef.storage.fingerprint import digest
 
 
-@partial(jax.jit, static_argnames="passes")
+@partial(jit, static_argnames="passes")
 def _predict(
     classifier: Classifier,
     defense: Defense,
@@ -86,7 +87,7 @@ def predict(
     return found["prediction"]
 
 
-@jax.jit
+@jit
 def _first_pass(defense: Defense, key: jax.Array, batch: jax.Array, ids: jax.Array) -> jax.Array:
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(ids)
     return defend_batch(defense, batch, keys)

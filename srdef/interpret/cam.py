@@ -6,9 +6,10 @@ import numpy as np
 from srdef.batching import map_batches
 from srdef.defenses.pixel_deflection import robust_activation_map
 from srdef.errors import InputError
+from srdef.programs import jit
 
 
-@jax.jit
+@jit
 def _maps(classifier: object, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     # The robust map of one class is the class activation map of the first guess, scaled to [0, 1].
     maps = jax.vmap(lambda image: robust_activation_map(classifier, image, classes=1))(images)

@@ -11,15 +11,16 @@ from flax import nnx
 from srdef.batching import map_batches
 from srdef.errors import InputError
 from srdef.models.protocols import Classifier
+from srdef.programs import jit
 
 
-@jax.jit
+@jit
 def _last_hidden(classifier: Classifier, images: jax.Array) -> jax.Array:
     return jnp.mean(classifier.features(images), axis=(1, 2))
 
 
 # Jitted, so that the blocks after the named one are never computed.
-@partial(jax.jit, static_argnames="name")
+@partial(jit, static_argnames="name")
 def _endpoint(classifier: Any, images: jax.Array, *, name: str) -> jax.Array:
     return classifier.endpoints(images)[name]
 

@@ -7,6 +7,7 @@ from jax.scipy import fft
 
 from srdef import images
 from srdef.errors import InputError
+from srdef.programs import jit
 from srdef.validation import check_count
 
 
@@ -111,7 +112,7 @@ def fourier_radius(height: int, width: int) -> np.ndarray:
     return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
 
 
-@jax.jit
+@jit
 def power_density(residuals: jax.Array) -> jax.Array:
     """The power spectrum of differences of images, averaged over the batch and the channels.
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 from flax import nnx
 
 from srdef.errors import InputError
 from srdef.models.frameworks import wrap
+from srdef.programs import jit
 from srdef.registry import Registry, check_options
 from srdef.validation import check_count, check_flags
 from srdef.weights import catalog, download, loading, readers
@@ -24,7 +24,7 @@ _QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 def initialise(build: Callable[[], M]) -> M:
     """What `build` makes, its random weights drawn by one program that is quickly compiled."""
-    return jax.jit(build, compiler_options=_QUICK_COMPILATION)()
+    return jit(build, compiler_options=_QUICK_COMPILATION)()
 
 
 def create(

@@ -13,6 +13,7 @@ import numpy as np
 
 from srdef import images, metrics
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.programs import jit
 from srdef.training.patches import cut_to_multiple
 
 
@@ -47,7 +48,7 @@ def make_low_resolution(high: jax.Array | np.ndarray, scale: int) -> jax.Array:
     return images.round_to_8_bits(images.resize(high, height, width, border="symmetric"))
 
 
-@jax.jit
+@jit
 def _predict(network: SuperResolutionNetwork, low: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("float32"):
         return network(low)

@@ -27,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srdef import batching, interrupts, memory, models
 from srdef.errors import InputError, warn
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.programs import jit
 from srdef.storage import files
 from srdef.training import together
 from srdef.training.checkpoints import Checkpoints
@@ -287,7 +288,7 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
         raise InputError(f"batch_size {config.batch_size} is not a multiple of {devices} devices")
 
 
-@jax.jit
+@jit
 def _all_finite(state: Any) -> jax.Array:
     """Whether there is neither NaN nor infinity in any array: one pass over them, on the device."""
     return jnp.stack([jnp.isfinite(array).all() for array in jax.tree.leaves(state)]).all()
@@ -306,7 +307,7 @@ def _compiled_step(
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     batch = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     replicated = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated)
+    jitted = jit(step, donate_argnums=0, out_shardings=replicated)
     compiled = jitted.lower(state, frozen, pool, batch, np.int32(0)).compile()
     needed, devices = memory.of_program(compiled), list(mesh.local_devices)
     multiple = mesh.devices.size

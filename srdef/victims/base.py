@@ -12,6 +12,7 @@ from flax import struct
 from srdef.errors import InputError
 from srdef.models.frameworks import check_networks, framework_of
 from srdef.own_code.edits import notice_edits
+from srdef.programs import jit
 
 Average = Literal["loss", "logits", "probabilities"]
 
@@ -89,7 +90,7 @@ def as_logits(outputs: jax.Array) -> jax.Array:
     return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
 
-@jax.jit
+@jit
 def _call(victim: Any, image: jax.Array, key: jax.Array) -> Any:
     return victim(image, key)
 

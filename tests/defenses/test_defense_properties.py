@@ -10,6 +10,7 @@ from sample_photographs import photograph
 
 from srdef import defenses, images
 from srdef.errors import InputError
+from srdef.programs import jit
 
 KEY = jax.random.key(3)
 
@@ -62,12 +63,12 @@ def test_every_defense_is_tested():
     assert set(CASES) == set(defenses.list_names())
 
 
-@jax.jit
+@jit
 def defend(defense, image, key):
     return defense(image, key)
 
 
-@jax.jit
+@jit
 def gradient(defense, image, key):
     """Of a sum with varied weights, so that nothing cancels."""
 

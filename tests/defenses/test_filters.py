@@ -11,11 +11,12 @@ from skimage.restoration import denoise_nl_means
 
 from srdef import defenses
 from srdef.errors import InputError
+from srdef.programs import jit
 
 KEY = jax.random.key(0)
 
 
-@jax.jit
+@jit
 def defend(defense, image):
     return defense(image, KEY)
 

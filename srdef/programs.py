@@ -1,0 +1,73 @@
+"""`jax.jit` that tells pytrees of different classes apart.
+
+Since version 0.10 jaxlib calls the structures of two dataclasses equal if they have as many fields and the
+same static values, whatever their classes are: `jax.tree.structure(A(1.0)) == jax.tree.structure(B(1.0))`.
+Their hashes differ, but its tables of programs look at a few bits of a hash only: with JAX 0.10.2 about one
+class in eight gets the program of another one, and its numbers, without a word. Attacks, defenses and victims
+are dataclasses, also those of users, and those of a cell of a notebook that was run again.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+_CLASSES = "classes_of_arguments"
+
+
+class jit:
+    """A function that is compiled as by `jax.jit`, and once more for arguments of other classes.
+
+    Parameters
+    ----------
+    function : callable
+    static_argnames : str or sequence of str, optional
+    **options
+        Of `jax.jit`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        static_argnames: str | Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        @functools.wraps(function)
+        def with_classes(*args: Any, **kwargs: Any) -> Any:
+            del kwargs[_CLASSES]
+            return function(*args, **kwargs)
+
+        signature = inspect.signature(function)
+        parameters = [*signature.parameters.values()]
+        last = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+        added = inspect.Parameter(_CLASSES, inspect.Parameter.KEYWORD_ONLY)
+        parameters.insert(len(parameters) - last, added)
+        with_classes.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+        self._jitted = jax.jit(with_classes, static_argnames=(*names, _CLASSES), **options)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._jitted(*args, **kwargs, **_classes(args, kwargs))
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As the method of `jax.jit`: the program for arrays or `jax.ShapeDtypeStruct`."""
+        return self._jitted.lower(*args, **kwargs, **_classes(args, kwargs))
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """As the method of `jax.jit`: the shapes of what it returns."""
+        return self._jitted.eval_shape(*args, **kwargs, **_classes(args, kwargs))
+
+
+def _classes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Hashable]:
+    """A number that differs for arguments of other classes: the hash has the class of every node in it."""
+    return {_CLASSES: hash(jax.tree.structure((args, kwargs), is_leaf=_has_no_dataclasses))}
+
+
+def _has_no_dataclasses(value: Any) -> bool:
+    """Networks of srdef, which have hundreds of nodes; JAX compares the classes of Flax's modules."""
+    return isinstance(value, nnx.Module) and type(value).__module__.startswith(("srdef.", "flax."))
