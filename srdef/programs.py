@@ -4,7 +4,8 @@ Since version 0.10 jaxlib calls the structures of two dataclasses equal if they 
 same static values, whatever their classes are: `jax.tree.structure(A(1.0)) == jax.tree.structure(B(1.0))`.
 Their hashes differ, but its tables of programs look at a few bits of a hash only: with JAX 0.10.2 about one
 class in eight gets the program of another one, and its numbers, without a word. Attacks, defenses and victims
-are dataclasses, also those of users, and those of a cell of a notebook that was run again.
+are dataclasses, also those of users, and those of a cell of a notebook that was run again. Nor does JAX tell
+static values of a pytree apart that Python calls equal, as 1, 1.0 and True, whose programs differ.
 """
 
 import functools
@@ -19,7 +20,7 @@ _CLASSES = "classes_of_arguments"
 
 
 class jit:
-    """A function that is compiled as by `jax.jit`, and once more for arguments of other classes.
+    """A function that is compiled as by `jax.jit`, and again for arguments of other classes or static types.
 
     Parameters
     ----------
@@ -64,10 +65,25 @@ class jit:
 
 
 def _classes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Hashable]:
-    """A number that differs for arguments of other classes: the hash has the class of every node in it."""
-    return {_CLASSES: hash(jax.tree.structure((args, kwargs), is_leaf=_has_no_dataclasses))}
+    """What differs for arguments of other classes, and for static values of other types."""
+    found: list[Hashable] = []
+    waiting: list[Any] = [jax.tree.structure((args, kwargs), is_leaf=_is_network)]
+    while waiting:
+        node = waiting.pop()
+        if (data := node.node_data()) is not None:  # of all but leaves
+            kind, static = data
+            found += [id(kind), _types(static)]  # JAX never forgets a class, so that no other gets its number
+            waiting += node.children()
+    return {_CLASSES: tuple(found)}
 
 
-def _has_no_dataclasses(value: Any) -> bool:
+def _types(static: Any) -> Hashable:
+    """What tells 1, 1.0 and True apart, and the two zeros: Python calls them equal."""
+    if type(static) in (tuple, list):
+        return tuple(map(_types, static))
+    return (float, str(static)) if type(static) is float else id(type(static))
+
+
+def _is_network(value: Any) -> bool:
     """Networks of srdef, which have hundreds of nodes; JAX compares the classes of Flax's modules."""
-    return isinstance(value, nnx.Module) and type(value).__module__.startswith(("srdef.", "flax."))
+    return isinstance(value, nnx.Module) and type(value).__module__.startswith("srdef.")

@@ -3,12 +3,15 @@
 With plain `jax.jit` about one call in eight of these was answered by another class.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx, struct
 
-from srdef import attacks, defenses
+from srdef import attacks, defenses, models
 from srdef.programs import jit
 
 KEY = jax.random.key(0)
@@ -114,6 +117,27 @@ def test_within_networks_of_the_user():
     assert found == [(number,) for number in range(COUNT)]
 
 
+def test_within_containers_of_flax():
+    function = jit(lambda network: network.layers[0]())
+    found = [function(nnx.Sequential(nnx.data(value))).shape for value in instances(value_class)]
+    assert found == [(number,) for number in range(COUNT)]
+
+
+@struct.dataclass
+class Static:
+    value: jax.Array
+    static: Any = struct.field(pytree_node=False)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x, "name"), lambda x: ((1, x),)])
+def test_static_values_that_are_equal(wrap):
+    """1, True and 1.0; both zeros."""
+    function = jit(lambda value: jnp.zeros(len(repr(value.static))))
+    for static in (1, True, 1.0, 0, False, 0.0, -0.0):
+        value = Static(jnp.float32(1), wrap(static))
+        assert len(function(value)) == len(repr(value.static))
+
+
 def test_it_is_compiled_once_for_each_class():
     traced = []
     function = jit(lambda value: traced.append(type(value)) or value.value)
@@ -137,6 +161,14 @@ def test_static_arguments_and_options():
     given = jnp.ones(2)
     assert jit(lambda x: x + 1, donate_argnums=0)(given).tolist() == [2, 2]
     assert given.is_deleted()
+
+
+def test_the_classes_of_models_are_counted():
+    def apply(parameters, images):
+        return jnp.zeros((len(images), parameters().size))
+
+    found = [models.from_function(apply, value).num_classes for value in instances(value_class)]
+    assert found == [*range(COUNT)]
 
 
 def test_victims():

@@ -266,7 +266,9 @@ def _count_classes(wrapped: Wrapped) -> int | None:
         for size in sizes:
             images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
             try:
-                logits = jax.eval_shape(Wrapped.__call__, wrapped, images)
+                # A new function each time: JAX keeps the shapes that it finds, also for parameters of a class
+                # that it takes for another one (see `srdef.programs`).
+                logits = jax.eval_shape(lambda wrapped, images: wrapped(images), wrapped, images)
             except NotLogitsError:
                 raise
             except Exception:  # whatever a foreign model raises for a shape that it does not take
