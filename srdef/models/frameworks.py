@@ -234,6 +234,10 @@ class _Keras(Applied):
     def __repr__(self) -> str:
         return f"{type(self.model).__name__} {self.layers}"
 
+    def what_is_reached(self) -> Any:
+        """For `reach_of`: the variables are parameters."""
+        return repr(self)
+
     def check(self, parameters: Any) -> None:
         if _keras_layers(self.model) != self.layers:
             raise InputError("the Keras model has been changed since it was wrapped; wrap it again")

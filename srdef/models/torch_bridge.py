@@ -54,6 +54,10 @@ class _Bridge:
                 sha.update(_float32(tensor).tobytes())
         return f"{self.module!r} {sha.hexdigest()}"
 
+    def what_is_reached(self) -> Any:
+        """For `reach_of`, which would take the graphs that wait for parts of the model."""
+        return self.module
+
     def count_classes(self, shape: tuple[int, ...]) -> int:
         """How many logits the module returns for an image of this shape; called once for each."""
         if shape not in self._classes:

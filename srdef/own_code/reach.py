@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cache, lru_cache
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from flax import nnx
 from srdef.own_code import sources
 
 # Python's own modules whose objects are looked into: others, as loggers and locks, hold no weights.
-_TRANSPARENT = ("builtins", "collections", "functools", "types")
+_TRANSPARENT = ("builtins", "collections", "functools", "operator", "types")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -47,7 +48,9 @@ def reach_of(function: Any) -> Reach:
 class _Walk:
     def __init__(self) -> None:
         self.arrays, self.values = hashlib.sha256(), hashlib.sha256()
-        self.seen: dict[int, Any] = {}  # the values too, as the number of one that is gone may be given again
+        # By `id`; the values too, as the number of one that is gone may be given again.
+        self.seen_arrays: dict[int, tuple[int, Any]] = {}
+        self.seen: dict[int, tuple[int, Any]] = {}
         self.attributes = {"__call__"}  # that functions read, so that methods by these names may be called
         self.classes: dict[type, None] = {}
         self.looked_up: set[tuple[type, str]] = set()
@@ -71,25 +74,39 @@ class _Walk:
         if isinstance(value, _PLAIN):
             self.note(type(value).__name__, value)
             return
-        if id(value) in self.seen:
+        if id(value) in self.seen_arrays:  # it counts which of them it is
+            self.note("array")
+            self.arrays.update(f"again {self.seen_arrays[id(value)][0]}".encode())
             return
-        self.seen[id(value)] = value
+        if id(value) in self.seen:
+            self.note("again", self.seen[id(value)][0])
+            return
         array = _as_array(value)
         if array is not None:
+            self.seen_arrays[id(value)] = len(self.seen_arrays), value
+            self.note("array")
             self.arrays.update(f"{array.dtype}{array.shape}".encode())
             self.arrays.update(np.ascontiguousarray(array).tobytes())
-        elif isinstance(value, jax.core.Tracer):
+            return
+        self.seen[id(value)] = len(self.seen), value
+        if isinstance(value, jax.core.Tracer):
             self.note("traced", id(value))
         elif isinstance(value, ModuleType):
             self.note(value.__name__)
         elif isinstance(value, type):
             self.note(value.__module__, value.__qualname__)
-            if _is_without_file(value.__module__):
-                self.waiting += [*value.__bases__, _members(value)]
+            # A class that is made in a function may hold in closures what its source does not say.
+            if _is_without_file(value.__module__) or (is_own(value.__module__) and "<" in value.__qualname__):
+                self.add([*value.__bases__, _members(value)])
         elif isinstance(value, FunctionType):
             self.function(value)
         else:
-            self.waiting += self.parts(value)
+            self.add(self.parts(value))
+
+    def add(self, parts: list[Any]) -> None:
+        """Parts of one value; their number tells where those of another begin."""
+        self.note(len(parts))
+        self.waiting += parts
 
     def function(self, function: FunctionType) -> None:
         self.note(function.__module__, function.__qualname__, *instructions(function.__code__))
@@ -104,18 +121,14 @@ class _Walk:
             self.attributes |= attributes
             given = function.__globals__
             parts += [given[name] for name in names if name in given]
-        self.waiting += parts
+        self.add(parts)
 
     def parts(self, value: Any) -> list[Any]:
         """What is in a value that is no array, function, class or module."""
         kind = type(value)
         self.note(kind.__module__, kind.__qualname__)
-        if isinstance(value, dict):
-            return [part for pair in value.items() for part in pair]
-        if isinstance(value, set | frozenset):
-            return sorted(value, key=repr)
-        if isinstance(value, list | tuple):
-            return [*value]
+        if hasattr(kind, "what_is_reached"):  # beside that it holds what changes while it computes
+            return [value.what_is_reached()]
         if isinstance(value, functools.partial):
             return [value.func, value.args, value.keywords]
         if isinstance(value, MethodType):
@@ -126,18 +139,39 @@ class _Walk:
         if isinstance(value, nnx.Module):
             graph, state = nnx.split(value)
             self.note(without_addresses(graph))
-            return [nnx.to_pure_dict(state)]
+            return [nnx.to_pure_dict(state), statics(graph)]
         if _is_linen(kind):
             return [getattr(value, name) for name in linen_fields(value)]
+        if isinstance(value, np.ndarray):  # of objects
+            return [value.shape, value.tolist()]
+        if kind in (dict, list, tuple, set, frozenset):
+            return _items(value)
         if kind.__module__.split(".")[0] in sys.stdlib_module_names and kind.__module__ not in _TRANSPARENT:
-            return []
+            if kind.__hash__ not in (None, object.__hash__):  # a value, as a path or a fraction
+                self.note(without_addresses(value))
+            return _items(value)
         self.classes.setdefault(kind)
         found = [*getattr(value, "__dict__", {}).items()]
         found += [(name, getattr(value, name)) for name in _slots(kind) if hasattr(value, name)]
         wrapped = getattr(value, "__wrapped__", None)  # a function, under jax.jit
-        if not found and wrapped is None:
+        items = _items(value)
+        if not (found or items) and wrapped is None:
             self.note(without_addresses(value))
-        return [wrapped, *(part for pair in found for part in pair)]
+        return [*items, wrapped, *(part for pair in found for part in pair)]
+
+
+def statics(graph: nnx.GraphDef) -> list[Any]:
+    """The attributes of Flax modules that are no weights: functions and objects say little as text."""
+    return [part.value for _, part in graph.attributes if isinstance(part, nnx.graphlib.Static)]
+
+
+def _items(value: Any) -> list[Any]:
+    """What is in a container."""
+    if isinstance(value, dict):
+        return [part for pair in value.items() for part in pair]
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=without_addresses)
+    return [*value] if isinstance(value, list | tuple) else []
 
 
 def _as_array(value: Any) -> np.ndarray | None:
@@ -167,7 +201,7 @@ def _of_class(kind: type, name: str) -> Iterator[Any]:
 
 def _members(kind: type) -> dict[str, Any]:
     """The functions and values of a class itself, but for those that say where it is and what it is for."""
-    left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__")
+    left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__")
     return {name: called(value) for name, value in vars(kind).items() if name not in left_out}
 
 
@@ -210,6 +244,11 @@ def instructions(code: CodeType) -> tuple[Any, ...]:
     """What tells one unnamed function from another: what it does with which names and constants."""
     found: list[Any] = []
     for part in codes(code):
+        # The instructions name arguments and not their places, nor say what is within `try`.
+        rest = part.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
+        counts = part.co_posonlyargcount, part.co_argcount, part.co_kwonlyargcount, rest
+        names = part.co_varnames[: sum(counts[1:3]) + rest.bit_count()]
+        found += [counts, names, part.co_exceptiontable]
         found += [(x.opname, _constant(x.argval)) for x in dis.get_instructions(part)]
         # Python 3.11 gives the names of keyword arguments by their place among the constants.
         found += [value for value in part.co_consts if isinstance(value, tuple)]

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from srdef.own_code import sources
-from srdef.own_code.reach import reach_of, without_addresses
+from srdef.own_code.reach import reach_of, statics, without_addresses
 
 
 def code_digest(*objects: Any) -> str:
@@ -65,13 +65,15 @@ def _is_text(statement: ast.stmt) -> bool:
 def digest(tree: Any) -> str:
     """A hash of a pytree: its structure, static fields and every array, bit for bit.
 
-    Networks are taken apart into their attributes and weights.
+    Networks are taken apart into their attributes and weights. Static functions and objects count with all
+    that they hold.
     """
     if isinstance(tree, nnx.Module):
         graph, state = nnx.split(tree)
-        tree = (without_addresses(graph), nnx.to_pure_dict(state))
+        tree = (without_addresses(graph), *reach_of(statics(graph)), nnx.to_pure_dict(state))
     leaves, structure = jax.tree_util.tree_flatten(tree, is_leaf=lambda node: isinstance(node, nnx.Module))
     sha = hashlib.sha256(without_addresses(structure).encode())
+    sha.update("".join(reach_of(_computed_with(structure))).encode())
     for leaf in leaves:
         if isinstance(leaf, (nnx.Module, str)):
             sha.update((leaf if isinstance(leaf, str) else digest(leaf)).encode())
@@ -80,3 +82,15 @@ def digest(tree: Any) -> str:
         sha.update(f"{array.dtype}{array.shape}".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
+
+
+def _computed_with(structure: Any) -> list[Any]:
+    """The classes and static values in a structure, of which its text may give no more than the names."""
+    found: list[Any] = []
+    waiting = [structure]
+    while waiting:
+        node = waiting.pop()
+        if (data := node.node_data()) is not None:  # of all but leaves
+            found += data
+            waiting += node.children()
+    return found

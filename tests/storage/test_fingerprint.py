@@ -1,11 +1,19 @@
 """A result is stale when any source that it depends on has changed, and only then."""
 
+import functools
 import importlib
 import sys
+from typing import Any
 
+import flax.struct
+import jax
+import numpy as np
 import pytest
+from flax import nnx
+from toys import make_experiment
 
 from srdef import attacks, models
+from srdef.evaluation.run import Run
 from srdef.storage.fingerprint import code_digest, digest
 
 ATTACK = """
@@ -166,3 +174,89 @@ def test_the_digest_of_a_pytorch_model_is_that_of_its_weights():
 
     assert digest(classifier(0)) == digest(classifier(0))
     assert digest(classifier(0)) != digest(classifier(1))
+
+
+def scaled(factor):
+    return lambda logits, label: factor * logits[label]
+
+
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+@flax.struct.dataclass
+class Holds:
+    static: Any = flax.struct.field(pytree_node=False)
+
+
+@jax.tree_util.register_pytree_node_class
+class Registered(Scale):
+    def tree_flatten(self):
+        return (), self.factor
+
+    @classmethod
+    def tree_unflatten(cls, factor, leaves):
+        return cls(factor)
+
+
+class Network(nnx.Module):
+    def __init__(self, static):
+        self.static = static
+
+
+def made_with(factor):
+    @flax.struct.dataclass
+    class Made:
+        def __call__(self, x):
+            return factor * x
+
+    return Made()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda factor: attacks.fgsm(0.1, loss=scaled(factor)),
+        lambda factor: attacks.fgsm(0.1, loss=functools.partial(scaled(factor))),
+        lambda factor: Holds(Scale(factor)),
+        lambda factor: Holds((Scale(np.full(3, factor)), "name")),
+        lambda factor: Holds(Scale(factor).__call__),
+        lambda factor: Registered(Scale(factor)),
+        lambda factor: Network(Scale(factor)),
+        lambda factor: Network(scaled(factor)),
+        lambda factor: [Network(scaled(factor))],
+        made_with,
+    ],
+)
+def test_static_functions_and_objects_count_with_what_they_hold(value):
+    """Their text and their source is the same."""
+    assert code_digest(value(1.0)) == code_digest(value(2.0))
+    assert digest(value(1.0)) == digest(value(1.0))
+    assert digest(value(1.0)) != digest(value(2.0))
+
+
+def test_no_attack_gets_the_images_of_another_one(tmp_path):
+    """A function of the user's has made both, with other options, which only a closure knows."""
+    made = {"up": attacks.fgsm(0.1, loss=scaled(1.0)), "down": attacks.fgsm(0.1, loss=scaled(-1.0))}
+    storage = dict.fromkeys(made, "float32")
+    run = Run(experiment := make_experiment(attacks=made, storage=storage), experiment.dataset, tmp_path)
+    changes = {label: run.adversarial(label).read("images") - run.pixels("clean") for label in made}
+    assert (changes["up"] * changes["down"]).sum() < 0
+
+
+def test_a_static_pytorch_model_keeps_its_digest_when_it_is_used():
+    """Graphs that wait for their backward pass are no part of it."""
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
+    model = models.from_torch(module, channels_first=False)
+    before = digest(Holds(model))
+    jax.vjp(model, np.zeros((1, 2, 2, 3), np.float32))
+    assert digest(Holds(model)) == before
+    with torch.no_grad():
+        module[1].bias += 1
+    assert digest(Holds(model)) != before
