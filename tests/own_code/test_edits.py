@@ -17,10 +17,12 @@ NAME = "cells_that_are_edited"
 
 CELLS = """
 import functools
+import types
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from srdef import attacks
 
@@ -28,6 +30,28 @@ SCALE = 0.5
 MASK = jnp.full((4, 4, 3), 0.5)
 traced = []
 calls = 0
+counted = {}
+SETTINGS = {"by": {"factor": 0.5}}
+TABLE = [0.5]
+NUMBERS = np.full(3, 0.5, np.float32)
+SPACE = types.SimpleNamespace(factor=1.0)
+
+class Plan:
+    def __init__(self):
+        self.factor = 0.5
+
+PLAN = Plan()
+
+class Network(nnx.Module):
+    def __init__(self):
+        self.scale = nnx.Param(jnp.float32(0.5))
+
+NETWORK = Network()
+
+def scaled(x):
+    return x * 0.5
+
+FUNCTIONS = {"scaled": scaled}
 
 def helper(x):
     return x * 0.5
@@ -57,6 +81,7 @@ def count():
     global calls
     calls += 1
     traced.append(calls)
+    counted["calls"] = calls
 
 @flax.struct.dataclass
 class Defense:
@@ -86,7 +111,28 @@ class Defense:
     def other(self, image):
         return Other.apply(image)
 
-kinds = ("helper", "compiled", "given", "number", "array", "other")
+    def settings(self, image):
+        return image * SETTINGS["by"]["factor"]
+
+    def table(self, image):
+        return image * TABLE[0]
+
+    def numbers(self, image):
+        return image * NUMBERS
+
+    def plan(self, image):
+        return image * PLAN.factor * SPACE.factor
+
+    def network(self, image):
+        return image * NETWORK.scale[...]
+
+    def function(self, image):
+        return FUNCTIONS["scaled"](image)
+
+kinds = (
+    *("helper", "compiled", "given", "number", "array", "other"),
+    *("settings", "table", "numbers", "plan", "network", "function"),
+)
 globals_of = {name: getattr(Defense, name) for name in kinds}
 """
 
@@ -97,6 +143,12 @@ EDITS = {
     "number": "SCALE = 0.25\n",
     "array": "MASK = jnp.full((4, 4, 3), 0.25)\n",
     "other": "Other.factor = 0.25\n",
+    "settings": "SETTINGS['by']['factor'] = 0.25\n",
+    "table": "TABLE[0] = 0.25\n",
+    "numbers": "NUMBERS[:] = 0.25\n",
+    "plan": "PLAN.factor = 0.25\n",
+    "network": "NETWORK.scale[...] = 0.25\n",
+    "function": "FUNCTIONS['scaled'].__code__ = (lambda x: x * 0.25).__code__\n",
 }
 
 
@@ -131,6 +183,22 @@ def test_an_equal_number_of_another_type_is_an_edit(notebook, images):
     assert apply(defense, images) == pytest.approx(0.4)
     exec("def helper(x):\n    return x / 2 / len(str(2.0))\n", vars(notebook))
     assert apply(defense, images) == pytest.approx(0.4 / 3)
+
+
+def test_arguments_change_their_places(notebook, images):
+    exec("def part(x, y):\n    return x - y\ndef helper(x):\n    return part(x, x / 2)\n", vars(notebook))
+    defense = notebook.Defense("helper")
+    assert apply(defense, images) == pytest.approx(0.4)
+    exec("def part(y, x):\n    return x - y\n", vars(notebook))
+    assert apply(defense, images) == pytest.approx(0.0)
+
+
+def test_an_attribute_of_a_namespace_is_edited(notebook, images):
+    exec("SPACE.factor = 0.5", vars(notebook))
+    defense = notebook.Defense("plan")
+    assert apply(defense, images) == pytest.approx(0.2)
+    exec("SPACE.factor = 1.0", vars(notebook))
+    assert apply(defense, images) == pytest.approx(0.4)
 
 
 def test_a_class_is_edited_in_place(notebook, images):
