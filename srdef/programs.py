@@ -14,9 +14,11 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 _CLASSES = "classes_of_arguments"
+_WITHOUT_STATICS = frozenset({bool, int, float, str, type(None), tuple, list, dict, np.ndarray})
 
 
 class jit:
@@ -67,23 +69,27 @@ class jit:
 def _classes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Hashable]:
     """What differs for arguments of other classes, and for static values of other types."""
     found: list[Hashable] = []
-    waiting: list[Any] = [jax.tree.structure((args, kwargs), is_leaf=_is_network)]
-    while waiting:
-        node = waiting.pop()
-        if (data := node.node_data()) is not None:  # of all but leaves
-            kind, static = data
-            found += [id(kind), _types(static)]  # JAX never forgets a class, so that no other gets its number
-            waiting += node.children()
-    return {_CLASSES: tuple(found)}
+
+    def is_network(value: Any) -> bool:
+        """Whether value is a network, which is looked at apart; note the static types of other nodes."""
+        if type(value) in _WITHOUT_STATICS:
+            return False
+        if isinstance(value, nnx.Module):
+            # Those of srdef have hundreds of nodes, all of Flax's classes, which JAX compares.
+            if not type(value).__module__.startswith("srdef."):
+                found.append(hash(jax.tree.structure(value)))
+            return True
+        if (flattened := jax.tree_util.default_registry.flatten_one_level(value)) is not None:
+            found.append(_type(flattened[1]))
+        return False
+
+    # A hash has the class of every node in it.
+    structure = hash(jax.tree.structure((args, kwargs), is_leaf=is_network))
+    return {_CLASSES: (structure, *found)}
 
 
-def _types(static: Any) -> Hashable:
+def _type(static: Any) -> Any:
     """What tells 1, 1.0 and True apart, and the two zeros: Python calls them equal."""
     if type(static) in (tuple, list):
-        return tuple(map(_types, static))
-    return (float, str(static)) if type(static) is float else id(type(static))
-
-
-def _is_network(value: Any) -> bool:
-    """Networks of srdef, which have hundreds of nodes; JAX compares the classes of Flax's modules."""
-    return isinstance(value, nnx.Module) and type(value).__module__.startswith("srdef.")
+        return tuple(map(_type, static))
+    return (float, str(static)) if type(static) is float else type(static)

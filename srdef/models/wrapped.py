@@ -18,6 +18,7 @@ from flax import struct
 
 from srdef.errors import InputError
 from srdef.own_code.reach import Reach, reach_of
+from srdef.programs import jit
 from srdef.validation import check_count, check_flags
 
 Channels = float | Sequence[float]
@@ -255,6 +256,11 @@ def _channels(name: str, values: Channels) -> jax.Array:
     return jnp.asarray(array)
 
 
+@jit
+def _apply(wrapped: Wrapped, images: jax.Array) -> jax.Array:
+    return wrapped(images)
+
+
 def _count_classes(wrapped: Wrapped) -> int | None:
     """The number of classes by evaluating shapes, for the first size of image that the model takes.
 
@@ -266,9 +272,7 @@ def _count_classes(wrapped: Wrapped) -> int | None:
         for size in sizes:
             images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
             try:
-                # A new function each time: JAX keeps the shapes that it finds, also for parameters of a class
-                # that it takes for another one (see `srdef.programs`).
-                logits = jax.eval_shape(lambda wrapped, images: wrapped(images), wrapped, images)
+                logits = _apply.eval_shape(wrapped, images)
             except NotLogitsError:
                 raise
             except Exception:  # whatever a foreign model raises for a shape that it does not take
