@@ -36,7 +36,7 @@ from srdef.errors import InputError
 from srdef.evaluation.processes import ALONE, Processes
 from srdef.storage import files
 from srdef.training import budget, export, quality, srgan, super_resolution, together
-from srdef.training.patches import digest_of_folder, read_folder, short_names
+from srdef.training.patches import count_shared, digest_of_folder, read_folder, short_names, warn_of_shared
 
 # What does not change the weights, or is named by `minutes`' result.
 _NOT_IN_COMMAND = ("recipe", "minutes", "data", "licence", "test_folders")
@@ -198,6 +198,25 @@ def train(config: ConfigDict, workdir: Path, photographs: list[np.ndarray]) -> t
         return run(config), config
 
 
+def _tested(config: ConfigDict) -> list[str]:
+    """The folders that the card gives the quality on."""
+    return [folder for folder in config.test_folders or [config.validation_folder] if folder]
+
+
+def _seen(config: ConfigDict, photographs: list[np.ndarray]) -> dict[str, tuple[int, int]]:
+    """By the short name of each tested folder, how many of its images are trained on, and how many it has.
+
+    A warning says so; of the validation's images the training warns itself.
+    """
+    folders, found = _tested(config), {}
+    for name, folder in zip(short_names(folders), folders, strict=True):
+        tested = read_folder(folder, held_out=True)
+        found[name] = count_shared(photographs, tested), len(tested)
+        if folder != config.validation_folder:
+            warn_of_shared(folder, *found[name])
+    return found
+
+
 def main(
     config: ConfigDict,
     workdir: Path,
@@ -217,7 +236,9 @@ def main(
         if members.first:
             described = check_workdir(config, workdir)
             files.write_atomically(workdir / "config.json", files.canonical_json(described) + "\n")
-        trained, config = train(config, workdir, photographs or read_folder(config.train_folder))
+        photographs = photographs or read_folder(config.train_folder)
+        seen = _seen(config, photographs) if members.first else {}
+        trained, config = train(config, workdir, photographs)
         if not members.first:
             return
         exported = workdir / f"{config.network}.safetensors"
@@ -227,11 +248,13 @@ def main(
         # What is measured is the file.
         network = models.create(config.network, weights=exported, **config.network_options)
         measured = {}
-        folders = [folder for folder in config.test_folders or [config.validation_folder] if folder]
+        folders = _tested(config)
         for name, folder in zip(short_names(folders), folders, strict=True):
             measured[name] = quality.beside_bicubic(network, read_folder(folder, held_out=True))
         records = super_resolution.read_metrics(workdir / "metrics.jsonl")
-        text = export.card(network, cli.plain(config), exported, command(config), records, measured, stored)
+        text = export.card(
+            network, cli.plain(config), exported, command(config), records, measured, stored, seen
+        )
         files.write_atomically(workdir / f"{config.network}.md", text)
     cli.console.print(f"Weights, card and curve: {workdir}")
 

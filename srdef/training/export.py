@@ -120,6 +120,7 @@ def card(
     records: list[dict[str, Any]],
     measured: Mapping[str, tuple[Quality, Quality]],
     stored: str = "float32",
+    seen: Mapping[str, tuple[int, int]] | None = None,
 ) -> str:
     """A Markdown card for `weights`: what it is, how it was made, how good it is.
 
@@ -139,6 +140,8 @@ def card(
         For the names of folders, the quality of `network` and of bicubic interpolation.
     stored : str
         As `save_weights` returns it.
+    seen : mapping, optional
+        For the names of folders, how many of their images were trained on, and how many they have.
     """
     name = config["network"]
     steps = f"{config['steps']} planned steps"
@@ -196,6 +199,12 @@ def card(
             for method, values in zip((name, "bicubic"), qualities, strict=True):
                 lines.append(f"| {folder} | {method} | {' | '.join(quality.cells(values))} |")
         lines += ["", quality.CONDITIONS.format(border=network.scale)]
+    for folder, (shared, total) in (seen or {}).items():
+        if shared:
+            lines += [
+                "",
+                f"{shared} of the {total} images in {folder} were trained on: no test of this network.",
+            ]
     if config["validation_folder"]:
         folder = Path(config["validation_folder"]).name
         lines += [

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,6 +106,27 @@ def digest_of_folder(folder: str) -> str:
         sha.update(f"{path.relative_to(root).as_posix()}\n{size}\n".encode())
         sha.update(hashlib.sha256(start).digest())
     return sha.hexdigest()
+
+
+def count_shared(photographs: Iterable[np.ndarray], others: Iterable[np.ndarray]) -> int:
+    """How many of `others` are, pixel for pixel, one of the photographs, whatever their files are called."""
+    others = list(others)
+    shapes = {image.shape for image in others}
+    known = {_hash(image) for image in photographs if image.shape in shapes}
+    return sum(_hash(image) in known for image in others) if known else 0
+
+
+def _hash(image: np.ndarray) -> bytes:
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
+
+
+def warn_of_shared(folder: str, shared: int, total: int) -> None:
+    """Say in one line how many of the images of a folder for validation or tests are trained on."""
+    if shared:
+        warn(
+            f"{shared} of the {total} images in {folder} are among the training images: PSNR and SSIM there "
+            "say how well they are remembered"
+        )
 
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:

@@ -31,7 +31,15 @@ from srdef.programs import jit
 from srdef.storage import files
 from srdef.training import together
 from srdef.training.checkpoints import Checkpoints
-from srdef.training.patches import MARGIN, PatchSource, PhotographsOnDevice, batches, read_folder
+from srdef.training.patches import (
+    MARGIN,
+    PatchSource,
+    PhotographsOnDevice,
+    batches,
+    count_shared,
+    read_folder,
+    warn_of_shared,
+)
 from srdef.training.quality import evaluate_psnr, make_low_resolution
 from srdef.weights import loading, readers
 
@@ -394,6 +402,8 @@ def train(
     own = config.batch_size * len(mesh.local_devices) // mesh.devices.size
     memory.refuse_impossible(own, 3 * source.side**2, list(mesh.local_devices), what="patches")
     validation = read_folder(config.validation_folder, held_out=True) if config.validation_folder else []
+    if together.first():
+        warn_of_shared(config.validation_folder, count_shared(photographs, validation), len(validation))
     trainer, state = create(network, config)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     end = config.steps if until is None else min(until, config.steps)

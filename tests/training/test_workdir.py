@@ -11,8 +11,8 @@ from training_cards import quick, rows_of
 
 from srdef import batching, models
 from srdef.commands import train_sr
-from srdef.errors import InputError
-from srdef.training import patches
+from srdef.errors import InputError, SrdefWarning
+from srdef.training import patches, super_resolution
 from srdef.weights import loading
 
 
@@ -123,3 +123,31 @@ def test_a_run_that_was_refused_does_not_keep_its_folder(folder, tmp_path):
             train_sr.main(quick(folder, **wrong), tmp_path / "run")
     train_sr.main(quick(folder), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train_folder"] == "Set1"
+
+
+def test_images_that_are_trained_on_are_no_test(folder, tmp_path, rng):
+    """By their pixels, whatever their files are called: a warning, and a line in the card."""
+    tested = tmp_path / "Test"
+    tested.mkdir()
+    Image.open(folder / "a.png").save(tested / "other-name.bmp")
+    other = Image.fromarray(rng.integers(0, 256, (80, 80, 3), np.uint8))
+    other.save(tested / "b.png")
+    validation = tmp_path / "Validation"
+    validation.mkdir()
+    other.rotate(90).save(validation / "a.png")
+    config = quick(folder, validation_folder=str(validation), test_folders=(str(tested), str(validation)))
+    with pytest.warns(SrdefWarning) as warnings:
+        train_sr.main(config, tmp_path / "run")
+    assert [str(w.message) for w in warnings if "among the training" in str(w.message)] == [
+        f"1 of the 2 images in {tested} are among the training images: PSNR and SSIM there say how well they "
+        "are remembered"
+    ]
+    card = (tmp_path / "run/compact.md").read_text()
+    assert card.count("were trained on") == 1
+    assert "1 of the 2 images in Test were trained on: no test of this network." in card
+    with pytest.warns(SrdefWarning, match=r"1 of the 2 images in .*Test are among the training images"):
+        super_resolution.train(
+            models.create("compact", convolutions=1, features=4, scale=2),
+            quick(folder, validation_folder=str(tested)),
+            tmp_path / "alone",
+        )
