@@ -6,7 +6,6 @@ with, never both. What the network sees is rounded to 8 bits, so that float32 no
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from srdef import batching, images
 from srdef.detection.network import ManifoldClassifier, detect
-from srdef.detection.pairs import Pairs, area, pair_accuracy, split_by_image
+from srdef.detection.pairs import Pairs, area, pair_accuracy, rate_of, sources_of, split_by_image
+from srdef.detection.threads import side_by_side
 from srdef.detection.training import create, scores, train
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, resolve
@@ -24,7 +24,7 @@ from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.interpret import features
-from srdef.metrics import Rate, rate
+from srdef.metrics import Rate
 from srdef.storage import results
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.storage.fingerprint import digest
@@ -151,6 +151,8 @@ class Result:
         For each attack the `Rate` of images called adversarial, and its own area; nan if it fools none.
     called_clean : dict
         By defense (`AS_THEY_ARE` first) and attack (`CLEAN` first), the `Rate` called clean.
+    grouped : bool
+        Whether several test images are of one source image; see `pairs.rate_of`.
     """
 
     images: dict[str, int]
@@ -160,6 +162,7 @@ class Result:
     clean: Rate
     attacks: dict[str, tuple[Rate, float]]
     called_clean: dict[str, dict[str, Rate]]
+    grouped: bool = False
 
 
 def run(
@@ -195,19 +198,21 @@ def run(
     experiment = start(config, workdir, overwrite)
     model = create(experiment.classifier, options, experiment.seed)
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
-    for attack in experiment.attacks:
+    attacks = list(experiment.attacks)
+    for attack in attacks:
         correct.adversarial(attack)
     if not reporter.processes.first:
         return None
     correct = correct.alone()
-    train_rows, test_rows = split(correct, options["test_share"], workdir)
-    attacks = list(experiment.attacks)
+    sources = sources_of(correct.dataset)
+    train_rows, test_rows = split(correct, sources, options["test_share"], workdir)
     clean, _ = feature_maps(correct, CLEAN, model.endpoint)
     maps, fooled = zip(*(feature_maps(correct, attack, model.endpoint) for attack in attacks), strict=True)
     pairs = Pairs(np.stack([clean, *maps]), np.stack(fooled))
     training, testing = pairs.select(train_rows), pairs.select(test_rows)
     model.detector = train(model.detector, training, testing, options, experiment.seed, workdir, report)
-    return judge(correct, model, training, testing, test_rows, attacks, 4 * options["pairs_per_batch"])
+    batch_size = 4 * options["pairs_per_batch"]
+    return judge(correct, model, training, testing, test_rows, sources, attacks, batch_size)
 
 
 def start(config: dict[str, Any], workdir: Path, overwrite: bool) -> Experiment:
@@ -225,9 +230,9 @@ def start(config: dict[str, Any], workdir: Path, overwrite: bool) -> Experiment:
     return experiment
 
 
-def split(run: Run, test_share: float, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
+def split(run: Run, sources: list[str], test_share: float, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the images to train on and to test with, whose names are written to `images.json`."""
-    names, parts = run.dataset.names, split_by_image(run.dataset.names, test_share, run.experiment.seed)
+    names, parts = run.dataset.names, split_by_image(sources, test_share, run.experiment.seed)
     named = {part: [names[row] for row in rows] for part, rows in zip(("train", "test"), parts, strict=True)}
     write_atomically(workdir / "images.json", canonical_json(named) + "\n")
     return parts
@@ -239,6 +244,7 @@ def judge(
     training: Pairs,
     testing: Pairs,
     test_rows: np.ndarray,
+    sources: list[str],
     attacks: Sequence[str],
     batch_size: int,
     workers: int = 1,
@@ -252,6 +258,8 @@ def judge(
     model : ManifoldClassifier
     training, testing : Pairs
     test_rows : (N,) int
+    sources : list of str
+        For each image of the run, what it was cut from.
     attacks : sequence of str
         In the order of the pairs.
     batch_size : int
@@ -260,17 +268,18 @@ def judge(
         How many defenses at the same time.
     """
     clean_logits, adversarial_logits = scores(model.detector, testing, batch_size)
+    its = np.array([sources[row] for row in test_rows])
     per_attack = {}
-    called: dict[str, dict[str, Rate]] = {AS_THEY_ARE: {CLEAN: rate(clean_logits <= 0)}}
+    called: dict[str, dict[str, Rate]] = {AS_THEY_ARE: {CLEAN: rate_of(clean_logits <= 0, its)}}
     for attack, logits, fools in zip(attacks, adversarial_logits, testing.fooled, strict=True):
-        per_attack[attack] = (rate(logits[fools] > 0), area(clean_logits, logits[fools]))
-        called[AS_THEY_ARE][attack] = rate(logits[fools] <= 0)
+        per_attack[attack] = (rate_of(logits[fools] > 0, its[fools]), area(clean_logits, logits[fools]))
+        called[AS_THEY_ARE][attack] = rate_of(logits[fools] <= 0, its[fools])
     versions = {attack: adversarial(run, attack, test_rows) for attack in (CLEAN, *attacks)}
     tested = run.select(test_rows)
 
     def row(defense: str) -> dict[str, Rate]:
         return {
-            attack: rate(defended_scores(tested, model, attack, defense, pixels)[fools] <= 0)
+            attack: rate_of(defended_scores(tested, model, attack, defense, pixels)[fools] <= 0, its[fools])
             for attack, (pixels, fools) in versions.items()
         }
 
@@ -284,15 +293,8 @@ def judge(
         pairs={"train": int(training.fooled.sum()), "test": int(testing.fooled.sum())},
         accuracy=pair_accuracy(clean_logits, adversarial_logits, testing.fooled),
         auc=area(clean_logits, adversarial_logits[testing.fooled]),
-        clean=rate(clean_logits <= 0),
+        clean=called[AS_THEY_ARE][CLEAN],
         attacks=per_attack,
         called_clean=called,
+        grouped=len(set(its)) < len(its),
     )
-
-
-def side_by_side(tasks: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
-    """What the tasks return, `workers` of them at a time: XLA compiles their programs at the same time."""
-    if workers == 1:
-        return [task() for task in tasks]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda task: task(), tasks))

@@ -5,9 +5,10 @@ import numpy as np
 
 from srdef import attacks, batching, images
 from srdef.detection.network import ManifoldClassifier, detect
+from srdef.detection.pairs import rate_of
 from srdef.detection.victim import WithDetector, lead_over_both
 from srdef.evaluation.run import Run
-from srdef.metrics import Rate, rate
+from srdef.metrics import Rate
 from srdef.storage.fingerprint import digest
 
 CLASSIFIER_ALONE, BOTH = "the classifier alone", "classifier and detector"
@@ -17,7 +18,7 @@ JOINT = 2
 
 
 def attack_both(
-    run: Run, model: ManifoldClassifier, epsilon: float, steps: int
+    run: Run, model: ManifoldClassifier, sources: list[str], epsilon: float, steps: int
 ) -> dict[str, dict[str, Rate]]:
     """Attack the images of a run with APGD, without and with the detector in the loss.
 
@@ -26,6 +27,8 @@ def attack_both(
     run : Run
         Its images are all classified correctly when clean.
     model : ManifoldClassifier
+    sources : list of str
+        For each image what it was cut from.
     epsilon : float
         Radius of the L∞ ball, in units of the [0, 1] range.
     steps : int
@@ -68,5 +71,6 @@ def attack_both(
             victim=digest(victim),
         )
         fools, clean = store.read("prediction") != dataset.labels, store.read("logits") <= 0
-        found[label] = {"fools": rate(fools), "clean": rate(clean), "both": rate(fools & clean)}
+        shares = {"fools": fools, "clean": clean, "both": fools & clean}
+        found[label] = {name: rate_of(share, sources) for name, share in shares.items()}
     return found

@@ -1,5 +1,6 @@
 """The data of the manifold classifier: pairs of a clean and an adversarial image, split and drawn."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,14 +9,50 @@ from typing import Any
 import numpy as np
 
 from srdef.datasets.crops import source_image
-from srdef.errors import InputError
-from srdef.metrics import roc_auc, wilson_interval
+from srdef.datasets.dataset import Dataset
+from srdef.datasets.on_disk import ImagesOnDisk
+from srdef.errors import InputError, warn
+from srdef.metrics import Rate, rate, roc_auc, wilson_interval
 
 # Which of the pairs are kept is drawn from `(seed, FEWER)`; smaller numbers are those of epochs.
 FEWER = 0xFFFFFFFF
 
 # Resamples of the bootstrap.
 RESAMPLES = 2000
+
+
+def sources_of(dataset: Dataset) -> list[str]:
+    """For each image the name of what it was cut from, or its own; copies have the name of the first.
+
+    Images of equal pixels are of the same photograph, which lies there twice under two names; a warning
+    counts them.
+    """
+    names = list(map(source_image, dataset.names))
+    first: dict[str, str] = {name: name for name in names}
+
+    def resolve(name: str) -> str:
+        while first[name] != name:
+            name = first[name]
+        return name
+
+    seen: dict[bytes, str] = {}
+    for name, content in zip(names, _hashes(dataset), strict=True):
+        one, other = resolve(seen.setdefault(content, name)), resolve(name)
+        first[other] = one
+    found = [resolve(name) for name in names]
+    copies = sorted({name for name, own in zip(names, found, strict=True) if name != own})
+    if copies:
+        warn(
+            f"manifold: {len(copies)} of {len(first)} source images hold the pixels of others, as "
+            f"{copies[0]} those of {resolve(copies[0])}: they count as one"
+        )
+    return found
+
+
+def _hashes(dataset: Dataset) -> list[bytes]:
+    if isinstance(dataset.pixels, ImagesOnDisk):
+        return [row.tobytes() for row in dataset.pixels.hashes()]
+    return [hashlib.sha256(image.tobytes()).digest() for image in dataset.pixels]
 
 
 def split_by_image(names: Sequence[str], test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,23 +182,42 @@ def accuracy_of(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, nam
     """
     pairs = fooled.sum(axis=0)
     right = pairs * (clean <= 0) + (fooled & (attacked > 0)).sum(axis=0)
+    low, high = _interval(right, 2 * pairs, names)
+    return Accuracy(pair_accuracy(clean, attacked, fooled), low, high, int(pairs.sum()))
+
+
+def rate_of(successes: np.ndarray, names: Sequence[str] | np.ndarray) -> Rate:
+    """The share of True among images `(N,)`; several of them may be of one source image.
+
+    Its interval is that of `accuracy_of` then, and Wilson's where every image is from another one.
+    """
+    found = rate(successes)
+    if len(set(map(source_image, names))) == len(names):
+        return found
+    low, high = _interval(successes, np.ones(len(names)), names)
+    return found._replace(low=low, high=high)
+
+
+def _interval(
+    rights: np.ndarray, totals: np.ndarray, names: Sequence[str] | np.ndarray
+) -> tuple[float, float]:
+    """A percentile bootstrap over source images of the sum of `rights` over that of `totals`."""
     numbers = {source: i for i, source in enumerate(dict.fromkeys(map(source_image, names)))}
     group = [numbers[source_image(name)] for name in names]
-    totals, rights = np.zeros(len(numbers)), np.zeros(len(numbers))
-    np.add.at(totals, group, pairs)
-    np.add.at(rights, group, right)
+    right, total = np.zeros(len(numbers)), np.zeros(len(numbers))
+    np.add.at(right, group, rights)
+    np.add.at(total, group, totals)
     # How often each image is drawn in each resample.
     draws = np.random.default_rng(0).multinomial(
         len(numbers), np.full(len(numbers), 1 / len(numbers)), RESAMPLES
     )
-    drawn = draws @ totals
-    resampled = (draws @ rights)[drawn > 0] / (2 * drawn[drawn > 0])
-    value = pair_accuracy(clean, attacked, fooled)
+    drawn = draws @ total
+    resampled = (draws @ right)[drawn > 0] / drawn[drawn > 0]
     low, high = np.percentile(resampled, [2.5, 97.5])
-    shares = rights[totals > 0] / totals[totals > 0]
+    shares = right[total > 0] / total[total > 0]
     if len(shares) and np.ptp(shares) < 1e-9:
-        low, high = wilson_interval(value * len(shares), len(shares))
-    return Accuracy(value, float(low), float(high), int(pairs.sum()))
+        low, high = wilson_interval(right.sum() / total.sum() * len(shares), len(shares))
+    return float(low), float(high)
 
 
 def area(clean: np.ndarray, adversarial: np.ndarray) -> float:

@@ -5,7 +5,7 @@ Attacks and feature maps are computed once for all trainings; all of them are te
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,26 +18,25 @@ from flax import nnx
 from rich.console import Console
 
 from srdef import batching
-from srdef.datasets.crops import source_image
 from srdef.detection import joint
 from srdef.detection.experiment import (
     Result,
     adversarial,
     check,
     judge,
-    side_by_side,
     split,
     start,
 )
 from srdef.detection.network import ManifoldClassifier, detect
-from srdef.detection.pairs import Accuracy, Pairs, accuracy_of
+from srdef.detection.pairs import Accuracy, Pairs, accuracy_of, rate_of, sources_of
 from srdef.detection.sweep import Setting, Sweep
+from srdef.detection.threads import side_by_side
 from srdef.detection.training import create, scores
 from srdef.errors import InputError
 from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
-from srdef.metrics import Rate, rate
+from srdef.metrics import Rate
 from srdef.programs import jit
 from srdef.storage.fingerprint import code_digest, digest
 
@@ -122,10 +121,13 @@ def run(
         )
         correct = replace(correct, reporter=Reporter(console))
     _attack(correct, reporter, workers)
-    train_rows, test_rows = split(correct, options["test_share"], workdir)
+    sources = sources_of(correct.dataset)
+    train_rows, test_rows = split(correct, sources, options["test_share"], workdir)
     parts = _pairs(correct, attacks, models, (train_rows, test_rows))
-    names = [correct.dataset.names[row] for row in test_rows]
-    sweep = Sweep(config, workdir, models, parts, names, experiment.seed, report if processes.first else None)
+    tested_of = [sources[row] for row in test_rows]
+    sweep = Sweep(
+        config, workdir, models, parts, tested_of, experiment.seed, report if processes.first else None
+    )
     if processes.count > 1:
         sweep.share(processes)
         if not processes.first:
@@ -142,8 +144,10 @@ def run(
     tested = correct.select(test_rows)
     judged, both = side_by_side(
         [
-            partial(judge, correct, model, training, testing, test_rows, attacks, batch_size, workers),
-            partial(joint.attack_both, tested, model, **study["joint"]),
+            partial(
+                judge, correct, model, training, testing, test_rows, sources, attacks, batch_size, workers
+            ),
+            partial(joint.attack_both, tested, model, tested_of, **study["joint"]),
         ],
         workers,
     )
@@ -151,12 +155,9 @@ def run(
         settings,
         best,
         judged,
-        {
-            part: len({source_image(correct.dataset.names[row]) for row in rows})
-            for part, rows in (("train", train_rows), ("test", test_rows))
-        },
-        _by_folder(clean, attacked, testing.fooled, names),
-        {label: _called_clean(correct, model, label, test_rows) for label in study["controls"]},
+        {"train": len({sources[row] for row in train_rows}), "test": len(set(tested_of))},
+        _by_folder(clean, attacked, testing.fooled, tested.dataset.names, tested_of),
+        {label: _called_clean(correct, model, label, test_rows, tested_of) for label in study["controls"]},
         both,
     )
 
@@ -230,20 +231,26 @@ def _feature_maps(
 
 
 def _by_folder(
-    clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, names: list[str]
+    clean: np.ndarray,
+    attacked: np.ndarray,
+    fooled: np.ndarray,
+    names: Sequence[str],
+    sources: list[str],
 ) -> dict[str, Accuracy]:
     folders = np.array([name.partition("/")[0] if "/" in name else "" for name in names])
     found = {}
     for folder in dict.fromkeys(folders.tolist()):
         rows = np.flatnonzero(folders == folder)
         if fooled[:, rows].any():
-            its = [names[row] for row in rows]
+            its = [sources[row] for row in rows]
             found[folder] = accuracy_of(clean[rows], attacked[:, rows], fooled[:, rows], its)
     return found
 
 
-def _called_clean(run: Run, model: ManifoldClassifier, label: str, rows: np.ndarray) -> Rate:
+def _called_clean(
+    run: Run, model: ManifoldClassifier, label: str, rows: np.ndarray, sources: list[str]
+) -> Rate:
     """The share of the images under a perturbation, fooling or not, that are called clean."""
     pixels, _ = adversarial(run, label, rows)
     logits = batching.map_batches(detect, (model,), (pixels,), batch_size=run.experiment.batch_size)
-    return rate(logits <= 0)
+    return rate_of(logits <= 0, sources)

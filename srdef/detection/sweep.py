@@ -47,8 +47,8 @@ class Sweep:
         By how many blocks are trained.
     parts : dict
         By endpoint the pairs to train on and to test with.
-    names : list of str
-        Of the images to test with.
+    sources : list of str
+        For each image to test with, what it was cut from.
     seed : int
     report : callable, optional
         Called once with each setting.
@@ -58,7 +58,7 @@ class Sweep:
     workdir: Path
     models: dict[int, ManifoldClassifier]
     parts: dict[str, tuple[Pairs, Pairs]]
-    names: list[str]
+    sources: list[str]
     seed: int
     report: Callable[[Setting], None] | None = None
     _reported: set[tuple[int, int]] = field(default_factory=set, init=False)
@@ -89,7 +89,7 @@ class Sweep:
         setting = Setting(
             blocks,
             count,
-            accuracy_of(clean, attacked, testing.fooled, self.names),
+            accuracy_of(clean, attacked, testing.fooled, self.sources),
             area(clean, attacked[testing.fooled]),
             read_metrics(folder / "metrics.jsonl")[-1]["train_accuracy"],
         )

@@ -21,6 +21,7 @@ def to_json(result: Result) -> str:
 def _numbers(result: Result) -> dict[str, Any]:
     return {
         "images": result.images,
+        "intervals": _intervals(result),
         "pairs": result.pairs,
         "pair_accuracy": result.accuracy,
         "roc_auc": result.auc,
@@ -34,6 +35,15 @@ def _numbers(result: Result) -> dict[str, Any]:
             for defense, row in result.called_clean.items()
         },
     }
+
+
+def _intervals(result: Result) -> str:
+    if not result.grouped:
+        return "95 % Wilson intervals"
+    return (
+        "95 % bootstrap intervals over the source images (Wilson's, of as many images, where all of these "
+        "agree or none has a second image)"
+    )
 
 
 def to_markdown(result: Result) -> str:
@@ -63,7 +73,7 @@ def to_markdown(result: Result) -> str:
         lines.append(labels.row([defense, *cells]))
     lines += [
         "",
-        "In brackets 95 % Wilson intervals. Only adversarial images that fool the classifier; all images "
+        f"In brackets {_intervals(result)}. Only adversarial images that fool the classifier; all images "
         "in 8 bits. The column `clean` of a defense, and a row that only resizes, are the controls: a "
         "detector that answers to resampling moves there too. The paper: about 91 % of super-resolved "
         "adversarial images are called clean.",
@@ -134,13 +144,8 @@ def study_to_markdown(study: Study) -> str:
             for attacker, row in study.both.items()
         ),
         "",
-        "The shares are those of all test images.",
+        f"The shares are those of all test images, in brackets {_intervals(study.result)}.",
     ]
-    if study.sources["test"] < study.result.images["test"]:
-        lines[-1] += (
-            " Wilson intervals take crops of one image for independent images: where these are alike, the "
-            "intervals are too narrow."
-        )
     return "\n".join(lines) + "\n"
 
 

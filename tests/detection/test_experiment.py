@@ -22,7 +22,7 @@ from srdef.detection import experiment as evaluation
 from srdef.detection import network as network_module
 from srdef.detection import training
 from srdef.detection.pairs import split_by_image
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate
 from srdef.reporting import figure_parts, figures
@@ -115,6 +115,26 @@ def test_the_predicted_class_can_be_the_label(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "train", lambda detector, *_: detector)
     result = evaluation.run({**run_config(), "dataset": source}, tmp_path, quiet())
     assert result.images == {"train": 3, "test": 1}
+
+
+def test_a_photograph_and_its_copy_are_on_one_side(tmp_path, monkeypatch):
+    """Also in a run, and they are one observation of its intervals."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pixels):
+        for name in (f"{i}.png", f"z{i}.bmp"):
+            Image.fromarray(image).save(tmp_path / "photos" / name)
+    source = {"name": "folder", "path": str(tmp_path / "photos"), "size": 64, "labels": "predicted"}
+    monkeypatch.setattr(evaluation, "train", lambda detector, *_: detector)
+    with pytest.warns(SrdefWarning, match="5 of 10 source images hold the pixels of others, as z0.bmp those"):
+        result = evaluation.run({**run_config(), "dataset": source}, tmp_path, quiet())
+    tested = json.loads((tmp_path / "images.json").read_text())["test"]
+    assert sorted(tested) == [*tested[:2], *(f"z{name[0]}.bmp" for name in tested[:2])]
+    assert result.images == {"train": 6, "test": 4}
+    assert result.grouped
+    assert "bootstrap intervals over the source images" in to_markdown(result)
+    called = result.called_clean["as they are"]["clean"]
+    assert (called.total, called.low < called.value or called.high > called.value) == (4, True)
 
 
 def test_an_attack_that_fools_no_test_image():

@@ -1,6 +1,7 @@
 """Many trainings on the same features, and the attack on classifier and detector together."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from srdef.commands import manifold as script
 from srdef.detection import joint, study, sweep, training
 from srdef.detection.experiment import Result
 from srdef.detection.network import detect
-from srdef.detection.pairs import Accuracy, accuracy_of, pair_accuracy
+from srdef.detection.pairs import Accuracy, accuracy_of, pair_accuracy, rate_of
 from srdef.detection.victim import WithDetector, lead_over_both
 from srdef.errors import InputError
 from srdef.evaluation.progress import Reporter
@@ -174,6 +175,39 @@ def test_source_images_that_all_agree_leave_an_interval(sources, share):
     assert found.high - found.low > 0.3
 
 
+def test_shares_of_crops_have_intervals_over_source_images():
+    """Crops that agree are one observation: of 4 and of 400 crops of each the interval is the same."""
+    rng = np.random.default_rng(3)
+    right = rng.uniform(size=60) < 0.7
+    names = [f"photos/{i}.png" for i in range(60)]
+    assert rate_of(right, names) == rate(right)  # Wilson's, of independent images
+    few, many = (rate_of(np.repeat(right, n), [f"{name}#{i}" for name in names for i in range(n)])
+                 for n in (4, 400))  # fmt: skip
+    assert (few.successes, few.total) == (4 * right.sum(), 240)
+    assert (few.low, few.high) == pytest.approx((many.low, many.high))
+    # The closed form of a mean of 60: 1.96 sqrt(p (1 - p) / 60) to both sides.
+    spread = 1.96 * np.sqrt(few.value * (1 - few.value) / 60)
+    assert (few.low, few.high) == pytest.approx((few.value - spread, few.value + spread), abs=0.025)
+    none = rate_of(np.zeros(0, bool), [])
+    assert (none.total, none.low, none.high) == (0, 0, 1)
+    alike = rate_of(np.ones(20, bool), [f"{i // 4}.png#{i % 4}" for i in range(20)])
+    assert (alike.low, alike.high) == pytest.approx(wilson_interval(5, 5))
+
+
+def test_intervals_of_crops_cover_the_truth():
+    """About 95 of 100 do; of crops taken for independent images far fewer."""
+    rng = np.random.default_rng(0)
+    names = [f"{i // 5}.png#{i % 5}" for i in range(200)]
+    covered = np.zeros(2)
+    for _ in range(200):
+        photographs = rng.choice([0.45, 0.95], 40).repeat(5)
+        drawn = rng.uniform(size=200) < photographs
+        for which, found in enumerate((rate_of(drawn, names), rate(drawn))):
+            covered[which] += found.low <= 0.7 <= found.high
+    assert covered[0] >= 182
+    assert covered[1] <= 178
+
+
 @pytest.fixture(scope="module")
 def model():
     options = {"blocks": 1, "hidden": 8, "dropout": 0.5}
@@ -268,6 +302,10 @@ def test_the_tables_of_a_study():
         "train_accuracy": 0.9,
     }
     assert numbers["both"][joint.BOTH]["both"]["value"] is None
+    assert numbers["result"]["intervals"] == "95 % Wilson intervals"
+    grouped = replace(found, result=replace(found.result, grouped=True))
+    assert text.count("95 % Wilson intervals") == 2
+    assert detection_tables.study_to_markdown(grouped).count("bootstrap intervals over the source") == 3
 
 
 def test_the_figure_has_a_line_for_each_number_of_blocks():

@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
-from srdef import models
+from srdef import datasets, models
+from srdef.datasets import base
 from srdef.detection import network as network_module
 from srdef.detection import training as detector_training
-from srdef.detection.pairs import Pairs, pair_accuracy, split_by_image
-from srdef.errors import InputError
+from srdef.detection.pairs import Pairs, pair_accuracy, sources_of, split_by_image
+from srdef.errors import InputError, SrdefWarning
 from srdef.storage.fingerprint import digest
 from srdef.training.checkpoints import Checkpoints
 
@@ -58,6 +60,35 @@ def test_crops_of_one_image_are_on_one_side():
     assert not sides[0] & sides[1]
     assert [len(side) for side in sides] == [7, 3]
     assert [len(train), len(test)] == [21, 9]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_copies_of_a_photograph_are_on_one_side(on_disk, tmp_path, monkeypatch):
+    """By their pixels: a copy in another folder, of another name and format, is no other photograph."""
+    rng = np.random.default_rng(0)
+    photographs = rng.integers(0, 256, (8, 32, 64, 3), np.uint8)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for i, pixels in enumerate(photographs):
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{i}.png")
+        if i < 3:
+            Image.fromarray(pixels).save(tmp_path / "b" / f"copy {i}.bmp")
+    if on_disk:
+        monkeypatch.setattr(base, "LARGEST_IN_MEMORY", 0)
+    paths = [str(tmp_path / "a"), str(tmp_path / "b")]
+    dataset = datasets.load("crops", paths=paths, side=32, keep=False)
+    assert isinstance(dataset.pixels, np.ndarray) != on_disk
+    with pytest.warns(SrdefWarning, match=r"3 of 11 source images hold the pixels of others, as b/copy 0"):
+        sources = sources_of(dataset)
+    assert sources == [f"a/{i}.png" for i in [*range(8), *range(3)] for _ in range(2)]
+    for seed in range(5):
+        train, test = split_by_image(sources, 0.5, seed)
+        sides = [{dataset.batch(row[None]).tobytes() for row in rows} for rows in (train, test)]
+        assert not sides[0] & sides[1]
+    alone = dataset.select(slice(0, 16))  # without copies it is the split by names
+    np.testing.assert_array_equal(
+        split_by_image(sources_of(alone), 0.5, 0)[1], split_by_image(alone.names, 0.5, 0)[1]
+    )
 
 
 @pytest.mark.parametrize("names", [["a.png"], ["a.png#0", "a.png#1"]])
