@@ -7,6 +7,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from srdef.errors import InputError
+from srdef.paths import expanded
+
 # Set by `keep_programs`, or by whoever runs srdef: JAX reads them when it is imported.
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _MINIMUM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
@@ -24,7 +27,7 @@ def folder() -> Path:
     import pooch  # here, as it takes a while, and a command hears Ctrl-C first
 
     chosen = os.environ.get("SRDEF_CACHE", "")
-    return Path(pooch.os_cache("srdef") if chosen in ("", "off") else chosen).expanduser()
+    return expanded(pooch.os_cache("srdef") if chosen in ("", "off") else chosen)
 
 
 def keep_programs() -> None:
@@ -38,10 +41,10 @@ def keep_programs() -> None:
     if os.environ.get("SRDEF_CACHE") == "off":
         return
     if _FOLDER not in os.environ:
-        programs = folder() / "jax"
         try:
+            programs = folder() / "jax"
             programs.mkdir(parents=True, exist_ok=True)
-        except OSError:
+        except (OSError, InputError):
             return
         _make_room(programs)
         os.environ[_FOLDER] = str(programs)

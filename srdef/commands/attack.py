@@ -35,6 +35,7 @@ from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.evaluation.experiment import make_defense
 from srdef.evaluation.plain_data import LARGEST_SEED
+from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.reporting import gray_box_files
 from srdef.reporting.robust_accuracy import RobustAccuracy, radius
@@ -250,7 +251,7 @@ def run(options: argparse.Namespace) -> None:
     config = settings(options)
     if options.trace and not options.output:
         raise InputError("--trace leaves a picture and a table: say where, --output=FOLDER")
-    folder = Path(options.output).expanduser() if options.output else None
+    folder = expanded(options.output) if options.output else None
     if folder is not None:
         cli.refuse_another(folder, config, options.overwrite, option="--output")
         files.check_writable(folder / "config.json")

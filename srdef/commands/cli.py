@@ -21,6 +21,7 @@ from srdef.batching import is_out_of_memory
 from srdef.commands import configuration
 from srdef.errors import InputError
 from srdef.evaluation import plain_data, schema
+from srdef.paths import expanded
 
 # Labels and paths are printed as they are: "[/2]" is no markup.
 console = Console(markup=False)
@@ -134,7 +135,7 @@ def parse(name: str, text: str, command: Command, arguments: Sequence[str]) -> a
         if options.workdir is None and not command.schema:
             raise InputError("say which folder: --workdir=FOLDER")
         default = Path("workdir") / configuration.label(chosen) if command.schema else None
-        options.workdir = Path(options.workdir).expanduser() if options.workdir else default
+        options.workdir = expanded(options.workdir) if options.workdir else default
     return options
 
 

@@ -21,6 +21,7 @@ from srdef.errors import InputError
 from srdef.evaluation import fields, schema
 from srdef.evaluation.plain_data import brief, check_plain, literal
 from srdef.own_code.by_name import look_in
+from srdef.paths import expanded
 
 FOLDER = Path(srdef.configs.__path__[0])
 
@@ -67,7 +68,7 @@ def load(text: str) -> dict[str, Any]:
             )
         file = FOLDER / f"{name}.py"
     else:
-        file = Path(name).expanduser()
+        file = expanded(name)
         if not file.is_file():
             known = file.stem in names() and f"; a configuration that comes with srdef: {file.stem}"
             raise InputError(f"configuration {file}: no such file{known or ''}")

@@ -9,11 +9,11 @@ Without `--output` the file must be the published one; `weights=VARIANT` (or, bu
 """
 
 import argparse
-from pathlib import Path
 
 from srdef import models
 from srdef.commands import cli
 from srdef.errors import InputError
+from srdef.paths import expanded
 from srdef.weights import catalog, download
 
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 def convert(name: str, file: str, into: str | None = None, variant: str | None = None) -> None:
     """Convert the weights `file` of the network `name`, into the cache or into another file."""
     if into is not None:
-        output = Path(into)
+        output = expanded(into)
         if output.suffix != ".safetensors":
             raise InputError(f"--output must end in .safetensors, not {output.name!r}")
         if variant is not None:
@@ -57,7 +57,7 @@ def convert(name: str, file: str, into: str | None = None, variant: str | None =
             )
     else:
         published = find(name, variant)
-        download.verify(Path(file), published.digest)
+        download.verify(expanded(file), published.digest)
         output = download.converted_path(published)
         download.make_cache_folder()
     models.convert(name, file, output)

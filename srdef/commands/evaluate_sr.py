@@ -24,6 +24,7 @@ from srdef import models
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.paths import expanded
 from srdef.storage import files
 from srdef.training import patches, quality
 from srdef.training.quality import Quality
@@ -125,7 +126,7 @@ def main(names: list[str], folders: list[str], written: Sequence[str] = ()) -> N
         if Path(file).suffix not in WRITERS:
             raise InputError(f"table {file}: unknown kind; choose from: {', '.join(WRITERS)}")
         files.check_writable(file)
-        if not Path(file).absolute().parent.is_dir():
+        if not expanded(file).absolute().parent.is_dir():
             raise InputError(f"table {file}: its folder does not exist")
     networks = dict(zip(labels(names), map(load, names), strict=True))
     rows = evaluate(networks, folders)

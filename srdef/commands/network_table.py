@@ -16,6 +16,7 @@ from srdef import models
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.models import cost
+from srdef.paths import expanded
 from srdef.storage.files import write_atomically
 from srdef.weights import catalog
 
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
     if options.document is None:
         print(text())
         return
-    path = Path(options.document)
+    path = expanded(options.document)
     try:
         write_atomically(path, replaced(path))
     except OSError as error:

@@ -8,7 +8,6 @@ images with `--config.dataset.selection=inception_v3.json`; docs/guides/your-dat
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from srdef.datasets import base
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
 from srdef.evaluation.experiment import check_batch_size
+from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.storage.files import check_writable
 from srdef.storage.fingerprint import digest
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     """Choose and write."""
     if not options.selection:
         raise InputError("say which file to write: --selection=FILE.json")
-    output = Path(options.selection).expanduser()
+    output = expanded(options.selection)
     check_writable(output)  # before the work, not after it
     selection = select(options.config, options.count)
     selection.save(output)

@@ -1,12 +1,12 @@
 """What `srdef attack` is told in words: names with options, lists of them, radii, and where the data lie."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 from srdef import attacks, datasets
 from srdef.commands import configuration
 from srdef.errors import InputError
+from srdef.paths import expanded
 
 
 def specification(text: str, option: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def radii(text: str) -> list[float]:
 
 def data_specification(text: str) -> dict[str, Any]:
     """As `specification`; a folder and an .npz or .npy file stand for the data sets that read them."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if (path.is_file() or "=" not in text) and path.suffix in (".npz", ".npy"):
         return {"name": "arrays", "path": text}
     if text not in datasets.list_names() and path.is_dir():

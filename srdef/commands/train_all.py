@@ -20,6 +20,7 @@ from srdef.commands import cli, configuration, evaluate_sr, train_sr
 from srdef.configs import train_edsr
 from srdef.errors import InputError
 from srdef.evaluation import schema
+from srdef.paths import expanded
 from srdef.storage import files
 from srdef.training import patches
 
@@ -116,7 +117,7 @@ def check(networks: list[str], configs: dict[str, ConfigDict], folders: list[str
     """Whether everything that is needed late is there now: before hours of training, not after."""
     for number, network in enumerate(networks):
         config, parent = configs[network], PARENTS.get(network)
-        if parent and parent not in networks[:number] and not Path(config.initial_weights).exists():
+        if parent and parent not in networks[:number] and not expanded(config.initial_weights).exists():
             raise InputError(
                 f"{network} starts from {parent}: train that before, or put its weights at "
                 f"{config.initial_weights}"
@@ -172,7 +173,7 @@ def main(options: argparse.Namespace, workdir: Path, output: Path) -> None:
 def run(options: argparse.Namespace) -> None:
     if not options.train_folder:
         raise InputError("say what to train on: --train_folder=FOLDER, or tfds:div2k")
-    main(options, options.workdir, Path(options.weights_folder or options.workdir / "weights"))
+    main(options, options.workdir, expanded(options.weights_folder or options.workdir / "weights"))
 
 
 COMMAND = cli.Command(run, workdir=True, options=add_options)

@@ -34,6 +34,7 @@ from srdef.commands import cli, processes
 from srdef.configs import train_edsr
 from srdef.errors import InputError
 from srdef.evaluation.processes import ALONE, Processes
+from srdef.paths import expanded
 from srdef.storage import files
 from srdef.training import budget, export, quality, srgan, super_resolution, together
 from srdef.training.patches import count_shared, digest_of_folder, read_folder, short_names, warn_of_shared
@@ -84,8 +85,9 @@ def identity(config: ConfigDict) -> dict[str, Any]:
 def _contents(config: ConfigDict) -> dict[str, str]:
     """Hashes of the training images and of the weights to start from, where they are files that are there."""
     found = {"train_folder": digest_of_folder(config.train_folder)}
-    if Path(config.initial_weights).is_file():
-        found["initial_weights"] = hashlib.sha256(Path(config.initial_weights).read_bytes()).hexdigest()
+    start = expanded(config.initial_weights)
+    if start.is_file():
+        found["initial_weights"] = hashlib.sha256(start.read_bytes()).hexdigest()
     return {field: value for field, value in found.items() if value}
 
 

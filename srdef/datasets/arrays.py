@@ -11,6 +11,7 @@ import numpy as np
 from srdef.datasets.base import REGISTRY, Entry, Example, Source
 from srdef.datasets.files import stamp
 from srdef.errors import InputError
+from srdef.paths import expanded
 
 # What the fields of an .npz file are usually called.
 IMAGE_FIELDS = ("images", "image", "x", "X", "x_test", "X_test", "test_images", "data", "arr_0")
@@ -59,10 +60,10 @@ def arrays(
     if (path is None) == (images is None):
         raise InputError("data set 'arrays': give either path or images")
     if path is not None:
-        images, found = _read(Path(path).expanduser(), image_field, label_field, labels is None)
+        images, found = _read(expanded(path), image_field, label_field, labels is None)
         labels = found if labels is None else labels
     if isinstance(labels, str | Path) and labels != "predicted":
-        where_labels, labels = str(labels), _load(Path(labels).expanduser())
+        where_labels, labels = str(labels), _load(expanded(labels))
     else:
         where_labels = where
     return _source(images, labels, where, where_labels, num_classes, channels_first)

@@ -12,6 +12,7 @@ from srdef.datasets.base import REGISTRY, Example, Source
 from srdef.datasets.files import existing_folder
 from srdef.datasets.published import CIFAR
 from srdef.errors import InputError
+from srdef.paths import expanded
 from srdef.validation import check_choice
 from srdef.weights import download, numpy_pickles
 
@@ -181,7 +182,7 @@ def _read_all(
     """Which version is there, and what is in its files, each with the words for it in messages."""
     if path is None:
         return versions[0], _read_archive(download.fetch(CIFAR[name]), versions[0].files)
-    given = Path(path).expanduser()
+    given = expanded(path)
     if given.is_file():
         version = next((version for version in versions if given.name == version.archive), versions[0])
         return version, _read_archive(given, version.files)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from srdef.errors import InputError, warn
+from srdef.paths import expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -20,7 +21,7 @@ def existing_folder(path: str | Path) -> Path:
     """`path` as a Path, `~` expanded; InputError unless it is a folder that can be read."""
     if str(path) == "":  # which Path takes for the current folder
         raise InputError("an empty path names no folder")
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     try:
         next(folder.iterdir(), None)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from srdef.datasets.files import SUFFIXES, existing_folder, list_images, parse_l
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.datasets.reading import read_image
 from srdef.errors import InputError
+from srdef.paths import expanded
 
 
 @REGISTRY.register("imagenet2012")
@@ -71,7 +72,7 @@ def imagenet2012(path: str | Path, labels: str | Path | None = None) -> Source:
 def _file_of_labels(root: Path, labels: str | Path | None) -> Path:
     chosen = [root / "val.txt", root.parent / "val.txt"]
     if labels:
-        chosen = [root / labels, Path(labels).expanduser()]
+        chosen = [root / labels, expanded(labels)]
     for file in chosen:
         if file.is_file():
             return file

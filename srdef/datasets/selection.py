@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from srdef.errors import InputError
+from srdef.paths import expanded
 from srdef.storage.files import write_atomically
 from srdef.validation import check_count
 
@@ -60,7 +61,7 @@ class Selection:
         InputError
             If the file cannot be written.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,8 +77,9 @@ class Selection:
         InputError
             Names the file, if it cannot be read, or its lists are not what `save` writes.
         """
+        file = expanded(path)
         try:
-            content: dict[str, Any] = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             selection = cls(**content)
         except OSError as error:
             raise InputError(f"selection {path}: cannot be read ({error.strerror})") from None

@@ -10,6 +10,7 @@ from srdef.datasets.base import REGISTRY, Entry, Example, Source
 from srdef.datasets.imagenet_classes import imagenet_class_names, imagenet_wordnet_ids
 from srdef.datasets.reading import read_array
 from srdef.errors import InputError
+from srdef.paths import expanded
 
 
 def open_builder(dataset: str, where: str, data_dir: str | Path | None = None) -> Any:
@@ -32,6 +33,7 @@ def open_builder(dataset: str, where: str, data_dir: str | Path | None = None) -
     # Imported here: the package takes a while and is not needed for the other data sets.
     import tensorflow_datasets
 
+    data_dir = data_dir and expanded(data_dir)
     try:
         return tensorflow_datasets.builder(dataset, data_dir=data_dir)
     except tensorflow_datasets.core.DatasetNotFoundError:

@@ -12,6 +12,7 @@ import numpy as np
 from srdef.defenses.options import check_integer
 from srdef.errors import InputError
 from srdef.images import to_uint8
+from srdef.paths import expanded
 from srdef.storage.files import replacing
 
 
@@ -58,7 +59,7 @@ class PatchBank:
 
 def _archive(path: str | Path) -> Path:
     """`path` with the suffix `.npz`."""
-    path = Path(path)
+    path = expanded(path)
     return path if path.suffix == ".npz" else Path(f"{path}.npz")
 
 

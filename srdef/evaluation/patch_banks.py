@@ -1,15 +1,15 @@
 """What the patches of a defense by quilting may be made of."""
 
-from pathlib import Path
 from typing import Any
 
 from srdef.errors import InputError
+from srdef.paths import expanded
 
 
 def _place(dataset: dict[str, Any]) -> tuple[Any, Any]:
     """What a data set is called, and the one folder or file that its path leads to."""
     path = dataset.get("path") or None
-    return dataset.get("name"), path and Path(path).expanduser().resolve()
+    return dataset.get("name"), path and expanded(path).resolve()
 
 
 def refuse_own_patches(label: str, specification: Any, dataset: dict[str, Any]) -> None:

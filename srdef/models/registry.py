@@ -9,6 +9,7 @@ from flax import nnx
 
 from srdef.errors import InputError
 from srdef.models.frameworks import wrap
+from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.registry import Registry, check_options
 from srdef.validation import check_count, check_flags
@@ -106,8 +107,9 @@ def create(
     elif entry is not None:
         _load_file(module, catalog.locate(entry), entry.sha256)
     else:
-        _check_file(name, Path(str(weights)))
-        _load_file(module, Path(str(weights)))
+        file = expanded(str(weights))
+        _check_file(name, file)
+        _load_file(module, file)
     return module
 
 
@@ -161,7 +163,7 @@ def convert(name: str, file: str | Path, output: str | Path) -> None:
     """
     builder = REGISTRY.builder(name)
     module = nnx.eval_shape(lambda: builder(rngs=nnx.Rngs(0)))
-    _load_file(module, Path(file))
+    _load_file(module, expanded(file))
     loading.save_safetensors(module, output)
 
 

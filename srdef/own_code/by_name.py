@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from srdef.errors import InputError, warn
+from srdef.paths import expanded
 
 # The modules that names with a colon have led to, by name.
 _imported: dict[str, ModuleType] = {}
@@ -79,7 +80,7 @@ def _named_module(where: str, name: str) -> ModuleType:
 
 
 def _file_module(where: str, name: str, place: str) -> ModuleType:
-    path = Path(place).expanduser()
+    path = expanded(place)
     candidates = [_places[name]] if name in _places else [folder / path for folder in (Path.cwd(), *_folders)]
     for file in candidates:
         if file.is_file():

@@ -12,6 +12,7 @@ from srdef.detection.network import hidden_features
 from srdef.errors import InputError
 from srdef.evaluation.run import Run
 from srdef.interpret import features, pca
+from srdef.paths import expanded
 from srdef.reporting import plots, scatter_html, style
 from srdef.reporting.figure_parts import only_entry, start, title_of, write_numbers
 from srdef.reporting.plots import PointSet
@@ -23,7 +24,7 @@ def _hidden(config: dict[str, Any], run: Run, pixels: np.ndarray) -> np.ndarray:
     size = run.experiment.batch_size
     if not config["detector"]:
         return features.last_hidden_layer(run.experiment.classifier, pixels, batch_size=size)
-    detector = training.load(Path(config["detector"]))
+    detector = training.load(expanded(config["detector"]))
     return hidden_features(detector, images.from_uint8(images.to_uint8(pixels)), batch_size=size)
 
 
@@ -31,7 +32,7 @@ def unseen(config: dict[str, Any]) -> Run:
     """The run about the first `config.images` images that the detector, if any, was not trained on."""
     run = start(config)
     if config["detector"]:
-        seen = training.trained_on(Path(config["detector"]))
+        seen = training.trained_on(expanded(config["detector"]))
         run = run.select(~np.array(of_same_images(run.dataset.names, seen)))
     return run.select(slice(config["images"]))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srdef.errors import InputError
+from srdef.paths import expanded
 
 if TYPE_CHECKING:  # a name alone, and a second of every script's start
     from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     InputError
         Names the file, if it cannot be written: a full disk, a missing folder, a folder in its place.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.name:
         raise InputError(f"cannot write {path} (not the name of a file)")
     unfinished = _beside(path)
@@ -79,7 +80,7 @@ def check_writable(path: str | Path) -> None:
 
     Folders that are still to be made do not count: the first one that is there must take a file.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; say which file to write")

@@ -16,6 +16,7 @@ from srdef.datasets.files import SUFFIXES, existing_folder, list_images
 from srdef.datasets.reading import read_array, read_image
 from srdef.datasets.tfds import open_builder
 from srdef.errors import InputError, warn
+from srdef.paths import expanded
 
 # Low-resolution pixels cut off around each patch, so that its border is made from real neighbours.
 MARGIN = 4
@@ -93,7 +94,7 @@ def short_names(folders: Sequence[str]) -> list[str]:
 
 def digest_of_folder(folder: str) -> str:
     """A hash of the images below a folder: their names, sizes and first bytes; "" if it is not there."""
-    if not Path(folder).expanduser().is_dir():
+    if not expanded(folder).is_dir():
         return ""
     sha, root = hashlib.sha256(), existing_folder(folder)
     for path in list_images(root):

@@ -27,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srdef import batching, interrupts, memory, models
 from srdef.errors import InputError, warn
 from srdef.models.protocols import SuperResolutionNetwork
+from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.storage import files
 from srdef.training import together
@@ -143,7 +144,7 @@ def initial_network(config: ml_collections.ConfigDict) -> SuperResolutionNetwork
     InputError
         For an unknown network, one that does not enlarge, or weights that do not fit.
     """
-    file = Path(config.initial_weights)
+    file = expanded(config.initial_weights)
     own_layout = file.suffix in (".safetensors", ".npz")
     weights = config.initial_weights if config.initial_weights and not own_layout else None
     network = models.create(config.network, seed=config.seed, weights=weights, **config.network_options)

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 
 from srdef.errors import InputError
+from srdef.paths import expanded
 from srdef.weights import archives, hdf5, numpy_pickles, torch_files
 
 TORCH_SUFFIXES = (".pth", ".pt")
@@ -75,7 +76,7 @@ def read(path: str | Path, *, sha256: str | None = None, needed: int | None = No
         If the file cannot be read, has another hash, is damaged, too large, or asks for anything but
         tensors.
     """
-    path = Path(path)
+    path = expanded(path)
     parse = _READERS.get(path.suffix)
     if parse is None:
         raise InputError(f"weights file {path}: unknown kind; choose from: {', '.join(_READERS)}")

@@ -17,6 +17,7 @@ from srdef import datasets
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
+from srdef.paths import expanded
 from srdef.storage.files import check_writable, for_json, write_atomically
 
 
@@ -74,7 +75,7 @@ class Settings:
                 raise InputError(f"--{name} must be above 0 seconds, not {getattr(options, name)}")
         if options.ahead is not None and not options.ahead >= 0:
             raise InputError(f"--ahead must be at least 0 seconds, not {options.ahead}")
-        file = options.write
+        file = options.write = options.write and expanded(options.write)
         if file is not None and (file.suffix != ".md" or file.is_dir() or not file.parent.is_dir()):
             raise InputError(f"--write must be a file FILE.md in a folder that is there, not {str(file)!r}")
         if file is not None:
