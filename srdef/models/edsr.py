@@ -5,6 +5,7 @@ Layout and names of the hyper-parameters follow the official PyTorch code (sangh
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,11 @@ class EDSR(nnx.Module):
         self.body_end = conv3x3(features, features, rngs)
         self.upsample = nnx.List(conv3x3(features, features * r * r, rngs) for r in self.stages)
         self.tail = conv3x3(features, 3, rngs)
+
+    def beside_tensors(self) -> dict[str, Any]:
+        """What no tensor says: see `srdef.weights.loading.check_settings`."""
+        residual_scale = self.blocks[0].residual_scale
+        return {"rgb_range": self.rgb_range, "residual_scale": residual_scale, "mean": list(self.mean)}
 
     def check_published(self, tensors: Mapping[str, np.ndarray]) -> None:
         """InputError if a published file takes off another mean: its weights are of another range of levels.

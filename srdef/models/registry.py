@@ -188,6 +188,7 @@ def _check_file(name: str, file: Path) -> None:
 
 def _load_file(module: nnx.Module, file: Path, sha256: str | None = None) -> None:
     tensors = readers.read(file, sha256=sha256, needed=loading.size_in_bytes(module))
+    loading.check_settings(module, file)
     keras = file.suffix in readers.KERAS_SUFFIXES
     convert_layout = loading.convert_keras if keras else loading.convert_named
     tensors = convert_layout(module, tensors, str(file))

@@ -64,6 +64,10 @@ class VGG19(PooledClassifier):
             stages.append(nnx.List(stage))
         self.stages = nnx.List(stages)
 
+    def beside_tensors(self) -> dict[str, str]:
+        """What no tensor says: see `srdef.weights.loading.check_settings`."""
+        return {"input": self.normalise.__name__.removesuffix("_input")}
+
     def endpoints(self, images: jax.Array) -> dict[str, jax.Array]:
         """Feature maps by name: `conv1_1` to `conv5_4`, each after its ReLU."""
         check_pixels(images, smallest=SMALLEST_SIDE)

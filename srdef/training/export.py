@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from matplotlib.figure import Figure
 
@@ -101,7 +100,7 @@ def save_weights(network: Any, path: Path, storage: str = "float32", photographs
         for name, variable in variables.items():
             if isinstance(variable, nnx.Param):
                 tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
-    files.write_atomically(path, safetensors.numpy.save(tensors))
+    files.write_atomically(path, loading.to_bytes(network, tensors))
     return stored
 
 

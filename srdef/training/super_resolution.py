@@ -128,6 +128,7 @@ def load_initial(network: Any, file: Path) -> None:
         If the file cannot be read, or differs in more than the upsampling.
     """
     tensors = readers.read(file, needed=loading.size_in_bytes(network))
+    loading.check_settings(network, file)
     own = loading.flatten(network)
     for name, array in own.items():
         if name.startswith("upsample.") and tensors.get(name, array[:0]).shape != array.shape:
@@ -270,8 +271,11 @@ def _restored(checkpoints: Checkpoints | None, log: Path, state: Any, mesh: Mesh
         step, state = checkpoints.restore(_everywhere(state, mesh) if alone else together.on_host(state))
         _keep_until(log, step)
         before = max((record.get("seconds", 0.0) for record in read_metrics(log)), default=0.0)
-    step, before = (number.item() for number in together.agreed((np.int32(step), np.float32(before))))
-    return step, before, _everywhere(together.agreed(state) if step else state, mesh)
+    # Tenths, as in the log: of days of seconds float32 would lose some.
+    step, tenths = (
+        number.item() for number in together.agreed((np.int32(step), np.int32(round(10 * before))))
+    )
+    return step, tenths / 10, _everywhere(together.agreed(state) if step else state, mesh)
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:

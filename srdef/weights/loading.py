@@ -4,6 +4,7 @@ In srdef's own layout a tensor's name is its path in the network, joined by dots
 (`blocks.3.conv1.kernel`), and its axes are the network's own.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,10 @@ from flax import nnx
 
 from srdef.errors import InputError
 from srdef.storage.files import replacing
-from srdef.weights import containers
+from srdef.weights import containers, readers
+
+# Under this name a `.safetensors` file has what its network computes with beside its tensors.
+_SETTINGS = "srdef.settings"
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -201,6 +205,37 @@ def _misfits(variables: Mapping[str, nnx.Variable[Any]], tensors: Mapping[str, n
     return problems
 
 
+def to_bytes(network: nnx.Module, tensors: Mapping[str, np.ndarray]) -> bytes:
+    """A `.safetensors` file of tensors of `network`, with its settings beside them."""
+    settings = _settings(network)
+    return safetensors.numpy.save(dict(tensors), {_SETTINGS: json.dumps(settings)} if settings else None)
+
+
+def _settings(network: nnx.Module) -> dict[str, Any]:
+    """What a network computes with beside its tensors, as plain data, by the names of its options."""
+    return network.beside_tensors() if hasattr(network, "beside_tensors") else {}
+
+
+def check_settings(network: nnx.Module, file: str | Path) -> None:
+    """InputError if a file that srdef wrote is of a network with other settings, as another range of levels.
+
+    Its tensors would fit, and mean something else. Other files, and those of an older srdef, say nothing.
+    """
+    text = readers.metadata(file).get(_SETTINGS)
+    if text is None:
+        return
+    try:
+        kept = dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise InputError(f"weights file {file}: the settings in it are damaged") from None
+    for name, value in _settings(network).items():
+        if name in kept and kept[name] != value:
+            raise InputError(
+                f"{file} does not fit {type(network).__name__}: it is of a network with {name} "
+                f"{kept[name]!r}, and this one has {value!r}"
+            )
+
+
 def load(network: nnx.Module, tensors: Mapping[str, np.ndarray], where: str) -> None:
     """Put `tensors` (srdef's layout) into `network`, in place.
 
@@ -250,4 +285,4 @@ def save_safetensors(network: nnx.Module, path: str | Path) -> None:
     """
     tensors = {name: np.ascontiguousarray(array) for name, array in flatten(network).items()}
     with replacing(path) as unfinished:
-        unfinished.write_bytes(safetensors.numpy.save(tensors))
+        unfinished.write_bytes(to_bytes(network, tensors))

@@ -6,6 +6,7 @@ compared with what the network needs.
 
 import hashlib
 import io
+import json
 import math
 import os
 import stat
@@ -98,6 +99,20 @@ def read(path: str | Path, *, sha256: str | None = None, needed: int | None = No
     except Exception as error:  # of garbage, zipfile and h5py raise nearly everything
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"weights file {path}: damaged ({reason:.200})") from None
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What a `.safetensors` file says beside its tensors; nothing of another file, or a damaged one."""
+    path = expanded(path)
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            found = json.loads(file.read(min(length, _LONGEST_HEADER)))["__metadata__"]
+            return {str(name): str(text) for name, text in found.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _bytes(path: Path, limit: int) -> bytes:

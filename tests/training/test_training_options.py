@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flax import nnx
 from PIL import Image
 
 from configs.train_edsr import get_config
-from srdef import models
+from srdef import batching, models
 from srdef.commands import cli
 from srdef.cpu.jaxprs import equations
 from srdef.errors import InputError
@@ -168,6 +169,15 @@ def test_time_is_kept_and_ends_the_training(photographs, tmp_path):
     times = [record["seconds"] for record in super_resolution.read_metrics(tmp_path / "metrics.jsonl")]
     assert len(times) == 3
     assert times == sorted(times)
+
+
+def test_seconds_of_a_year_grow_by_tenths(tmp_path):
+    """In float32 such numbers are whole seconds, and after more of them every second one."""
+    log, state = tmp_path / "metrics.jsonl", {"x": np.zeros(2, np.float32)}
+    log.write_text('{"step": 7, "seconds": 31536000.3}\n')
+    checkpoints = SimpleNamespace(restore=lambda state: (7, state))
+    mesh = batching.data_mesh(jax.devices())
+    assert super_resolution._restored(checkpoints, log, state, mesh)[:2] == (7, 31536000.3)
 
 
 def test_waiting_for_data_is_seen(photographs, tmp_path, monkeypatch):

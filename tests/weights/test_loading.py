@@ -7,8 +7,12 @@ import safetensors.numpy
 import torch
 from flax import nnx
 
+from srdef import models
 from srdef.errors import InputError
+from srdef.models.resnet import caffe_input, torchvision_input
+from srdef.models.vgg import VGG19
 from srdef.storage import files
+from srdef.training import export, super_resolution
 from srdef.weights import loading, readers
 from srdef.weights.loading import Rule
 
@@ -266,3 +270,56 @@ def test_a_loaded_network_goes_through_jit(network):
     loading.load(abstract, loading.flatten(network), "file")
     np.testing.assert_array_equal(compiled(abstract, x), compiled(network, x))
     assert compiled._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [({"rgb_range": 1.0}, {}), ({}, {"rgb_range": 2.0}), ({"residual_scale": 0.1}, {"residual_scale": 0.2})],
+)
+def test_a_file_of_other_settings_is_refused(options, other, tmp_path):
+    """Its tensors fit, and what they compute would be something else."""
+    made, file = {"blocks": 2, "features": 4}, tmp_path / "w.safetensors"
+    network = models.create("edsr", **made, **options)
+    for written in (
+        lambda: loading.save_safetensors(network, file),
+        lambda: export.save_weights(network, file),
+    ):
+        file.unlink(missing_ok=True)
+        written()
+        loaded = models.create("edsr", **made, **options, weights=file)
+        np.testing.assert_array_equal(loading.flatten(loaded)["tail.kernel"], network.tail.kernel[...])
+        name = next(iter({**options, **other}))
+        standard = {"rgb_range": 255.0, "residual_scale": 1.0}
+        values = rf"{options.get(name, standard[name])}, and this one has {other.get(name, standard[name])}"
+        with pytest.raises(InputError, match=rf"w\.safetensors does not fit EDSR: .* {name} {values}"):
+            models.create("edsr", **made, **other, weights=file)
+        with pytest.raises(InputError, match=rf"w\.safetensors does not fit EDSR: .* {name} {values}"):
+            super_resolution.load_initial(models.create("edsr", **made, scale=3, **other), file)
+    # A file that says nothing, of an older srdef, is loaded as before.
+    file.write_bytes(safetensors.numpy.save(loading.flatten(network)))
+    models.create("edsr", **made, **other, weights=file)
+
+
+def test_the_input_of_a_vgg_is_one_of_its_settings(tmp_path):
+    network = nnx.eval_shape(lambda: VGG19(torchvision_input, rngs=nnx.Rngs(0)))
+    tensors = {"a": np.zeros(1, np.float32)}
+    (tmp_path / "w.safetensors").write_bytes(loading.to_bytes(network, tensors))
+    loading.check_settings(network, tmp_path / "w.safetensors")
+    other = nnx.eval_shape(lambda: VGG19(caffe_input, rngs=nnx.Rngs(0)))
+    with pytest.raises(InputError, match="of a network with input 'torchvision', and this one has 'caffe'"):
+        loading.check_settings(other, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{", "3", "[1]"])
+def test_damaged_settings(text, network, tmp_path):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(safetensors.numpy.save(loading.flatten(network), {"srdef.settings": text}))
+    with pytest.raises(InputError, match=r"w\.safetensors: the settings in it are damaged"):
+        loading.check_settings(network, file)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x02\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]"])
+def test_metadata_of_a_damaged_file_are_none(content, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert readers.metadata(tmp_path / "w.safetensors") == {}
+    assert readers.metadata(tmp_path / "none.safetensors") == readers.metadata(tmp_path / "w.npz") == {}
