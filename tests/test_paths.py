@@ -68,7 +68,7 @@ def test_training(home, monkeypatch):
         loading.flatten(network)["tail.kernel"], readers.read(home / "w.safetensors")["tail.kernel"]
     )
     (home / "photographs").mkdir()
-    assert set(train_sr._contents(config)) == {"train_folder", "initial_weights"}
+    assert set(train_sr._contents(config, None)) == {"train_folder", "initial_weights"}
     given = []
     monkeypatch.setattr(train_all, "main", lambda *arguments: given.extend(arguments[1:]))
     run(train_all, "--workdir=~/work", "--train_folder=x", "--weights_folder=~/weights")

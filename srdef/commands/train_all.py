@@ -140,9 +140,13 @@ def main(options: argparse.Namespace, workdir: Path, output: Path) -> None:
             raise InputError(f"unknown network {network!r}; choose from: {', '.join(NETWORKS)}")
     minutes = minutes_of(networks, options.minutes)
     configs = {name: configure(name, options, workdir, output, minutes[name]) for name in networks}
+    # The same for all, as those that `--set` may name.
+    every = configs[networks[0]]
+    train_folder, test_folders = every.train_folder, list(every.test_folders)
+    images = patches.digest_of_folder(train_folder)
     for network, config in configs.items():  # also of what is finished and would only be copied
-        train_sr.check_workdir(config, workdir / network)
-    check(networks, configs, [options.validation_folder, *options.test_folder])
+        train_sr.check_workdir(config, workdir / network, images)
+    check(networks, configs, [every.validation_folder, *test_folders])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -151,19 +155,20 @@ def main(options: argparse.Namespace, workdir: Path, output: Path) -> None:
     for network, config in configs.items():
         written = [workdir / network / f"{config.network}{suffix}" for suffix in (".safetensors", ".md")]
         if written[1].exists():  # it is written last
-            train_sr.check_workdir(config, workdir / network)  # its parent may have been trained anew
+            # Its parent may have been trained anew.
+            train_sr.check_workdir(config, workdir / network, images)
             cli.console.print(f"{network}: finished before")
         else:
-            photographs = photographs or patches.read_folder(options.train_folder)
-            train_sr.main(config, workdir / network, photographs)
+            photographs = photographs or patches.read_folder(train_folder)
+            train_sr.main(config, workdir / network, photographs, images=images)
         for file in written:
             files.write_atomically(output / file.name, file.read_bytes())
-    if options.test_folder:
+    if test_folders:
         trained = {
             config.network: evaluate_sr.load(f"{config.network}={output / config.network}.safetensors")
             for config in configs.values()
         }
-        rows = evaluate_sr.evaluate(trained, options.test_folder)
+        rows = evaluate_sr.evaluate(trained, test_folders)
         files.write_atomically(workdir / "quality.md", evaluate_sr.markdown(rows))
         files.write_atomically(workdir / "quality.json", evaluate_sr.as_json(rows))
         cli.console.print(evaluate_sr.markdown(rows), soft_wrap=True)

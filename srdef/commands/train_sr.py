@@ -82,17 +82,19 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     return {field: Path(value).name if field in _PATHS else value for field, value in fields.items()}
 
 
-def _contents(config: ConfigDict) -> dict[str, str]:
+def _contents(config: ConfigDict, images: str | None) -> dict[str, str]:
     """Hashes of the training images and of the weights to start from, where they are files that are there."""
-    found = {"train_folder": digest_of_folder(config.train_folder)}
+    found = {"train_folder": digest_of_folder(config.train_folder) if images is None else images}
     start = expanded(config.initial_weights)
     if start.is_file():
         found["initial_weights"] = hashlib.sha256(start.read_bytes()).hexdigest()
     return {field: value for field, value in found.items() if value}
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def check_workdir(config: ConfigDict, workdir: Path, images: str | None = None) -> dict[str, Any]:
     """What `config.json` in `workdir` is to hold.
+
+    `images` is the hash of the training images, where it is known (`digest_of_folder`).
 
     Raises
     ------
@@ -101,7 +103,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         name, or does not say of which. A run that was refused before its first step, for a folder that is not
         there, say, holds nothing.
     """
-    wanted, now = identity(config), _contents(config)
+    wanted, now = identity(config), _contents(config, images)
     patterns = ("metrics.jsonl", "checkpoints/*", "*.safetensors")
     trained = any(file for pattern in patterns for file in workdir.glob(pattern))
     if not trained and not (workdir / "plan.json").exists():
@@ -224,8 +226,9 @@ def main(
     workdir: Path,
     photographs: list[np.ndarray] | None = None,
     members: Processes = ALONE,
+    images: str | None = None,
 ) -> None:
-    """Train, then export; `photographs` instead of reading `config.train_folder`.
+    """Train, then export; `photographs` instead of reading `config.train_folder`, and `images` their hash.
 
     Raises
     ------
@@ -236,7 +239,7 @@ def main(
     check_fields(config)
     with members.hold(workdir):
         if members.first:
-            described = check_workdir(config, workdir)
+            described = check_workdir(config, workdir, images)
             files.write_atomically(workdir / "config.json", files.canonical_json(described) + "\n")
         photographs = photographs or read_folder(config.train_folder)
         seen = _seen(config, photographs) if members.first else {}

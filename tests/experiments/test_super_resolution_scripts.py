@@ -232,6 +232,37 @@ def test_train_all(folder, tmp_path, small_networks, monkeypatch):
         train_all.main(options, workdir, output)
 
 
+def test_the_folders_that_set_names_are_those_of_all_that_is_said(folder, tmp_path, monkeypatch):
+    """They are trained on and tested with, not only in the card; and their images are hashed once."""
+    hashed, given = [], []
+    digest = patches.digest_of_folder
+    for module in (patches, train_sr):
+        monkeypatch.setattr(module, "digest_of_folder", lambda name: hashed.append(name) or digest(name))
+
+    def train(config, workdir, photographs, images=None):
+        given.append((config.network, len(photographs), images))
+        workdir.mkdir(parents=True)
+        for suffix in (".safetensors", ".md"):
+            (workdir / f"{config.network}{suffix}").write_bytes(b"whole")
+
+    monkeypatch.setattr(train_sr, "main", train)
+    monkeypatch.setattr(train_all.evaluate_sr, "load", str)
+    tested = []
+    monkeypatch.setattr(
+        train_all.evaluate_sr, "evaluate", lambda networks, folders: tested.extend(folders) or []
+    )
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (40, 40)).save(other / "a.png")
+    settings = [f"train_folder={other}", f"test_folders={folder},{other}"]
+    options = train_options(networks=["baseline_x2", "srresnet_x2"], train_folder=str(folder), set=settings)
+    train_all.main(options, tmp_path / "work", tmp_path / "out")
+    assert given == [(name, 1, digest(str(other))) for name in ("edsr_baseline_x2", "srresnet_x2")]
+    assert tested == [str(folder), str(other)]
+    train_all.main(options, tmp_path / "work2", tmp_path / "out2")
+    assert hashed == [str(other)] * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
