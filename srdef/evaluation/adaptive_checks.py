@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from srdef import attacks, batching, victims
 from srdef.errors import InputError
 from srdef.evaluation import loss_surface, self_checks
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment, check_options
+from srdef.evaluation.plain_data import other_than
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.evaluation.self_checks import Check
@@ -21,6 +21,9 @@ from srdef.victims import Defended, ExpectationOverTransformation, Victim
 
 # How many points of the loss landscape there are along each direction.
 POINTS = 13
+# What a file of checks holds.
+_CHECK = {"name": str, "passed": bool, "measured": str, "suggests": str, "masking": bool}
+_KEPT = {"checks": [_CHECK], "landscape": [list]}
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,8 @@ def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporte
         }
     )
     path = folder / f"{hashlib.sha256(manifest.encode()).hexdigest()[:16]}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # none there, or one that is damaged
-        found = json.loads(path.read_text(encoding="utf-8"))
-        checks = [Check(**entry) for entry in found["checks"]]
-        return Checked(defense, name, checks, np.array(found["landscape"], float))
+    if (kept := _kept(path)) is not None:
+        return Checked(defense, name, *kept)
     # The first images that classifier and defense together classify correctly, of a random one in most draws.
     found_rows: list[int] = []
     for batch in batching.slices(len(dataset), experiment.batch_size):
@@ -175,3 +176,16 @@ def _checked(experiment: AdaptiveExperiment, defense: str, folder: Path, reporte
     found = {"checks": [asdict(check) for check in checks], "landscape": landscape.tolist()}
     write_atomically(path, json.dumps(for_json(found), indent=1, allow_nan=False))
     return Checked(defense, name, checks, landscape)
+
+
+def _kept(path: Path) -> tuple[list[Check], np.ndarray] | None:
+    """The checks and the landscape in a file; None if it is not there or not what `_checked` writes."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if other_than(_KEPT, found, "it") or not found["checks"]:
+            return None
+        landscape = np.array(found["landscape"], float)
+        checks = [Check(**entry) for entry in found["checks"]]
+    except (OSError, ValueError, TypeError):
+        return None
+    return (checks, landscape) if landscape.shape == (POINTS, POINTS) else None

@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
@@ -33,12 +34,20 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+@dataclass(frozen=True)
+class Optionally:
+    """The kind of a field that may be missing: see `other_than`."""
+
+    kind: Any
+
+
 def other_than(kind: Any, value: Any, where: str) -> str:
     """What is not of its kind in plain data that a file holds; empty if all is.
 
-    A kind is a type; a dictionary, which says what the fields are that it needs, and beside `...` what all
-    are; or a list of one kind, that of every item.
+    A kind is a type; a dictionary, which says what the fields are that it needs (or may have: `Optionally`),
+    and beside `...` what all are; or a list of one kind, that of every item.
     """
+    kind = kind.kind if isinstance(kind, Optionally) else kind
     plain: Any = kind if isinstance(kind, type | types.UnionType) else type(kind)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         return f"{where} is {brief(value)}"
@@ -51,6 +60,8 @@ def other_than(kind: Any, value: Any, where: str) -> str:
         return ""
     for inner, item, name in parts:
         if item is _MISSING:
+            if isinstance(inner, Optionally):
+                continue
             return f"{name} is missing"
         if problem := other_than(inner, item, name):
             return problem

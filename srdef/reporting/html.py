@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -49,11 +49,15 @@ def read_json(workdir: Path, name: str, script: str = "evaluate", kind: Any = di
         Names the file, if it is not there, damaged, or of another kind.
     """
     try:
-        content = json.loads(read_text(workdir, name, script))
-    except ValueError as error:
+        content = json.loads(read_text(workdir, name, script), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise damaged(workdir / name, script, error) from None
     check_kind(workdir / name, script, content, kind)
     return content
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def check_kind(path: Path, script: str, content: Any, kind: Any) -> None:

@@ -11,33 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from srdef.errors import InputError
-from srdef.reporting import epsilon_curves, labels, page_traces, text_page
-from srdef.reporting.html import check_kind, damaged, document, facts, read_json
+from srdef.reporting import epsilon_curves, labels, page_files, page_traces, text_page
+from srdef.reporting.html import document, facts, read_json
 from srdef.reporting.page_images import Case, find_store, gallery, make_cases, seconds_of
 from srdef.reporting.tables import diagnoses
-
-FILES = ("config.json", "table.json", "attacks.json", "environment.json", "records.parquet")
-
-# What the page reads of each file.
-_NUMBER = int | float
-_RATE = {"value": _NUMBER | None, "low": _NUMBER, "high": _NUMBER, "successes": int, "total": int}
-_STRENGTH = {
-    **{"attack": str, "storage": str, "fooled": _RATE},
-    **{"median_linf": _NUMBER | None, "median_l2": _NUMBER | None},
-}
-_KINDS: dict[str, Any] = {
-    "config.json": {"attacks": {...: {"name": str}}, "defenses": dict},
-    "table.json": {
-        **{"classifier": str, "clean_accuracy": _RATE, "metric": str, "interval": str, "seed": int},
-        **{"notes": [str], "attacks": [str], "defenses": [str]},
-        "cells": [{"defense": str, "attack": str, **_RATE}],
-    },
-    "attacks.json": [_STRENGTH],
-    "environment.json": dict,
-}
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
@@ -124,7 +102,7 @@ def page(
     """The whole page from what the files hold; `notes` are written under the gallery, `curves` are HTML."""
     clean = table["clean_accuracy"]
     title = f"{table['classifier']}: attacks and defenses"
-    metric = table["metric"]
+    metric = table["metric"][:1].upper() + table["metric"][1:]
     paper = table.get("paper")
     beside = ""
     if paper:
@@ -145,7 +123,7 @@ def page(
         "applied to the same adversarial images.</p>",
         "<h2>Accuracy after attack and defense (%)</h2>",
         f"<div class=scroll>{result_table(table)}</div>",
-        f"<p>{escape(metric[0].upper() + metric[1:])}; under it the {escape(table['interval'])}.{beside}</p>",
+        f"<p>{escape(metric)}; under it the {escape(table['interval'])}.{beside}</p>",
         written,
         f"<h2>The same as a picture</h2>{plot(table)}",
         curves,
@@ -206,19 +184,13 @@ def build(
                 wanted = "gallery" if attacks else "traces"
                 raise InputError(f"{workdir} is not of srdef evaluate: its page has no {wanted}")
             return other(workdir, config)
-    check_kind(workdir / "config.json", "evaluate", config, _KINDS["config.json"])
+    page_files.check_config(workdir, config)
     for label in (*(attacks or ()), *traced):  # also where no image is shown
         if label not in config["attacks"]:
             raise InputError(f"unknown attack {label!r}; the run has: {', '.join(config['attacks'])}")
-    table, strengths, environment = (read_json(workdir, name, kind=_KINDS[name]) for name in FILES[1:4])
-    if not (workdir / FILES[4]).is_file():
-        raise InputError(f"no finished evaluation in {workdir} ({FILES[4]} is missing)")
     if count < 0:
         raise InputError(f"images must be at least 0, not {count}")
-    try:
-        records = pq.read_table(workdir / FILES[4]).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these two
-        raise damaged(workdir / FILES[4], "evaluate", error) from None
+    table, strengths, environment, records = page_files.read(workdir, config)
     seconds = {}
     for attack in config["attacks"]:
         store = find_store(workdir, attack, strengths)
@@ -226,8 +198,7 @@ def build(
             seconds[attack] = seconds_of(store)
     cases = []
     if count:
-        kept = config.get("gallery")
-        usual = kept.get("attack") if isinstance(kept, dict) else None
+        usual = config.get("gallery", {}).get("attack")
         chosen = attacks or [usual or next(iter(config["attacks"]), "")]
         cases = make_cases(workdir, config, strengths, records, chosen, count)
     curves = epsilon_curves.find(config, table, strengths)

@@ -88,6 +88,13 @@ def make_cases(
     others = [label for label in names if label not in plain]
     said = {(r["attack"], r["defense"], r["image_id"]): r for r in records}
     classes = experiment.dataset.class_names
+    for name in ("label", "prediction"):
+        for record in records:
+            if not 0 <= record[name] < len(classes):
+                raise InputError(
+                    f"{workdir / 'records.parquet'} is damaged ({name} is {record[name]}, and there are "
+                    f"{len(classes)} classes): run srdef evaluate again"
+                )
     cases = []
     for attack in attacks:
         if attack not in experiment.attacks:
@@ -99,7 +106,15 @@ def make_cases(
         if store is None:
             raise InputError(f"the images of {attack} are not in {workdir}/store: run srdef evaluate")
         first = first[:count]
+        if not first:
+            raise InputError(
+                f"{workdir / 'records.parquet'} has no images under {attack}: run srdef evaluate again"
+            )
         adversarial = read_array(store / "images", slice(len(first)))
+        if adversarial.shape[1:] != experiment.dataset.image_shape or len(adversarial) != len(first):
+            raise InputError(
+                f"{store / 'images'} is damaged (of the shape {adversarial.shape}): run srdef evaluate again"
+            )
         if adversarial.dtype == np.uint8:
             adversarial = images.from_uint8(adversarial)
         ids = np.array([record["image_id"] for record in first])

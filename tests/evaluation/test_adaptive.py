@@ -500,10 +500,19 @@ def test_checks_of_images_without_labels_and_of_a_damaged_file(experiment, tmp_p
     )
     assert found[0].checks == wanted[0].checks != []
     (file,) = (tmp_path / "unknown" / "checks").iterdir()
-    for damage in ("", "{}", '{"checks": [{}], "landscape": []}', "[]"):
+    whole = json.loads(file.read_text())
+    kept = [
+        {**whole, "checks": {}},  # as if there were nothing to check
+        {**whole, "checks": []},
+        {**whole, "checks": [{**whole["checks"][0], "passed": "no"}]},
+        {**whole, "landscape": whole["landscape"][:5]},
+        {**whole, "landscape": [None] * 13},
+    ]
+    for damage in ("", "{}", '{"checks": [{}], "landscape": []}', "[]", *map(json.dumps, kept)):
         file.write_text(damage)
         again = adaptive_checks.run(replace(some, dataset=unknown), tmp_path / "unknown", reporter())
         assert again[0].checks == found[0].checks
+        np.testing.assert_array_equal(again[0].landscape, found[0].landscape)
 
 
 def test_checks_and_reports_of_other_images_go_with_them(experiment, tmp_path):

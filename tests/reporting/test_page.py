@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorstore as ts
@@ -21,7 +22,7 @@ from srdef.commands import evaluate
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
 from srdef.reporting import page as report
-from srdef.reporting import page_images
+from srdef.reporting import page_files, page_images
 
 pytestmark = pytest.mark.slow  # a run of the main job and its reports
 
@@ -212,10 +213,28 @@ def test_what_is_missing_is_said(finished, tmp_path):
     assert "<figure" not in report.build(finished, count=0)
 
 
-@pytest.mark.parametrize("name", report.FILES)
+@pytest.mark.parametrize("name", page_files.FILES)
 def test_damaged_files_are_named(finished, tmp_path, name):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("store"))
     (workdir / name).write_bytes(b"{")
     with pytest.raises(InputError, match=rf"{name} is damaged \(.*\): run srdef evaluate again"):
         report.build(workdir, count=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("prediction", 1000, r"\(prediction is 1000, and there are 1000 classes\)"),
+        ("label", -1, r"\(label is -1, and there are 1000 classes\)"),  # not the last class
+        ("attack", "clean", "has no images under <FGSM> & 4"),
+    ],
+)
+def test_records_that_no_gallery_can_be_made_of(finished, tmp_path, name, value, message):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    table = pq.read_table(workdir / "records.parquet")
+    column = table.column_names.index(name)
+    filled = pa.array([value] * len(table), table[name].type)
+    pq.write_table(table.set_column(column, name, filled), workdir / "records.parquet")
+    with pytest.raises(InputError, match=rf"records.parquet .*{message}"):
+        report.build(workdir, count=1)

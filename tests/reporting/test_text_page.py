@@ -6,6 +6,8 @@ import re
 from html import unescape
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_page import Checker
 
@@ -13,6 +15,7 @@ from srdef.detection import experiment
 from srdef.errors import InputError
 from srdef.evaluation.adaptive_outcome import Outcome
 from srdef.evaluation.experiment import CLEAN
+from srdef.evaluation.gray_box import RECORDS
 from srdef.evaluation.self_checks import Check
 from srdef.evaluation.transfer_matrix import Matrix
 from srdef.metrics import rate
@@ -207,6 +210,99 @@ def test_json_of_another_kind_in_an_evaluation(tmp_path, damages, message):
         for arguments in ({"attacks": ["B"]}, {"traced": ["B"]}):
             with pytest.raises(InputError, match="unknown attack 'B'; the run has: A"):
                 page.build(tmp_path, count=0, **arguments)
+
+
+SHARE = {"value": 0.5, "low": 0.1, "high": 0.9, "successes": 1, "total": 2}
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """What a run of `evaluate` leaves, but for the images."""
+    files = {
+        "config.json": {"attacks": {"A": {"name": "fgsm"}}, "defenses": {"d": {"name": "identity"}}},
+        "table.json": {
+            **{"classifier": "net", "clean_accuracy": SHARE, "metric": "m", "interval": "i", "seed": 0},
+            **{"notes": [], "attacks": ["clean", "A"], "defenses": ["d"]},
+            "cells": [{"defense": "d", "attack": "A", **SHARE, "paper_percent": 60.5}],
+            "paper": {"table": 1, "classifier": "inception_v3"},
+        },
+        "attacks.json": [
+            {
+                **{"attack": "A", "storage": "float32", "median_linf": None, "median_l2": 0.5},
+                **{"fooled": SHARE, "zero_gradient": 1, "store": "A-1", "norm": "l2"},
+            }
+        ],
+        "environment.json": {"jax": "0"},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    columns = {
+        **{"image": ["x", "y"], "attack": ["clean", "A"], "defense": ["d", "d"]},
+        **{"image_id": [0, 1], "label": [3, 4], "prediction": [3, 5], "linf": [0.0, 0.1]},
+    }
+    kinds = pa.schema([(name, pa.type_for_alias(RECORDS[name])) for name in columns])
+    pq.write_table(pa.table(columns, kinds), tmp_path / "records.parquet")
+    assert "paper 60.5" in page.build(tmp_path, count=0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "message"),
+    [
+        ("config.json", ["attacks", "A", "paper"], 3, "paper is 3"),
+        ("config.json", ["gallery"], {}, "attack is missing"),
+        ("config.json", ["gallery"], [], r"gallery is \[\]"),
+        ("table.json", ["paper"], 3, "paper is 3"),
+        ("table.json", ["paper"], {"table": 1}, "classifier is missing"),
+        ("table.json", ["cells", 0, "paper_percent"], "60", "paper_percent is '60'"),
+        ("table.json", ["cells", 0, "value"], None, "value is None where total is 2"),
+        ("table.json", ["cells", 0, "value"], float("nan"), "NaN is no number of JSON"),
+        ("table.json", ["clean_accuracy", "total"], 0, "value is 0.5 where total is 0"),
+        ("table.json", ["defenses", 0], "e", "defenses: config.json has no 'e'"),
+        ("table.json", ["attacks", 1], "B", "attacks: config.json has no 'B'"),
+        ("attacks.json", [0, "fooled", "value"], None, "value is None where total is 2"),
+        ("attacks.json", [0, "zero_gradient"], "many", "zero_gradient is 'many'"),
+        ("attacks.json", [0, "store"], 7, "store is 7"),
+        ("attacks.json", [0, "norm"], {}, "norm is {}"),
+        ("attacks.json", [0, "attack"], "B", "attack: config.json has no 'B'"),
+    ],
+)
+def test_fields_of_another_kind_in_an_evaluation_are_named(evaluation, name, path, value, message):
+    content = json.loads((evaluation / name).read_text())
+    *parents, last = path
+    place = content
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    (evaluation / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"{name} is damaged \({message}\): run srdef evaluate again"):
+        page.build(evaluation, count=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns("linf"), "column linf is missing"),
+        (lambda table: table.rename_columns({"label": "labels"}), "column label is missing"),
+        (lambda table: table.append_column("label", table["label"]), "Multiple matches .*"),
+        (lambda table: changed(table, "label", ["3", "4"]), "column label is of type string, not int32"),
+        (
+            lambda table: changed(table, "linf", pa.array([0, None], pa.float32())),
+            "linf is empty in 1 rows",
+        ),
+        (lambda table: changed(table, "defense", ["d", "e"]), "column defense: config.json has no 'e'"),
+        (lambda table: changed(table, "attack", ["clean", "B"]), "column attack: config.json has no 'B'"),
+    ],
+)
+def test_records_of_other_columns_are_named(evaluation, change, message):
+    file = evaluation / "records.parquet"
+    pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(InputError, match=rf"records.parquet is damaged \(.*{message}\): run srdef eval"):
+        page.build(evaluation, count=0)
+
+
+def changed(table, name, values):
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
 
 
 def test_what_is_missing_is_said(adaptive_run):
