@@ -23,6 +23,7 @@ from rich.markdown import Markdown
 
 from srdef.commands import cli, processes
 from srdef.detection import experiment, study, sweep
+from srdef.errors import warn
 from srdef.evaluation import progress, schema
 from srdef.evaluation.processes import ALONE, Processes
 from srdef.reporting import detection_figure, detection_tables, gray_box_files, plots, style
@@ -60,8 +61,12 @@ def _one(config: dict[str, Any], workdir: Path, reporter: progress.Reporter, ove
     if result is None:
         return None
     _write(workdir, result)
-    figure = plots.training_figure(export.read_metrics(workdir / "metrics.jsonl"), "manifold classifier")
-    style.save(figure, workdir / "curves")
+    needed = ("loss", "train_accuracy", "test_accuracy")
+    records = export.read_metrics(workdir / "metrics.jsonl", needed)
+    if records:
+        style.save(plots.training_figure(records, "manifold classifier"), workdir / "curves")
+    else:
+        warn(f"{workdir / 'metrics.jsonl'} holds no record of the training, so that no curves are drawn")
     return detection_tables.to_markdown(result)
 
 

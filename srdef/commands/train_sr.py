@@ -41,6 +41,8 @@ from srdef.training.patches import count_shared, digest_of_folder, read_folder, 
 
 # What does not change the weights, or is named by `minutes`' result.
 _NOT_IN_COMMAND = ("recipe", "minutes", "data", "licence", "test_folders")
+# Of each record of a training's log, what the number of its steps and its card are made of.
+_MEASURED = ("images_per_second", "seconds")
 _PATHS = ("train_folder", "validation_folder", "initial_weights")
 # What an SRGAN has beside the fields of every training.
 _OF_SRGAN = ("loss_weights", "discriminator_features", "discriminator_hidden", "perceptual")
@@ -148,7 +150,7 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
         probe = budget.probe_steps(config)
         train(config, until=probe)
         if together.first():
-            records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+            records = super_resolution.read_metrics(workdir / "metrics.jsonl", _MEASURED)
             if not records:
                 raise InputError(
                     f"{workdir} holds checkpoints and no metrics.jsonl, which says how fast they were made: "
@@ -256,7 +258,7 @@ def main(
         folders = _tested(config)
         for name, folder in zip(short_names(folders), folders, strict=True):
             measured[name] = quality.beside_bicubic(network, read_folder(folder, held_out=True))
-        records = super_resolution.read_metrics(workdir / "metrics.jsonl")
+        records = super_resolution.read_metrics(workdir / "metrics.jsonl", _MEASURED)
         text = export.card(
             network, cli.plain(config), exported, command(config), records, measured, stored, seen
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from srdef.detection.network import ManifoldClassifier
-from srdef.detection.pairs import Accuracy, Pairs, accuracy_of, area
+from srdef.detection.pairs import Accuracy, Pairs, accuracy_of, area, pair_accuracy
 from srdef.detection.training import scores, train
 from srdef.evaluation.processes import Processes
 from srdef.storage.files import canonical_json, write_atomically
@@ -85,18 +85,26 @@ class Sweep:
         write_atomically(folder / "config.json", canonical_json({**self.config, "manifold": options}) + "\n")
         write_atomically(folder / "images.json", (self.workdir / "images.json").read_text())
         detector = train(self.models[blocks].detector, training, testing, options, self.seed, folder)
-        clean, attacked = scores(detector, testing, 4 * options["pairs_per_batch"])
+        size = 4 * options["pairs_per_batch"]
+        clean, attacked = scores(detector, testing, size)
         setting = Setting(
             blocks,
             count,
             accuracy_of(clean, attacked, testing.fooled, self.sources),
             area(clean, attacked[testing.fooled]),
-            read_metrics(folder / "metrics.jsonl")[-1]["train_accuracy"],
+            self._train_accuracy(folder, options["steps"], detector, training, size),
         )
         if self.report is not None and (blocks, count) not in self._reported:
             self._reported.add((blocks, count))
             self.report(setting)
         return setting, detector
+
+    def _train_accuracy(self, folder: Path, steps: int, detector: Any, training: Pairs, size: int) -> float:
+        """What the last record of the training says, which may have been lost since."""
+        for record in read_metrics(folder / "metrics.jsonl", ("train_accuracy",)):
+            if record["step"] == steps:
+                return float(record["train_accuracy"])
+        return pair_accuracy(*scores(detector, training, size), training.fooled)
 
     def row(self, blocks: int) -> list[tuple[Setting, Any]]:
         """All numbers of pairs."""

@@ -117,11 +117,17 @@ class Checkpoints:
         write_atomically(self._hashes, canonical_json(text) + "\n")
 
     def _read_hashes(self) -> dict[int, dict[str, str]]:
-        """By step, what `save` has noted; nothing of a file that is damaged, or of an older srdef."""
+        """By step, what `save` has noted; nothing of a damaged file, or without one (of an older srdef)."""
         try:
-            return {int(step): dict(hashes) for step, hashes in json.loads(self._hashes.read_bytes()).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads(self._hashes.read_bytes())
+            found = {int(step): {str(n): str(sha) for n, sha in kept[step].items()} for step in kept}
+        except FileNotFoundError:
             return {}
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            found = None
+        if found is None or not all(found.values()):
+            warn(f"{self._hashes} is damaged: whether the checkpoints are as they were written is not known")
+        return found or {}
 
     def _damage(self, step: int, hashes: dict[str, str]) -> str:
         """What is wrong with the files of a checkpoint; empty if they are as they were written."""

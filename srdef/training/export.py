@@ -36,13 +36,13 @@ _LOSSES = {
 
 def save_curve(metrics: Path, path: Path, title: str, loss: str) -> None:
     """A PNG of the loss ("l1", "l2", "srgan") and, where it was measured, the PSNR over the steps."""
-    records = read_metrics(metrics)
+    records = read_metrics(metrics, ("loss",))
     factor, label, _ = _LOSSES[loss]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([r["step"] for r in records], [factor * r["loss"] for r in records], color="#999999", lw=0.8)
     axes.set(xlabel="step", ylabel=label, title=title, yscale="log")
-    measured = [r for r in records if "psnr" in r]
+    measured = [r for r in records if isinstance(r.get("psnr"), float)]
     if measured:
         twin = axes.twinx()
         twin.plot([r["step"] for r in measured], [r["psnr"] for r in measured], color="#0072b2")

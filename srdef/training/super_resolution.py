@@ -10,7 +10,7 @@ weights, and all photographs.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,7 +270,7 @@ def _restored(checkpoints: Checkpoints | None, log: Path, state: Any, mesh: Mesh
         alone = jax.process_count() == 1
         step, state = checkpoints.restore(_everywhere(state, mesh) if alone else together.on_host(state))
         _keep_until(log, step)
-        before = max((record.get("seconds", 0.0) for record in read_metrics(log)), default=0.0)
+        before = max((record["seconds"] for record in read_metrics(log, ("seconds",))), default=0.0)
     # Tenths, as in the log: of days of seconds float32 would lose some.
     step, tenths = (
         number.item() for number in together.agreed((np.int32(step), np.int32(round(10 * before))))
@@ -330,11 +330,11 @@ def _compiled_step(
     return compiled
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; none if it does not exist.
 
-    Of a damaged file all the lines that are whole; a warning counts the others, but for the last line, in
-    which a killed run may have stopped.
+    Of a damaged file all the lines that are whole, and have a number in every field that is `needed`; a
+    warning counts the others, but for the last line, in which a killed run may have stopped.
     """
     if not path.exists():
         return []
@@ -348,14 +348,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        known = isinstance(record, dict) and type(record.get("step")) is int
+        if known:
             # As `for_json` has written them.
-            records.append({k: float(v) if v in ("inf", "-inf") else v for k, v in record.items()})
-        elif number < len(lines):
+            record = {k: float(v) if v in ("inf", "-inf") else v for k, v in record.items()}
+        if known and all(_is_number(record.get(field)) for field in needed):
+            records.append(record)
+        elif known or number < len(lines):
             damaged.append(number)
     if damaged:
         warn(f"{path}: {len(damaged)} damaged lines are left out, the first is line {damaged[0]}")
     return records
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def train(

@@ -13,6 +13,7 @@ from srdef.datasets import base
 from srdef.detection import network as network_module
 from srdef.detection import training as detector_training
 from srdef.detection.pairs import Pairs, pair_accuracy, sources_of, split_by_image
+from srdef.detection.sweep import Sweep
 from srdef.errors import InputError, SrdefWarning
 from srdef.storage.fingerprint import digest
 from srdef.training.checkpoints import Checkpoints
@@ -232,6 +233,23 @@ def test_a_damaged_newest_checkpoint_gives_the_same_detector_from_the_one_before
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(InputError, match="with other images, weights, options, code"):
         train()
+
+
+def test_a_finished_training_whose_log_is_lost_or_damaged(network, options, tmp_path):
+    """Its accuracy is measured again."""
+    pairs = small_pairs()
+    model = detector_training.create(network, options, seed=0)
+    trained = detector_training.train(model.detector, pairs, pairs, options, 0, tmp_path)
+    sweep = Sweep({}, tmp_path, {}, {}, [], 0)
+    found = sweep._train_accuracy(tmp_path, 6, trained, pairs, 16)
+    log = tmp_path / "metrics.jsonl"
+    text = log.read_text()
+    assert found == json.loads(text.splitlines()[-1])["train_accuracy"]
+    for damage in ("", text[:-9], text.replace('"train_accuracy"', '"accuracy"')):
+        log.write_text(damage)
+        assert sweep._train_accuracy(tmp_path, 6, trained, pairs, 16) == pytest.approx(found)
+    log.unlink()
+    assert sweep._train_accuracy(tmp_path, 6, trained, pairs, 16) == pytest.approx(found)
 
 
 def test_a_training_of_more_steps_is_not_one_of_fewer(network, options, tmp_path):

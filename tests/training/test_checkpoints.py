@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import resource
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
@@ -160,12 +161,18 @@ def test_checkpoints_of_another_state_are_one_line(workdir):
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"30": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"30": 3}', b'{"30": {}, "20": {}}', b"\xff"])
 def test_lost_hashes_are_no_damage(workdir, content):
-    """They are also missing beside checkpoints that an older version has written."""
+    """They are also missing beside checkpoints that an older version has written; damaged ones are named."""
     path = workdir / "checkpoints.json"
     path.unlink() if content is None else path.write_bytes(content)
-    assert restore(workdir)[0] == 30
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert restore(workdir)[0] == 30
+    named = [f"{path} is damaged: whether the checkpoints are as they were written is not known"]
+    assert [str(w.message) for w in told if "checkpoints.json" in str(w.message)] == named * (
+        content is not None
+    )
     (workdir / "checkpoints/30/default/_METADATA").write_bytes(b"{")  # then orbax finds what it finds
     with pytest.warns(UserWarning, match="step 30"):
         assert restore(workdir)[0] == 20

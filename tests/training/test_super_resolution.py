@@ -11,7 +11,7 @@ from srdef import memory, models
 from srdef.errors import InputError, SrdefWarning
 from srdef.images import from_uint8
 from srdef.storage.fingerprint import digest
-from srdef.training import patches, quality, super_resolution
+from srdef.training import export, patches, quality, super_resolution
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,22 @@ def test_a_damaged_log_keeps_its_whole_lines(tmp_path):
         UserWarning, match=r"metrics\.jsonl: 4 damaged lines are left out, the first is line 2"
     ):
         assert super_resolution.read_metrics(path) == [{"step": 1}, {"step": 5}]
+    lines = ["1.5", '"inf"', "null", '"2"', "[]", "true"]
+    path.write_text("".join(f'{{"step": {i}, "loss": {value}}}\n' for i, value in enumerate(lines)))
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: 4 damaged lines .* the first is line 3"):
+        assert [r["loss"] for r in super_resolution.read_metrics(path, ("loss",))] == [1.5, np.inf]
+
+
+def test_a_log_of_other_fields_is_no_traceback(folder, tmp_path):
+    """Its records are left out of the time and of the curve, which a warning says."""
+    config = tiny(folder, steps=6, log_every=3)
+    super_resolution.train(network(), config, tmp_path, until=3)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 2, "seconds": "12", "loss": "low", "psnr": "30"}\n' + log.read_text())
+    with pytest.warns(UserWarning, match=r"1 damaged lines are left out"):
+        super_resolution.train(network(), config, tmp_path)
+    with pytest.warns(UserWarning, match=r"1 damaged lines are left out"):
+        export.save_curve(log, tmp_path / "curve.png", "net", "l1")
 
 
 def test_patches_depend_on_their_index_alone(folder):
