@@ -166,7 +166,10 @@ def _fitted(config: ConfigDict, workdir: Path, train: Any) -> ConfigDict:
 def _planned(plan: Path) -> int:
     """The steps that were planned before; 0 if they were not."""
     try:
-        return int(json.loads(plan.read_bytes())["steps"])
+        steps = json.loads(plan.read_bytes())["steps"]
+        if type(steps) is not int or not 0 < steps < 2**31:
+            raise ValueError(f"steps is {steps!r:.60}")
+        return steps
     except FileNotFoundError:
         return 0
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -106,7 +106,10 @@ def test_steps_are_not_planned_without_a_log(folder, tmp_path, monkeypatch):
         train_sr.train(config, tmp_path, patches.read_folder(folder))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"steps": null}', "[]"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "{}", "[]", *(f'{{"steps": {n}}}' for n in ("null", "1e999", "-3", "true", "2.5", "3000000000"))],
+)
 def test_a_damaged_plan_is_named(folder, tmp_path, content):
     """Other steps than were planned would be another learning rate in the middle of a training."""
     (tmp_path / "plan.json").write_text(content)
