@@ -63,8 +63,9 @@ class Curve:
 
     @property
     def paper(self) -> float | None:
-        """The paper's number in percent."""
-        return self.points[-1].cell.get("paper_percent")
+        """The paper's number in percent, if it is one for the whole curve; those at several ε are none."""
+        numbers = {point.cell.get("paper_percent") for point in self.points}
+        return numbers.pop() if len(numbers) == 1 else None
 
     @property
     def paper_share(self) -> float | None:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from srdef.evaluation.gray_box import RECORDS
 from srdef.reporting import epsilon_curves, page
 
 LEVELS = (1, 2, 4, 8, 16)
@@ -66,6 +67,18 @@ def test_an_attack_at_several_epsilons_has_a_curve_for_each_defense(run):
         assert curve.smallest.epsilon == pytest.approx(0.25)  # of the images as they were counted
         assert curve.smallest.cell["value"] == CLEAN[curve.defense]
         assert curve.paper == 70.0
+
+
+def test_the_paper_s_numbers_at_several_epsilons_are_no_line(run):
+    """As of FGSM-2, 5 and 10: that of the largest ε would stand for all of them."""
+    _, table, _ = run
+    for cell in table["cells"]:
+        if cell["attack"] == "MI 2":
+            cell["paper_percent"] = 90.0
+    curves = epsilon_curves.find(*run)
+    assert [curve.paper for curve in curves] == [None, None]
+    assert all(row["paper"] == "" for row in csv.DictReader(epsilon_curves.to_csv(curves).splitlines()))
+    assert "above" not in epsilon_curves.to_markdown(curves)
 
 
 def replaced(run, **changes):
@@ -196,7 +209,8 @@ def test_the_report_page_shows_them(run, tmp_path):
         row |= {"fooled": fooled, "median_l2": 0.1}
     for name, content in (("config", config), ("table", table), ("attacks", strengths), ("environment", {})):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    pq.write_table(pa.table({"image": []}), tmp_path / "records.parquet")
+    kinds = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in RECORDS.items()])
+    pq.write_table(kinds.empty_table(), tmp_path / "records.parquet")
     text = page.build(tmp_path, count=0)
     assert "<h2>Accuracy against ε</h2>" in text
     assert 'src="data:image/png;base64,' in text
@@ -204,5 +218,7 @@ def test_the_report_page_shows_them(run, tmp_path):
     assert (tmp_path / "epsilon_curves.pdf").stat().st_size > 1000
     # Without a curve there is nothing of it.
     del config["attacks"]["MI 1"], config["attacks"]["MI 2"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    table["attacks"] = [label for label in table["attacks"] if label not in ("MI 1", "MI 2")]
+    for name, content in (("config", config), ("table", table)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     assert "Accuracy against ε" not in page.build(tmp_path, count=0)
