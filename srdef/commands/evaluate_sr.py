@@ -25,6 +25,7 @@ from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.paths import expanded
+from srdef.reporting import labels as labels_of_tables
 from srdef.storage import files
 from srdef.training import patches, quality
 from srdef.training.quality import Quality
@@ -80,7 +81,7 @@ def markdown(rows: list[Row]) -> str:
     """The rows as a table, and how they were measured."""
     lines = [f"| images | method | {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---:|"]
     for folder, count, name, values in rows:
-        lines.append(f"| {folder} ({count}) | {name} | {' | '.join(quality.cells(values))} |")
+        lines.append(labels_of_tables.row([f"{folder} ({count})", name, *quality.cells(values)]))
     return "\n".join([*lines, "", quality.CONDITIONS.format(border="scale")]) + "\n"
 
 

@@ -89,7 +89,7 @@ def _study(config: dict[str, Any], workdir: Path, reporter: progress.Reporter, o
     files.write_atomically(workdir / "study.md", text)
     files.write_atomically(workdir / "study.json", detection_tables.study_to_json(found) + "\n")
     side = config["dataset"].get("side") or config["dataset"].get("size")
-    title = f"{config['classifier']['name']}, {side} pixels"
+    title = config["classifier"]["name"] + (f", {side} pixels" if side else "")
     style.save(detection_figure.study_figure(found, title), workdir / "study")
     return text
 

@@ -104,6 +104,11 @@ def save_weights(network: Any, path: Path, storage: str = "float32", photographs
     return stored
 
 
+def _cell(text: str) -> str:
+    """A text of the user's own in a table, which a `|` or a new line would end."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 _ARITHMETIC = {
     "float32": "float32",
     "tf32": "TF32, weights float32",
@@ -186,7 +191,7 @@ def card(
         "",
         "| | |",
         "|---|---|",
-        *(f"| {key} | {value} |" for key, value in rows.items()),
+        *(f"| {key} | {_cell(value)} |" for key, value in rows.items()),
     ]
     if measured:
         lines += [
@@ -196,7 +201,7 @@ def card(
         ]
         for folder, qualities in measured.items():
             for method, values in zip((name, "bicubic"), qualities, strict=True):
-                lines.append(f"| {folder} | {method} | {' | '.join(quality.cells(values))} |")
+                lines.append(f"| {_cell(folder)} | {method} | {' | '.join(quality.cells(values))} |")
         lines += ["", quality.CONDITIONS.format(border=network.scale)]
     for folder, (shared, total) in (seen or {}).items():
         if shared:

@@ -95,6 +95,11 @@ def test_labels_of_files_with_one_name():
     ]
 
 
+def test_a_bar_in_a_name_is_no_new_column():
+    row = ("a|b", 1, "net (c|d.npz)", quality.Quality(30.0, 0.9, 29.0, 0.8))
+    assert "| a\\|b (1) | net (c\\|d.npz) | 30.00 |" in evaluate_sr.markdown([row])
+
+
 def test_equal_images_are_written_as_json(tmp_path):
     """Of infinite PSNR, as of a white image; "inf" is what float() reads."""
     white = np.full((32, 32, 3), 255, np.uint8)

@@ -85,6 +85,20 @@ def test_card_of_an_srgan(tmp_path):
     assert "time" not in without_log
 
 
+def test_words_of_the_user_stay_in_their_cell(tmp_path):
+    """A bar in them would end it, and what comes after is not shown."""
+    network = models.create("edsr", blocks=1, features=4)
+    loading.save_safetensors(network, tmp_path / "w.safetensors")
+    config = plain("baseline_x2", data="DIV2K | Flickr2K", licence="academic\nuse | only")
+    quality_of = Quality(37.814, 0.95871, 35.9, 0.93)
+    card = export.card(
+        network, config, tmp_path / "w.safetensors", "x", RECORDS, {"a|b": (quality_of, quality_of)}
+    )
+    assert "| data | DIV2K \\| Flickr2K |" in card
+    assert "the training images: academic use \\| only |" in card
+    assert "| a\\|b | bicubic | 37.81 |" in card
+
+
 def test_command_is_exact():
     """Every value that is not the recipe's, and no folder of this machine."""
     config = train_edsr.get_config("baseline_x3,gpu")
