@@ -37,7 +37,7 @@ class Rate(NamedTuple):
     high: float
 
 
-def wilson_interval(successes: float, total: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, total: float, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a binomial proportion.
 
     (p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n), with p = successes / n: E. B. Wilson,

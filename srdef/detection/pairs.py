@@ -182,42 +182,47 @@ def accuracy_of(clean: np.ndarray, attacked: np.ndarray, fooled: np.ndarray, nam
     """
     pairs = fooled.sum(axis=0)
     right = pairs * (clean <= 0) + (fooled & (attacked > 0)).sum(axis=0)
-    low, high = _interval(right, 2 * pairs, names)
-    return Accuracy(pair_accuracy(clean, attacked, fooled), low, high, int(pairs.sum()))
+    numbers = {source: i for i, source in enumerate(dict.fromkeys(map(source_image, names)))}
+    group = [numbers[source_image(name)] for name in names]
+    totals, rights = np.zeros(len(numbers)), np.zeros(len(numbers))
+    np.add.at(totals, group, pairs)
+    np.add.at(rights, group, right)
+    # How often each image is drawn in each resample.
+    draws = np.random.default_rng(0).multinomial(
+        len(numbers), np.full(len(numbers), 1 / len(numbers)), RESAMPLES
+    )
+    drawn = draws @ totals
+    resampled = (draws @ rights)[drawn > 0] / (2 * drawn[drawn > 0])
+    value = pair_accuracy(clean, attacked, fooled)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    shares = rights[totals > 0] / totals[totals > 0]
+    if len(shares) and np.ptp(shares) < 1e-9:
+        low, high = wilson_interval(value * len(shares), len(shares))
+    return Accuracy(value, float(low), float(high), int(pairs.sum()))
 
 
 def rate_of(successes: np.ndarray, names: Sequence[str] | np.ndarray) -> Rate:
     """The share of True among images `(N,)`; several of them may be of one source image.
 
-    Its interval is that of `accuracy_of` then, and Wilson's where every image is from another one.
+    Its interval is Wilson's. Where source images have several, it is that of as many independent images as
+    would vary as much: N over the design effect (L. Kish, "Survey Sampling", 1965), with the variance of a
+    ratio of sums over source images. Where all agree nothing varies, and it is that of the source images. A
+    bootstrap over them is too narrow close to 0 and 1.
     """
     found = rate(successes)
-    if len(set(map(source_image, names))) == len(names):
+    sources = list(map(source_image, names))
+    numbers = {source: i for i, source in enumerate(dict.fromkeys(sources))}
+    if len(numbers) == len(sources):
         return found
-    low, high = _interval(successes, np.ones(len(names)), names)
+    group = np.array([numbers[source] for source in sources])
+    count, total = len(numbers), found.total
+    residuals = np.bincount(group, successes - found.value, count)
+    worth: float = count
+    if count > 1 and 0 < found.successes < total and np.abs(residuals).max() > 1e-9:
+        variance = count / (count - 1) * (residuals**2).sum() / total**2
+        worth = min(max(found.value * (1 - found.value) / variance, 1.0), total)
+    low, high = wilson_interval(found.value * worth, worth)
     return found._replace(low=low, high=high)
-
-
-def _interval(
-    rights: np.ndarray, totals: np.ndarray, names: Sequence[str] | np.ndarray
-) -> tuple[float, float]:
-    """A percentile bootstrap over source images of the sum of `rights` over that of `totals`."""
-    numbers = {source: i for i, source in enumerate(dict.fromkeys(map(source_image, names)))}
-    group = [numbers[source_image(name)] for name in names]
-    right, total = np.zeros(len(numbers)), np.zeros(len(numbers))
-    np.add.at(right, group, rights)
-    np.add.at(total, group, totals)
-    # How often each image is drawn in each resample.
-    draws = np.random.default_rng(0).multinomial(
-        len(numbers), np.full(len(numbers), 1 / len(numbers)), RESAMPLES
-    )
-    drawn = draws @ total
-    resampled = (draws @ right)[drawn > 0] / drawn[drawn > 0]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    shares = right[total > 0] / total[total > 0]
-    if len(shares) and np.ptp(shares) < 1e-9:
-        low, high = wilson_interval(right.sum() / total.sum() * len(shares), len(shares))
-    return float(low), float(high)
 
 
 def area(clean: np.ndarray, adversarial: np.ndarray) -> float:

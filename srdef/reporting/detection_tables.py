@@ -41,8 +41,8 @@ def _intervals(result: Result) -> str:
     if not result.grouped:
         return "95 % Wilson intervals"
     return (
-        "95 % bootstrap intervals over the source images (Wilson's, of as many images, where all of these "
-        "agree or none has a second image)"
+        "95 % Wilson intervals, of as many independent images as those are worth that are cut from the same "
+        "source images"
     )
 
 

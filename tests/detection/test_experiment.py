@@ -132,7 +132,7 @@ def test_a_photograph_and_its_copy_are_on_one_side(tmp_path, monkeypatch):
     assert sorted(tested) == [*tested[:2], *(f"z{name[0]}.bmp" for name in tested[:2])]
     assert result.images == {"train": 6, "test": 4}
     assert result.grouped
-    assert "bootstrap intervals over the source images" in to_markdown(result)
+    assert "Wilson intervals, of as many independent images as" in to_markdown(result)
     called = result.called_clean["as they are"]["clean"]
     assert (called.total, called.low < called.value or called.high > called.value) == (4, True)
 

@@ -185,27 +185,42 @@ def test_shares_of_crops_have_intervals_over_source_images():
                  for n in (4, 400))  # fmt: skip
     assert (few.successes, few.total) == (4 * right.sum(), 240)
     assert (few.low, few.high) == pytest.approx((many.low, many.high))
-    # The closed form of a mean of 60: 1.96 sqrt(p (1 - p) / 60) to both sides.
-    spread = 1.96 * np.sqrt(few.value * (1 - few.value) / 60)
-    assert (few.low, few.high) == pytest.approx((few.value - spread, few.value + spread), abs=0.025)
+    # They vary as 59 independent images do, as the variance of 60 is estimated.
+    assert (few.low, few.high) == pytest.approx(wilson_interval(59 * few.value, 59))
+    # Crops that have nothing in common are worth as many images, but for chance.
+    apart = rng.uniform(size=4000) < 0.7
+    crops = rate_of(apart, [f"{i // 4}.png#{i % 4}" for i in range(4000)])
+    assert (crops.low, crops.high) == pytest.approx((rate(apart).low, rate(apart).high), abs=2e-3)
+    # Of unequally many crops each: the variance of a ratio of sums, by its textbook formula.
+    counts = rng.integers(1, 6, 60)
+    some = rng.uniform(size=counts.sum()) < 0.7
+    cut = np.repeat(np.arange(60), counts)
+    found = rate_of(some, [f"{i}.png#{j}" for j, i in enumerate(cut)])
+    sums = np.array([some[cut == i].sum() for i in range(60)])
+    variance = 60 / 59 * ((sums - some.mean() * counts) ** 2).sum() / counts.sum() ** 2
+    worth = min(some.mean() * (1 - some.mean()) / variance, counts.sum())
+    assert (found.low, found.high) == pytest.approx(wilson_interval(some.mean() * worth, worth))
     none = rate_of(np.zeros(0, bool), [])
     assert (none.total, none.low, none.high) == (0, 0, 1)
     alike = rate_of(np.ones(20, bool), [f"{i // 4}.png#{i % 4}" for i in range(20)])
     assert (alike.low, alike.high) == pytest.approx(wilson_interval(5, 5))
+    third = rate_of(np.arange(15) % 3 == 0, [f"{i // 3}.png#{i % 3}" for i in range(15)])
+    assert (third.low, third.high) == pytest.approx(wilson_interval(5 / 3, 5))
 
 
-def test_intervals_of_crops_cover_the_truth():
-    """About 95 of 100 do; of crops taken for independent images far fewer."""
+@pytest.mark.parametrize("share", [0.1, 0.7])
+def test_intervals_of_crops_cover_the_truth(share):
+    """About 95 of 100 do; of crops taken for independent images fewer."""
     rng = np.random.default_rng(0)
-    names = [f"{i // 5}.png#{i % 5}" for i in range(200)]
+    names = [f"{i // 5}.png#{i % 5}" for i in range(300)]
     covered = np.zeros(2)
     for _ in range(200):
-        photographs = rng.choice([0.45, 0.95], 40).repeat(5)
-        drawn = rng.uniform(size=200) < photographs
+        photographs = rng.beta(share, 1 - share, 60).repeat(5)  # half of the variance is between them
+        drawn = rng.uniform(size=300) < photographs
         for which, found in enumerate((rate_of(drawn, names), rate(drawn))):
-            covered[which] += found.low <= 0.7 <= found.high
-    assert covered[0] >= 182
-    assert covered[1] <= 178
+            covered[which] += found.low <= share <= found.high
+    assert covered[0] >= 184
+    assert covered[1] <= 170
 
 
 @pytest.fixture(scope="module")
@@ -304,8 +319,8 @@ def test_the_tables_of_a_study():
     assert numbers["both"][joint.BOTH]["both"]["value"] is None
     assert numbers["result"]["intervals"] == "95 % Wilson intervals"
     grouped = replace(found, result=replace(found.result, grouped=True))
-    assert text.count("95 % Wilson intervals") == 2
-    assert detection_tables.study_to_markdown(grouped).count("bootstrap intervals over the source") == 3
+    assert text.count("95 % Wilson intervals.") == 2
+    assert detection_tables.study_to_markdown(grouped).count("of as many independent images as") == 2
 
 
 def test_the_figure_has_a_line_for_each_number_of_blocks():
