@@ -150,13 +150,13 @@ def test_one_epsilon_per_image_and_a_sweep_compiles_once(name):
     radii = np.array([0.0, 0.01, 0.05], np.float32)
     mixed = run(make(name, epsilon=radii), classifier, images, labels)
     assert (mixed.linf <= radii + 1e-6).all()
-    before = programs.steps._cache_size()
+    before = programs.steps._jitted._cache_size()
     for row, epsilon in enumerate(radii):
         same = run(make(name, epsilon=float(epsilon)), classifier, images, labels)
         np.testing.assert_array_equal(same.images[row], mixed.images[row])
     for epsilon in np.linspace(0.02, 0.09, 5):
         run(make(name, epsilon=epsilon), classifier, images, labels)
-    assert programs.steps._cache_size() == before
+    assert programs.steps._jitted._cache_size() == before
 
 
 STOPPING = [name for name in NAMES if has(name, "stop_early")]

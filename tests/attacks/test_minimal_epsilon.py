@@ -182,11 +182,11 @@ def test_at_the_epsilon_found_the_attack_fools_and_a_little_below_it_does_not():
 def test_one_program_for_all_epsilons():
     classifier, images, labels = smooth(3)
     run(attacks.minimal_epsilon(attacks.ifgsm(0.1, steps=3), tolerance=1e-3), classifier, images, labels)
-    before = programs.steps._cache_size()
+    before = programs.steps._jitted._cache_size()
     for epsilon in (0.05, 0.08, np.array([0.02, 0.05, 0.07], np.float32)):
         attack = attacks.minimal_epsilon(attacks.ifgsm(epsilon, steps=3), tolerance=np.max(epsilon) / 100)
         run(attack, classifier, images, labels)
-    assert programs.steps._cache_size() == before
+    assert programs.steps._jitted._cache_size() == before
 
 
 def test_an_image_that_is_not_fooled_at_the_largest_epsilon_comes_back():
