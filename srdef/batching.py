@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srdef import interrupts
 from srdef.errors import InputError, OutOfMemoryError
-from srdef.own_code.edits import notice_edits
+from srdef.own_code.edits import notice_edits, watched
 from srdef.validation import check_count
 
 # Batches whose size nobody has chosen, on each device: at most so many images of so many numbers. 27 images
@@ -218,6 +218,7 @@ class _OnDevice:
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *self._parts)
 
 
+@watched
 def map_batches(
     function: Callable[..., Any],
     shared: tuple[Any, ...],

@@ -28,11 +28,13 @@ from srdef.attacks.targets import TargetName
 from srdef.attacks.trace import Recorder
 from srdef.batching import map_batches, settled_batch_size
 from srdef.errors import InputError
+from srdef.own_code.edits import watched
 from srdef.victims import Victim
 
 Storage = Literal["float32", "uint8"]
 
 
+@watched
 def perturb(
     attack: Attack | Ensemble,
     victim: Victim,

@@ -13,6 +13,7 @@ import numpy as np
 from srdef.attacks.losses import cross_entropy
 from srdef.attacks.projections import Norm, safe_divide
 from srdef.errors import InputError
+from srdef.own_code.edits import notice_edits, watched
 from srdef.programs import jit
 from srdef.validation import check_count, check_images
 from srdef.victims import Victim, expected
@@ -107,6 +108,7 @@ def _landscape(
     return jax.lax.map(loss, (a.ravel(), b.ravel())).reshape(points, points)
 
 
+@watched
 def loss_landscape(
     victim: Victim,
     image: np.ndarray | jax.Array,
@@ -143,6 +145,7 @@ def loss_landscape(
     if points % 2 == 0:
         raise InputError(f"points must be odd, not {points}")
     image = check_images(np.asarray(image)[None])[0]
+    notice_edits(victim)
     return np.asarray(
         _landscape(
             victim, image, jnp.int32(label), key, jnp.float32(epsilon), norm=norm, points=points, draws=draws

@@ -11,7 +11,7 @@ from flax import struct
 
 from srdef.errors import InputError
 from srdef.models.frameworks import check_networks, framework_of
-from srdef.own_code.edits import notice_edits
+from srdef.own_code.edits import notice_edits, watched
 from srdef.programs import jit
 
 Average = Literal["loss", "logits", "probabilities"]
@@ -95,6 +95,7 @@ def _call(victim: Any, image: jax.Array, key: jax.Array) -> Any:
     return victim(image, key)
 
 
+@watched
 def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
     """Evaluate the shape of a victim's output, which computes nothing, and return its number of classes.
 

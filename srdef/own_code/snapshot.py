@@ -1,0 +1,234 @@
+"""What the user's code computes with, as one number: its instructions, and the values that they read.
+
+Unlike `reach` this sees all of the user's classes, also those in files, which autoreload edits, and looks at
+nothing that their code does not read. It tells two moments of one process apart, and no more.
+"""
+
+import dis
+import hashlib
+import inspect
+import weakref
+from argparse import Namespace
+from collections import UserDict, UserList, deque
+from functools import cached_property, lru_cache, partial
+from itertools import count
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from srdef.own_code.reach import called, codes, instructions, is_own, names_read
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_SEQUENCES = (list, tuple, deque, UserList)
+# What srdef asks networks and victims for, beside the members that its own base classes have.
+_ASKED_FOR = frozenset(
+    {"classifier", "draws", "endpoints", "expected", "features", "image_size", "layers", "num_classes"}
+    | {"one_by_one", "scale", "victim", "victims"}
+)
+
+_serial = count()
+# JAX's arrays do not change: each has a number of its own for as long as it lives.
+_arrays: dict[int, tuple[weakref.ref[Any], int]] = {}
+
+
+def snapshot(*values: Any) -> str:
+    """A number for what functions, classes or objects of the user's compute with.
+
+    Of containers, arrays and objects that they read that is what is in them: of objects the attributes that
+    some function reads, and of a dictionary that one reads by constant keys alone what is under those.
+    """
+    taken = _Snapshot()
+    taken.go(values)
+    return taken.sha.hexdigest()
+
+
+class _Snapshot:
+    def __init__(self) -> None:
+        self.sha = hashlib.blake2b(digest_size=16)
+        self.seen: dict[int, tuple[int, Any]] = {}
+        self.attributes: set[str] = set()
+        self.owners: list[Any] = []  # whose attributes count, where code reads them
+        self.waiting: list[Any] = []
+        # By the place of an owner.
+        self.looked_up: set[tuple[int, str]] = set()
+
+    def go(self, values: Any) -> None:
+        self.waiting += values
+        while self.waiting:
+            while self.waiting:
+                self.visit(self.waiting.pop())
+            for index, owner in enumerate(self.owners):
+                held = owner if isinstance(owner, dict) else _attributes(owner)
+                for name in sorted(self.attributes & held.keys()):
+                    if (index, name) not in self.looked_up:
+                        self.looked_up.add((index, name))
+                        self.note(index, name)
+                        self.waiting.append(called(held[name]))
+
+    def note(self, *words: Any) -> None:
+        self.sha.update(repr(words).encode())
+
+    def visit(self, value: Any) -> None:
+        if isinstance(value, _PLAIN):
+            self.note(type(value).__name__, value)
+            return
+        if id(value) in self.seen:
+            self.note("again", self.seen[id(value)][0])
+            return
+        self.seen[id(value)] = len(self.seen), value
+        kind = type(value)
+        self.note(kind.__module__, kind.__qualname__)
+        if isinstance(value, jax.Array):
+            self.note(_number(value))
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            self.note(value.dtype, value.shape, hash(value.tobytes()))
+        elif isinstance(value, FunctionType):
+            self.function(value)
+        elif isinstance(value, type):
+            self.type(value)
+        elif isinstance(value, ModuleType):
+            self.note(value.__name__)
+            if is_own(value.__name__):
+                self.owners.append(vars(value))
+        else:
+            self.waiting += self.parts(value)
+
+    def function(self, function: FunctionType) -> None:
+        self.note(function.__module__, function.__qualname__)
+        held = [*closure(function), *(function.__defaults__ or ())]
+        held += (function.__kwdefaults__ or {}).values()
+        if is_own(function.__module__):
+            self.note(_text(function.__code__))
+            names, attributes = names_read(function.__code__)
+            self.attributes |= attributes
+            keys, given = _constant_keys(function.__code__), function.__globals__
+            for name in names:
+                if name in given:
+                    self.note(name)
+                    held += self.of_keys(given[name], keys[name]) if keys.get(name) else [given[name]]
+            held += [part for pair in vars(function).items() for part in pair]
+        self.waiting += held
+
+    def of_keys(self, value: Any, keys: frozenset[Any]) -> list[Any]:
+        """What is under some keys of a dictionary; else the value itself."""
+        if type(value) is not dict:
+            return [value]
+        return [value.get(key) for key in sorted(keys, key=repr)]
+
+    def type(self, kind: type) -> None:
+        """Of all that a class has those members that Python, srdef or the user's code itself asks for."""
+        self.note(kind.__module__, kind.__qualname__)
+        if not is_own(kind.__module__):
+            return
+        self.owners.append(kind)
+        self.waiting += kind.__bases__
+        asked = _asked_for(kind)
+        for name, member in sorted(vars(kind).items()):
+            if name in asked or (name.startswith("__") and isinstance(called(member), FunctionType)):
+                self.note(name)
+                self.waiting.append(called(member))
+
+    def parts(self, value: Any) -> list[Any]:
+        """What is in a value that is no array, function, class or module."""
+        kind = type(value)
+        if isinstance(value, partial):
+            return [value.func, value.args, value.keywords]
+        if isinstance(value, MethodType):
+            return [value.__self__, value.__func__]
+        if isinstance(value, nnx.Variable):
+            return [value.get_raw_value()]
+        if isinstance(value, np.ndarray):  # of objects
+            return [value.shape, value.tolist()]
+        found: list[Any] = []
+        if isinstance(value, set | frozenset):
+            found = [len(value), *sorted(value, key=repr)]
+        elif isinstance(value, _SEQUENCES):
+            found = [len(value), *value]
+        elif isinstance(value, dict | UserDict) or kind.__module__.startswith("ml_collections."):
+            found = [len(value), *(part for pair in [*value.items()] for part in pair)]
+        if is_own(kind.__module__):
+            self.owners.append(value)
+            return [*found, kind]
+        if isinstance(value, nnx.Module | SimpleNamespace | Namespace):
+            return [part for pair in _attributes(value).items() for part in pair]
+        if kind.__module__.startswith("torch"):
+            return [id(value), getattr(value, "_version", None)]  # of a tensor, which counts its changes
+        wrapped = getattr(value, "__dict__", {}).get("__wrapped__")  # a function, under jax.jit
+        return found or [id(value) if wrapped is None else wrapped]
+
+
+@lru_cache(maxsize=4096)
+def _text(code: CodeType) -> str:
+    """The instructions as text, in which 2 and 2.0 differ."""
+    return repr(instructions(code))
+
+
+@lru_cache(maxsize=256)
+def _asked_for(kind: type) -> frozenset[str]:
+    """The names that a class has from classes that are not the user's, as those of srdef."""
+    others = [base for base in kind.__mro__ if base is not object and not is_own(base.__module__)]
+    return _ASKED_FOR.union(*(vars(base).keys() | inspect.get_annotations(base).keys() for base in others))
+
+
+def _number(array: jax.Array) -> int:
+    known = _arrays.get(id(array))
+    if known is None or known[0]() is not array:
+        key = id(array)
+        known = weakref.ref(array, lambda gone: _forget(key, gone)), next(_serial)
+        _arrays[key] = known
+    return known[1]
+
+
+def _forget(key: int, gone: Any) -> None:
+    if key in _arrays and _arrays[key][0] is gone:
+        del _arrays[key]
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object or class itself, but for those that an object keeps for itself."""
+    held = dict(getattr(value, "__dict__", {}))
+    if isinstance(value, type):
+        return held
+    kind = type(value)
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                held[name] = getattr(value, name)
+    return {
+        name: part
+        for name, part in held.items()
+        if not (name.startswith("_pytree__") or isinstance(getattr(kind, name, None), cached_property))
+    }
+
+
+def closure(function: FunctionType) -> list[Any]:
+    """What a function holds of those around it."""
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # nothing in it yet
+            continue
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _constant_keys(code: CodeType) -> dict[str, frozenset[Any]]:
+    """Of global variables that a function reads as `NAME["key"]` alone, with constants: the keys."""
+    keys: dict[str, set[Any] | None] = {}
+    for part in codes(code):
+        steps = [*dis.get_instructions(part)]
+        for place, step in enumerate(steps):
+            if step.opname not in ("LOAD_GLOBAL", "LOAD_NAME"):
+                continue
+            key, then = [*steps[place + 1 : place + 3], step, step][:2]
+            so_far = keys.setdefault(step.argval, set())
+            if so_far is None or (key.opname, then.opname) != ("LOAD_CONST", "BINARY_SUBSCR"):
+                keys[step.argval] = None
+            else:
+                so_far.add(key.argval)
+    return {name: frozenset(found) for name, found in keys.items() if found}
