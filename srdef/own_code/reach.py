@@ -97,7 +97,7 @@ class _Walk:
             self.note(value.__module__, value.__qualname__)
             # A class that is made in a function may hold in closures what its source does not say.
             if _is_without_file(value.__module__) or (is_own(value.__module__) and "<" in value.__qualname__):
-                self.add([*value.__bases__, _members(value)])
+                self.add([*value.__bases__, members(value)])
         elif isinstance(value, FunctionType):
             self.function(value)
         else:
@@ -199,7 +199,7 @@ def _of_class(kind: type, name: str) -> Iterator[Any]:
             return
 
 
-def _members(kind: type) -> dict[str, Any]:
+def members(kind: type) -> dict[str, Any]:
     """The functions and values of a class itself, but for those that say where it is and what it is for."""
     left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__")
     return {name: called(value) for name, value in vars(kind).items() if name not in left_out}

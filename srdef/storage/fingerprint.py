@@ -12,14 +12,15 @@ import numpy as np
 from flax import nnx
 
 from srdef.own_code import sources
-from srdef.own_code.reach import reach_of, statics, without_addresses
+from srdef.own_code.reach import is_own, members, reach_of, statics, without_addresses
 
 
 def code_digest(*objects: Any) -> str:
     """A hash of the source of `objects`, and of all that it imports but installed packages.
 
     See `srdef.own_code.sources`. Comments, docstrings and the place of the files do not count. Of what is
-    written in a notebook, which has no file, the compiled code is taken, with all that it reads.
+    written in a notebook, which has no file, the compiled code is taken. Of the user's code also all counts
+    that it reads: numbers and arrays may come from files that are no source.
     """
     found = sources.files_of(*objects)
     sha = hashlib.sha256()
@@ -28,18 +29,19 @@ def code_digest(*objects: Any) -> str:
             source = file.read_bytes()
             text = _statements(source) if file.suffix == ".py" else hashlib.sha256(source).hexdigest()
             sha.update(f"{name}\n{text}\n".encode())
-    without_file = {name for name, file in found.items() if file is None}
-    for line in sorted(_in_no_file(objects, without_file)) if without_file else ():
+    for line in sorted(set(_of_the_user(objects))):
         sha.update(line.encode())
     return sha.hexdigest()
 
 
-def _in_no_file(objects: Any, modules: set[str]) -> Iterator[str]:
-    """A line for each function and class of these modules."""
+def _of_the_user(objects: Any) -> Iterator[str]:
+    """A line for each function and class of the user's, with what it reads."""
     for value in sources.parts(objects):
         kind = value if isinstance(value, FunctionType | type) else type(value)
-        if kind.__module__ in modules:
-            reach = reach_of(kind)
+        if is_own(kind.__module__):
+            bases = kind.__mro__ if isinstance(kind, type) else ()
+            own = [members(base) for base in bases if is_own(base.__module__)]
+            reach = reach_of(own or kind)
             yield f"{kind.__module__} {kind.__qualname__} {reach.arrays} {reach.values}\n"
 
 
