@@ -48,8 +48,9 @@ def read_json(workdir: Path, name: str, script: str = "evaluate", kind: Any = di
     InputError
         Names the file, if it is not there, damaged, or of another kind.
     """
+    text = read_text(workdir, name, script)
     try:
-        content = json.loads(read_text(workdir, name, script), parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise damaged(workdir / name, script, error) from None
     check_kind(workdir / name, script, content, kind)
