@@ -205,9 +205,8 @@ def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     options = specification(config, "dataset")
     dataset = datasets.load(options.pop("name"), keep=False, **options)
     for field, classifier in classifiers.items():
-        classes: int | None = classifier.num_classes
-        if classes is None:  # known only with the size of the images
-            classes = check_victim(Undefended(classifier), dataset.image_shape)
+        # A network may know its classes only with the size of the images, or not take that size.
+        classes = check_victim(Undefended(classifier), dataset.image_shape)
         if dataset.num_classes != classes:
             raise InputError(
                 f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "

@@ -309,6 +309,25 @@ def test_bad_configurations(tmp_path, old, new, message):
     assert not (tmp_path / "workdir").exists()
 
 
+def test_a_model_that_takes_another_size_is_said(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        """
+import jax.numpy as jnp
+from srdef import models
+
+def build():
+    weights = jnp.zeros((32 * 32 * 3, 1000))
+    return models.from_function(lambda w, x: x.reshape(len(x), -1) @ w, weights, num_classes=1000)
+"""
+    )
+    new = f'"name": "{tmp_path}/mine.py:build"'
+    namespace = {}
+    exec(CONFIG.replace('"name": "efficientnet_lite0", "pretrained": True', new), namespace)
+    with pytest.raises(InputError, match=r"^\w+ does not take images of 128x128x3: TypeError: [^\n]*$"):
+        script.main(namespace["get_config"](), tmp_path / "workdir")
+    assert not (tmp_path / "workdir").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -203,7 +203,7 @@ def test_paper_numbers_and_notes_stand_beside_ours(page):
 
 
 def test_what_is_missing_is_said(finished, tmp_path):
-    with pytest.raises(InputError, match=r"no finished run .* \(config.json is missing\)"):
+    with pytest.raises(InputError, match=r"^no finished run .* \(config.json is missing\)"):
         report.build(tmp_path)
     with pytest.raises(InputError, match="unknown attack 'FGSM-3'; the run has: <FGSM> & 4"):
         report.build(finished, ["FGSM-3"])
