@@ -28,6 +28,13 @@ _ASKED_FOR = frozenset(
     {"classifier", "draws", "endpoints", "expected", "features", "image_size", "layers", "num_classes"}
     | {"one_by_one", "scale", "victim", "victims"}
 )
+# Where code reads one of these it may read any attribute.
+_ANY = frozenset({"vars", "getattr", "asdict", "astuple", "__dict__"})
+# What dataclasses write themselves names all fields, and computes nothing.
+_OF_DATACLASSES = frozenset(
+    {"__init__", "__repr__", "__eq__", "__hash__", "__lt__", "__le__", "__gt__", "__ge__"}
+    | {"__setattr__", "__delattr__", "__getstate__", "__setstate__", "__replace__"}
+)
 
 _serial = count()
 # JAX's arrays do not change: each has a number of its own for as long as it lives.
@@ -50,6 +57,7 @@ class _Snapshot:
         self.sha = hashlib.blake2b(digest_size=16)
         self.seen: dict[int, tuple[int, Any]] = {}
         self.attributes: set[str] = set()
+        self.any = False
         self.owners: list[Any] = []  # whose attributes count, where code reads them
         self.waiting: list[Any] = []
         # By the place of an owner.
@@ -61,8 +69,9 @@ class _Snapshot:
             while self.waiting:
                 self.visit(self.waiting.pop())
             for index, owner in enumerate(self.owners):
-                held = owner if isinstance(owner, dict) else _attributes(owner)
-                for name in sorted(self.attributes & held.keys()):
+                held = _attributes(owner)
+                names = held.keys() if self.any and _is_instance(owner) else self.attributes & held.keys()
+                for name in sorted(names):
                     if (index, name) not in self.looked_up:
                         self.looked_up.add((index, name))
                         self.note(index, name)
@@ -92,7 +101,7 @@ class _Snapshot:
         elif isinstance(value, ModuleType):
             self.note(value.__name__)
             if is_own(value.__name__):
-                self.owners.append(vars(value))
+                self.owners.append(value)
         else:
             self.waiting += self.parts(value)
 
@@ -104,6 +113,7 @@ class _Snapshot:
             self.note(_text(function.__code__))
             names, attributes = names_read(function.__code__)
             self.attributes |= attributes
+            self.any |= not _ANY.isdisjoint({*names, *attributes})
             keys, given = _constant_keys(function.__code__), function.__globals__
             for name in names:
                 if name in given:
@@ -126,8 +136,10 @@ class _Snapshot:
         self.owners.append(kind)
         self.waiting += kind.__bases__
         asked = _asked_for(kind)
+        written = _OF_DATACLASSES if "__dataclass_fields__" in vars(kind) else ()
         for name, member in sorted(vars(kind).items()):
-            if name in asked or (name.startswith("__") and isinstance(called(member), FunctionType)):
+            special = name.startswith("__") and isinstance(called(member), FunctionType)
+            if name in asked or (special and name not in written):
                 self.note(name)
                 self.waiting.append(called(member))
 
@@ -187,10 +199,14 @@ def _forget(key: int, gone: Any) -> None:
         del _arrays[key]
 
 
+def _is_instance(owner: Any) -> bool:
+    return not isinstance(owner, ModuleType | type)
+
+
 def _attributes(value: Any) -> dict[str, Any]:
-    """The attributes of an object or class itself, but for those that an object keeps for itself."""
+    """The attributes of an object, class or module, but for those that an object keeps for itself."""
     held = dict(getattr(value, "__dict__", {}))
-    if isinstance(value, type):
+    if not _is_instance(value):
         return held
     kind = type(value)
     for base in kind.__mro__:

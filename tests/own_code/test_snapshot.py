@@ -39,6 +39,11 @@ ORDER = [1, 2, 3, 4, 5]
 class Slots:
     s: float = 0.5
 
+@dataclasses.dataclass
+class Fields:
+    s: float = 0.5
+    round: int = 0
+
 class Schedule:
     def __init__(self):
         self.sigma = 0.5
@@ -55,9 +60,16 @@ class Schedule:
     def best(self):
         return max(self.rows)
 
-slots, schedule, other = Slots(), Schedule(), Schedule()
+slots, schedule, other, fields = Slots(), Schedule(), Schedule(), Fields()
 method = other.at
 optimizer = optax.sgd(0.5)
+
+class Named(dict):
+    def __init__(self, **items):
+        super().__init__(items)
+        self.factor = 0.5
+
+named = Named(factor=1)
 
 def smooth(x):
     return x
@@ -97,6 +109,11 @@ EDITED = {
     "nested": ("image * CONFIG['by']['t']", "CONFIG['by']['t'] = 2"),
     "setter": ("image * schedule.sigma", "schedule.set(0.25)"),
     "slots": ("image * slots.s", "slots.s = 0.25"),
+    "dataclass": ("image * fields.s", "fields.s = 0.25"),
+    "all_fields": ("sum(dataclasses.asdict(fields).values())", "fields.round = 1"),
+    "by_name": ("image * getattr(schedule, 'sig' + 'ma')", "schedule.sigma = 0.25"),
+    "items_and_attributes": ("image * named.factor", "named.factor = 0.25"),
+    "items_beside_attributes": ("image * named.factor * named['factor']", "named['factor'] = 2"),
     "fields": ("image * FIELDS.s", "FIELDS.s = 0.25"),
     "queue": ("image * QUEUE[0]", "QUEUE[0] = 2"),
     "cache": ("CACHE.setdefault(3, 1) * image", "CACHE[3] = 0.01"),
@@ -117,6 +134,7 @@ UNCHANGED = {
     "table_of_summary": ("image", "TABLE[0] = 0.3"),
     "another_key": ("image * CONFIG['s']", "CONFIG['unread'] = 2; CONFIG['new'] = []"),
     "another_attribute": ("schedule.at(image)", "schedule.rows.append(1); schedule.new = 2"),
+    "another_field": ("image * fields.s", "fields.round += 1"),
     "equal_array": ("image * TABLE[0]", "TABLE = np.array([0.5, 0.2])"),
     "equal_config": ("image * slots.s", "slots = Slots()"),
     "same_cell": ("smooth(image)", "def smooth(x):\n    return x\n"),
