@@ -1,7 +1,7 @@
 """Run a jitted batch function over any number of images: fixed batch size, sharded, with progress.
 
 Every program is compiled once: the last batch is padded to the full size by repeating its last row. Batches
-are sharded over the `data` axis of a device mesh; weights are replicated. Neither changes a result.
+are sharded over the `data` axis of a device mesh; weights are replicated. That changes rounding at most.
 """
 
 import math
