@@ -75,7 +75,7 @@ class _Snapshot:
                     if (index, name) not in self.looked_up:
                         self.looked_up.add((index, name))
                         self.note(index, name)
-                        self.waiting.append(called(held[name]))
+                        self.waiting.append(_called(held[name]))
 
     def note(self, *words: Any) -> None:
         self.sha.update(repr(words).encode())
@@ -138,10 +138,10 @@ class _Snapshot:
         asked = _asked_for(kind)
         written = _OF_DATACLASSES if "__dataclass_fields__" in vars(kind) else ()
         for name, member in sorted(vars(kind).items()):
-            special = name.startswith("__") and isinstance(called(member), FunctionType)
+            special = name.startswith("__") and isinstance(_called(member), FunctionType)
             if name in asked or (special and name not in written):
                 self.note(name)
-                self.waiting.append(called(member))
+                self.waiting.append(_called(member))
 
     def parts(self, value: Any) -> list[Any]:
         """What is in a value that is no array, function, class or module."""
@@ -197,6 +197,13 @@ def _number(array: jax.Array) -> int:
 def _forget(key: int, gone: Any) -> None:
     if key in _arrays and _arrays[key][0] is gone:
         del _arrays[key]
+
+
+def _called(member: Any) -> Any:
+    """What a member of a class calls; other objects are not asked, as they may raise anything."""
+    if isinstance(member, cached_property):
+        return member.func
+    return called(member) if isinstance(member, classmethod | staticmethod | property) else member
 
 
 def _is_instance(owner: Any) -> bool:

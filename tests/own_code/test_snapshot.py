@@ -60,6 +60,14 @@ class Schedule:
     def best(self):
         return max(self.rows)
 
+    @property
+    def doubled(self):
+        return 2 * self.sigma
+
+    @functools.cached_property
+    def kept(self):
+        return TABLE[1]
+
 slots, schedule, other, fields = Slots(), Schedule(), Schedule(), Fields()
 method = other.at
 optimizer = optax.sgd(0.5)
@@ -107,6 +115,8 @@ EDITED = {
     "item_of_its_own": ("[dict(x=1).update(x=CONFIG['s']) for _ in (1,)]", "CONFIG['s'] = 0.2"),
     "list": ("[image * w for w in CONFIG['scales']]", "CONFIG['scales'][0] = 0.2"),
     "nested": ("image * CONFIG['by']['t']", "CONFIG['by']['t'] = 2"),
+    "property": ("image * schedule.doubled", "schedule.sigma = 0.25"),
+    "cached_property": ("image * schedule.kept", "TABLE[1] = 0.25"),
     "setter": ("image * schedule.sigma", "schedule.set(0.25)"),
     "slots": ("image * slots.s", "slots.s = 0.25"),
     "dataclass": ("image * fields.s", "fields.s = 0.25"),
@@ -251,21 +261,14 @@ def test_strange_objects_are_no_errors():
         def __getattr__(self, name):
             raise RuntimeError
 
+    class Holds:
+        raises = Raises()
+
     loop: list = []
     loop.append({"loop": loop})
-    held = [
-        Raises(),
-        loop,
-        iter([1]),
-        None,
-        sys,
-        ModuleType("empty"),
-        object(),
-        np.array([None]),
-        type,
-    ]
+    held = [Raises(), loop, iter([1]), None, sys, ModuleType("empty"), object(), np.array([None]), type]
 
     def code():
-        return held
+        return held, Holds.raises, Holds().raises
 
     assert snapshot(code) == snapshot(code)
