@@ -37,8 +37,9 @@ _OF_DATACLASSES = frozenset(
 )
 
 _serial = count()
-# JAX's arrays do not change: each has a number of its own for as long as it lives.
-_arrays: dict[int, tuple[weakref.ref[Any], int]] = {}
+# JAX's arrays, which do not change, and what is not looked into have numbers of their own for as long as they
+# live; an address may be another's later.
+_numbers: dict[int, tuple[weakref.ref[Any], int]] = {}
 
 
 def snapshot(*values: Any) -> str:
@@ -167,9 +168,13 @@ class _Snapshot:
         if isinstance(value, nnx.Module | SimpleNamespace | Namespace):
             return [part for pair in _attributes(value).items() for part in pair]
         if kind.__module__.startswith("torch"):
-            return [id(value), getattr(value, "_version", None)]  # of a tensor, which counts its changes
+            return [_number(value), getattr(value, "_version", None)]  # of a tensor, which counts its changes
         wrapped = getattr(value, "__dict__", {}).get("__wrapped__")  # a function, under jax.jit
-        return found or [id(value) if wrapped is None else wrapped]
+        if wrapped is not None:
+            return [wrapped]
+        if kind.__hash__ not in (None, object.__hash__):  # a value, as a path or a fraction
+            found.append(repr(value))
+        return found or [_number(value)]
 
 
 @lru_cache(maxsize=4096)
@@ -185,18 +190,21 @@ def _asked_for(kind: type) -> frozenset[str]:
     return _ASKED_FOR.union(*(vars(base).keys() | inspect.get_annotations(base).keys() for base in others))
 
 
-def _number(array: jax.Array) -> int:
-    known = _arrays.get(id(array))
-    if known is None or known[0]() is not array:
-        key = id(array)
-        known = weakref.ref(array, lambda gone: _forget(key, gone)), next(_serial)
-        _arrays[key] = known
+def _number(value: Any) -> Any:
+    known = _numbers.get(id(value))
+    if known is None or known[0]() is not value:
+        key = id(value)
+        try:
+            known = weakref.ref(value, lambda gone: _forget(key, gone)), next(_serial)
+        except TypeError:  # of a few classes of Python's, as iterators
+            return repr(value)
+        _numbers[key] = known
     return known[1]
 
 
 def _forget(key: int, gone: Any) -> None:
-    if key in _arrays and _arrays[key][0] is gone:
-        del _arrays[key]
+    if key in _numbers and _numbers[key][0] is gone:
+        del _numbers[key]
 
 
 def _called(member: Any) -> Any:

@@ -1,6 +1,11 @@
 """What the user's code computes with: an edit of it is seen, and nothing else."""
 
+import re
 import sys
+import threading
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -252,6 +257,35 @@ def test_an_array_that_takes_the_place_of_another():
     assert snapshot(code) == before
     for _ in range(3):
         array = jax.numpy.zeros(3)
+        assert snapshot(code) != before
+        before = snapshot(code)
+
+
+@pytest.mark.parametrize("kind", [Path, Fraction, re.compile, Decimal, str])
+def test_values_of_other_classes_count(kind):
+    def code():
+        return value
+
+    value = kind("1")
+    before = snapshot(code)
+    value = kind("1")
+    assert snapshot(code) == before
+    value = kind("2")
+    assert snapshot(code) != before
+
+
+def test_an_object_that_takes_the_place_of_another():
+    """Often at the same address."""
+
+    def code():
+        return value
+
+    value = threading.Lock()
+    before = snapshot(code)
+    assert snapshot(code) == before
+    for _ in range(5):
+        value = None
+        value = threading.Lock()
         assert snapshot(code) != before
         before = snapshot(code)
 
