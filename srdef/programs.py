@@ -2,10 +2,10 @@
 
 Since version 0.10 jaxlib calls the structures of two dataclasses equal if they have as many fields and the
 same static values, whatever their classes are: `jax.tree.structure(A(1.0)) == jax.tree.structure(B(1.0))`.
-Their hashes differ, but its tables of programs look at a few bits of a hash only: with JAX 0.10.2 about one
-class in eight gets the program of another one, and its numbers, without a word. Attacks, defenses and victims
-are dataclasses, also those of users, and those of a cell of a notebook that was run again. Nor does JAX tell
-static values of a pytree apart that Python calls equal, as 1, 1.0 and True, whose programs differ.
+Their hashes differ, but its tables of programs look at a few bits of a hash only, so that some classes get
+the program of another one, and its numbers, without a word. Attacks, defenses and victims are dataclasses,
+also those of users, and those of a cell of a notebook that was run again. Nor does JAX tell static values of
+a pytree apart that Python calls equal, as 1, 1.0 and True, whose programs differ.
 """
 
 import functools

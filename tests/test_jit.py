@@ -1,6 +1,6 @@
 """Classes of the same fields, which jaxlib 0.10 takes for one another: each must get its own program.
 
-With plain `jax.jit` about one call in eight of these was answered by another class.
+With plain `jax.jit` some of these calls are answered by another class.
 """
 
 from typing import Any

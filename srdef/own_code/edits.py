@@ -18,7 +18,8 @@ import jax
 from flax import nnx
 
 from srdef.own_code.reach import is_own
-from srdef.own_code.snapshot import closure, snapshot
+from srdef.own_code.snapshot import snapshot
+from srdef.own_code.sources import closure
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 # Objects of these packages have no code of the user's in them.

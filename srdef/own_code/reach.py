@@ -110,12 +110,7 @@ class _Walk:
 
     def function(self, function: FunctionType) -> None:
         self.note(function.__module__, function.__qualname__, *instructions(function.__code__))
-        parts = [function.__defaults__, function.__kwdefaults__, vars(function)]
-        for cell in function.__closure__ or ():
-            try:
-                parts.append(cell.cell_contents)
-            except ValueError:  # nothing in it yet
-                continue
+        parts = [function.__defaults__, function.__kwdefaults__, vars(function), *sources.closure(function)]
         if is_own(function.__module__):
             names, attributes = names_read(function.__code__)
             self.attributes |= attributes
@@ -152,7 +147,7 @@ class _Walk:
             return _items(value)
         self.classes.setdefault(kind)
         found = [*getattr(value, "__dict__", {}).items()]
-        found += [(name, getattr(value, name)) for name in _slots(kind) if hasattr(value, name)]
+        found += [(name, getattr(value, name)) for name in slots(kind) if hasattr(value, name)]
         wrapped = getattr(value, "__wrapped__", None)  # a function, under jax.jit
         items = _items(value)
         if not (found or items) and wrapped is None:
@@ -210,7 +205,8 @@ def called(value: Any) -> Any:
     return getattr(value, "__func__", getattr(value, "fget", value))
 
 
-def _slots(kind: type) -> list[str]:
+def slots(kind: type) -> list[str]:
+    """The attributes that objects of a class have beside their dictionary."""
     names = [getattr(base, "__slots__", ()) for base in kind.__mro__]
     each = [name for part in names for name in ((part,) if isinstance(part, str) else part)]
     return [name for name in each if name not in ("__dict__", "__weakref__")]

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from srdef.own_code.reach import called, codes, instructions, is_own, names_read
+from srdef.own_code.reach import called, codes, instructions, is_own, names_read, slots
+from srdef.own_code.sources import closure
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _SEQUENCES = (list, tuple, deque, UserList)
@@ -98,7 +99,9 @@ class _Snapshot:
         elif isinstance(value, FunctionType):
             self.function(value)
         elif isinstance(value, type):
-            self.type(value)
+            self.note(value.__module__, value.__qualname__)
+            if is_own(value.__module__):
+                self.class_of_the_user(value)
         elif isinstance(value, ModuleType):
             self.note(value.__name__)
             if is_own(value.__name__):
@@ -129,11 +132,8 @@ class _Snapshot:
             return [value]
         return [value.get(key) for key in sorted(keys, key=repr)]
 
-    def type(self, kind: type) -> None:
+    def class_of_the_user(self, kind: type) -> None:
         """Of all that a class has those members that Python, srdef or the user's code itself asks for."""
-        self.note(kind.__module__, kind.__qualname__)
-        if not is_own(kind.__module__):
-            return
         self.owners.append(kind)
         self.waiting += kind.__bases__
         asked = _asked_for(kind)
@@ -224,27 +224,12 @@ def _attributes(value: Any) -> dict[str, Any]:
     if not _is_instance(value):
         return held
     kind = type(value)
-    for base in kind.__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                held[name] = getattr(value, name)
+    held |= {name: getattr(value, name) for name in slots(kind) if hasattr(value, name)}
     return {
         name: part
         for name, part in held.items()
         if not (name.startswith("_pytree__") or isinstance(getattr(kind, name, None), cached_property))
     }
-
-
-def closure(function: FunctionType) -> list[Any]:
-    """What a function holds of those around it."""
-    found = []
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # nothing in it yet
-            continue
-    return found
 
 
 @lru_cache(maxsize=4096)

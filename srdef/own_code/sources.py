@@ -70,16 +70,22 @@ def parts(value: Any) -> Iterator[Any]:
         elif isinstance(value, MethodType):
             waiting += [value.__func__, value.__self__]
         elif isinstance(value, FunctionType):
-            waiting += [value.__defaults__, value.__kwdefaults__, vars(value)]
-            for cell in value.__closure__ or ():
-                try:
-                    waiting.append(cell.cell_contents)
-                except ValueError:  # nothing in it yet
-                    continue
+            waiting += [value.__defaults__, value.__kwdefaults__, vars(value), *closure(value)]
         else:
             waiting += getattr(value, "__dict__", {}).values()
             if not isinstance(value, type):
                 waiting.append(getattr(value, "__wrapped__", None))  # a function, under jax.jit
+
+
+def closure(function: FunctionType) -> list[Any]:
+    """What a function holds of those around it."""
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # nothing in it yet
+            continue
+    return found
 
 
 def _modules_of(value: Any) -> list[str]:
