@@ -45,6 +45,8 @@ from srdef.weights import catalog
 
 # Data sets whose images have many sizes: they are read at the size of the model, if it has one.
 _MANY_SIZES = ("folder", "imagenet2012", "imagenet_samples", "nips2017", "tfds")
+# Data sets that have as many classes as the model, if nothing else is said.
+_OF_ANY_CLASSES = ("crops", "folder")
 
 
 def make_model(entry: dict[str, Any]) -> Any:
@@ -59,19 +61,24 @@ def make_model(entry: dict[str, Any]) -> Any:
     return model
 
 
-def load(entry: dict[str, Any], limit: int | None, model: Any) -> Dataset:
-    """The images, at the size of the model where they have many sizes."""
+def load(entry: dict[str, Any], limit: int | None, model: Any, model_name: str) -> Dataset:
+    """The images, at the size of the model where they have many sizes; InputError for other classes."""
     options = dict(entry)
     name = options.pop("name")
     if limit is not None:
         options["limit"] = limit
+    classes = model.num_classes
+    if name in _OF_ANY_CLASSES and classes:
+        options.setdefault("num_classes", classes)
     size = getattr(model, "image_size", None)
     if name in _MANY_SIZES and size:
         options.setdefault("size", size)
     with cli.console.status("reading images") as status:
-        return datasets.load(
+        dataset = datasets.load(
             name, **options, progress=lambda done, total: status.update(f"reading images: {done} of {total}")
         )
+    # A model may know its classes only when it sees images.
+    return dataset.of_model(classes, name, model_name) if classes else dataset
 
 
 @jit
@@ -259,7 +266,7 @@ def run(options: argparse.Namespace) -> None:
         attacks.REGISTRY.builder(entry["name"])
     model = make_model(config["model"])
     defense = make_defense(config["defense"], model) if config["defense"] else None
-    dataset = load(config["data"], config["limit"], model)
+    dataset = load(config["data"], config["limit"], model, config["model"]["name"])
     labels = label(model, dataset, min(options.batch_size, len(dataset)))
     cli.console.print(f"{len(dataset)} images of {'x'.join(map(str, dataset.images.shape[1:]))}")
     result = measure(model, dataset, labels, config, defense, options.trace)

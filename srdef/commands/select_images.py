@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from srdef import batching, models
 from srdef.commands import cli
 from srdef.datasets import base
+from srdef.datasets.dataset import check_classes
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
 from srdef.evaluation.experiment import check_batch_size
@@ -44,11 +45,8 @@ def select(config: dict[str, Any], count: int) -> Selection:
     classifier = models.create(specification.pop("name"), **specification)
     if not getattr(classifier, "num_classes", 0):
         raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
-    if classifier.num_classes != len(source.class_names):
-        raise InputError(
-            f"data set {name!r} has {len(source.class_names)} classes, model "
-            f"{config['classifier']['name']!r} has {classifier.num_classes}"
-        )
+    known, model = len(source.class_names), config["classifier"]["name"]
+    check_classes(known, source.least_classes, classifier.num_classes, name, model)
 
     def read(positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
         dataset = base.read_positions(source, positions, size)

@@ -46,7 +46,7 @@ def arrays(
         The names of the fields of an `.npz` file. Default: the first there is of `IMAGE_FIELDS` and of
         `LABEL_FIELDS`.
     num_classes : int, optional
-        Default: what the largest label needs.
+        Default: those of the model, which has as many as the largest label needs, or more.
     channels_first : bool
         Whether the images are `(N, channels, height, width)`.
 
@@ -111,7 +111,8 @@ def _source(
         return Entry(int(classes[position]), str(position), hashlib.sha256(kept).hexdigest())
 
     count = num_classes if num_classes is not None else max(int(classes.max()) + 1, 1)
-    return Source(len(images), read, tuple(map(str, range(count))), crop="none", entry=entry)
+    names = tuple(map(str, range(count)))
+    return Source(len(images), read, names, crop="none", entry=entry, least_classes=num_classes is None)
 
 
 def _check_labels(labels: Any, count: int, where: str, num_classes: int | None) -> np.ndarray:

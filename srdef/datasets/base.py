@@ -72,6 +72,8 @@ class Source:
     entry : callable, optional
         The `Entry` of the image at a position. With it a data set may be larger than the memory; without, its
         images are read into memory.
+    least_classes : bool
+        Whether the labels alone say how many classes there are: a model may have more.
     """
 
     length: int
@@ -79,6 +81,7 @@ class Source:
     class_names: tuple[str, ...]
     crop: Crop
     entry: Callable[[int], Entry] | None = None
+    least_classes: bool = False
 
 
 def list_names() -> list[str]:
@@ -158,7 +161,8 @@ def read_positions(
                 progress(i + 1, len(positions))
     if images is None:
         raise InputError("there are no images")
-    return Dataset(images, labels, tuple(names), np.array(positions, np.int32), source.class_names)
+    ids = np.array(positions, np.int32)
+    return Dataset(images, labels, tuple(names), ids, source.class_names, source.least_classes)
 
 
 def leave_on_disk(source: Source, positions: Sequence[int], size: int | None) -> Dataset | None:
@@ -180,7 +184,8 @@ def leave_on_disk(source: Source, positions: Sequence[int], size: int | None) ->
     stamps = [found.stamp for found in entries]
     images = ImagesOnDisk(read, names, first.shape, stamps, f"size {size}, crop {source.crop}")
     labels = np.array([found.label for found in entries], np.int32)
-    return Dataset(images, labels, names, np.array(positions, np.int32), source.class_names)
+    ids = np.array(positions, np.int32)
+    return Dataset(images, labels, names, ids, source.class_names, source.least_classes)
 
 
 def load(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from srdef.datasets.on_disk import ImagesOnDisk
+from srdef.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,8 @@ class Dataset:
         the random key of an image is made.
     class_names : tuple of str
         The name of each class; its length is the number of classes.
+    least_classes : bool
+        Whether the labels alone say how many classes there are: a model may have more.
     """
 
     pixels: np.ndarray | ImagesOnDisk
@@ -36,6 +39,7 @@ class Dataset:
     names: tuple[str, ...]
     ids: np.ndarray
     class_names: tuple[str, ...]
+    least_classes: bool = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.images, self.labels))
@@ -72,6 +76,26 @@ class Dataset:
             ids=self.ids[positions],
         )
 
+    def of_model(self, classes: int, name: str, model: str) -> "Dataset":
+        """This data set, of as many classes as the model that is to see it.
+
+        Parameters
+        ----------
+        classes : int
+            The model's.
+        name, model : str
+            What the data set and the model are called.
+
+        Raises
+        ------
+        InputError
+            If it has other classes than the model.
+        """
+        check_classes(self.num_classes, self.least_classes, classes, name, model)
+        if self.num_classes < classes:
+            return replace(self, class_names=tuple(map(str, range(classes))), least_classes=False)
+        return self
+
     def digest(self) -> str:
         """SHA-256 (hexadecimal) over pixels, labels, names and ids.
 
@@ -83,3 +107,10 @@ class Dataset:
         for array in (pixels, self.labels, self.ids):
             sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
+
+
+def check_classes(count: int, at_least: bool, classes: int, name: str, model: str) -> None:
+    """Raise InputError if a data set of `count` classes, or more, is not for a model of `classes`."""
+    if count > classes or (count < classes and not at_least):
+        known = "at least " if at_least else ""
+        raise InputError(f"data set {name!r} has {known}{count} classes, model {model!r} has {classes}")

@@ -207,11 +207,7 @@ def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     for field, classifier in classifiers.items():
         # A network may know its classes only with the size of the images, or not take that size.
         classes = check_victim(Undefended(classifier), dataset.image_shape)
-        if dataset.num_classes != classes:
-            raise InputError(
-                f"data set {config['dataset']['name']!r} has {dataset.num_classes} classes, model "
-                f"{config[field]['name']!r} has {classes}"
-            )
+        dataset = dataset.of_model(classes, config["dataset"]["name"], config[field]["name"])
     return dataset
 
 

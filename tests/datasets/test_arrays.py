@@ -31,6 +31,7 @@ def test_levels_in_memory():
     assert dataset.ids.tolist() == [1, 2, 3]
     assert dataset.names == ("1", "2", "3")
     assert dataset.num_classes == 4
+    assert dataset.least_classes
     assert datasets.load("arrays", images=LEVELS, labels=LABELS, num_classes=10).num_classes == 10
 
 
@@ -158,3 +159,17 @@ def test_bad_files(tmp_path):
     damaged[300] ^= 255
     with pytest.raises(InputError, match="it may be damaged"):
         datasets.load("arrays", path=write(tmp_path / "damaged.npz", bytes(damaged)))
+
+
+def test_labels_alone_do_not_say_how_many_classes_there_are():
+    """Some images of a data set need not have its last class."""
+    dataset = datasets.load("arrays", images=LEVELS, labels=LABELS)
+    fitted = dataset.of_model(10, "mine", "net")
+    assert (fitted.num_classes, fitted.least_classes) == (10, False)
+    assert dataset.of_model(4, "mine", "net").num_classes == 4
+    with pytest.raises(InputError, match="^data set 'mine' has at least 4 classes, model 'net' has 3$"):
+        dataset.of_model(3, "mine", "net")
+    told = datasets.load("arrays", images=LEVELS, labels=LABELS, num_classes=4)
+    for classes in (3, 5):
+        with pytest.raises(InputError, match=f"^data set 'mine' has 4 classes, model 'net' has {classes}$"):
+            told.of_model(classes, "mine", "net")

@@ -48,6 +48,10 @@ def labelled(count=6):
     return images, labels.astype(int)
 
 
+def three(count=3):
+    return stripes(count)[0], [0, 1, 2]
+
+
 def gentle(epsilon=8 / 255):
     return attacks.fgsm(epsilon / 2)
 
@@ -262,7 +266,8 @@ def test_registered_models_have_their_weights_and_size(monkeypatch):
     monkeypatch.setattr(
         attack.models, "create", lambda name, **options: asked.append((name, options)) or Made
     )
-    monkeypatch.setattr(datasets, "load", lambda name, **options: asked.append((name, options)))
+    dataset = datasets.load("arrays", images=np.zeros((1, 4, 4, 3), np.uint8), labels=[0])
+    monkeypatch.setattr(datasets, "load", lambda name, **options: asked.append((name, options)) or dataset)
     attack.make_model({"name": "efficientnet_lite0"})
     attack.make_model({"name": "efficientnet_lite0", "pretrained": False})
     attack.make_model({"name": "mine.py:build", "width": 3})
@@ -272,11 +277,33 @@ def test_registered_models_have_their_weights_and_size(monkeypatch):
         ("mine.py:build", {"width": 3}),
     ]
     asked.clear()
-    attack.load({"name": "imagenet_samples"}, 3, Made)
-    attack.load({"name": "imagenet_samples", "size": 64}, None, Made)
-    attack.load({"name": "cifar10"}, None, Made)
-    assert [options.get("size") for _, options in asked] == [224, 64, None]
+    attack.load({"name": "imagenet_samples"}, 3, Made, "mine")
+    attack.load({"name": "imagenet_samples", "size": 64}, None, Made, "mine")
+    attack.load({"name": "cifar10"}, None, Made, "mine")
+    attack.load({"name": "folder"}, None, Made, "mine")
+    attack.load({"name": "folder", "num_classes": 7}, None, Made, "mine")
+    assert [options.get("size") for _, options in asked] == [224, 64, None, 224, 224]
+    assert [options.get("num_classes") for _, options in asked] == [None, None, None, 1000, 7]
     assert asked[0][1]["limit"] == 3
+
+
+def test_data_are_of_the_classes_of_the_model(folder, capsys):
+    """Classes counted from 1, or a class for the background, would else be wrong numbers without a word."""
+    for index, name in enumerate(("cat", "dog")):
+        (folder / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (100 + 50 * index,) * 3).save(folder / "pictures" / name / "0.png")
+    words = ("--attacks=fgsm", "--epsilons=3/255", "--output=out")
+    assert run("--data=pictures", *words) == 0
+    assert accuracies(folder / "out" / "robustness.csv") == {("clean", 0): 1, ("fgsm", 3): 1}
+    capsys.readouterr()
+    for data, message in (
+        ("folder:path=pictures/cat,labels=predicted,num_classes=3", "data set 'folder' has 3 classes"),
+        ("mine.py:three", "data set 'mine.py:three' has at least 3 classes"),
+        ("arrays:path=one.npz,num_classes=1", "data set 'arrays' has 1 classes"),
+    ):
+        np.savez("one.npz", images=np.zeros((1, 4, 4, 3), np.uint8), labels=[0])
+        assert run(f"--data={data}", "--attacks=fgsm") == 2
+        assert f"error: {message}, model 'mine.py:build' has 2" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
