@@ -210,7 +210,9 @@ def run(
     maps, fooled = zip(*(feature_maps(correct, attack, model.endpoint) for attack in attacks), strict=True)
     pairs = Pairs(np.stack([clean, *maps]), np.stack(fooled))
     training, testing = pairs.select(train_rows), pairs.select(test_rows)
-    model.detector = train(model.detector, training, testing, options, experiment.seed, workdir, report)
+    model.detector = train(
+        model.detector, training, testing, options, experiment.seed, workdir, reporter, report
+    )
     batch_size = 4 * options["pairs_per_batch"]
     return judge(correct, model, training, testing, test_rows, sources, attacks, batch_size)
 

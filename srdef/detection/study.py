@@ -125,9 +125,8 @@ def run(
     train_rows, test_rows = split(correct, sources, options["test_share"], workdir)
     parts = _pairs(correct, attacks, models, (train_rows, test_rows))
     tested_of = [sources[row] for row in test_rows]
-    sweep = Sweep(
-        config, workdir, models, parts, tested_of, experiment.seed, report if processes.first else None
-    )
+    settled = report if processes.first else None
+    sweep = Sweep(config, workdir, models, parts, tested_of, experiment.seed, correct.reporter, settled)
     if processes.count > 1:
         sweep.share(processes)
         if not processes.first:

@@ -9,6 +9,7 @@ from srdef.detection.network import ManifoldClassifier
 from srdef.detection.pairs import Accuracy, Pairs, accuracy_of, area, pair_accuracy
 from srdef.detection.training import scores, train
 from srdef.evaluation.processes import Processes
+from srdef.evaluation.progress import Reporter
 from srdef.storage.files import canonical_json, write_atomically
 from srdef.training.export import read_metrics
 
@@ -50,6 +51,8 @@ class Sweep:
     sources : list of str
         For each image to test with, what it was cut from.
     seed : int
+    reporter : Reporter
+        Shows the trainings.
     report : callable, optional
         Called once with each setting.
     """
@@ -60,6 +63,7 @@ class Sweep:
     parts: dict[str, tuple[Pairs, Pairs]]
     sources: list[str]
     seed: int
+    reporter: Reporter
     report: Callable[[Setting], None] | None = None
     _reported: set[tuple[int, int]] = field(default_factory=set, init=False)
 
@@ -84,7 +88,17 @@ class Sweep:
         # With these two files `training.load` can load it.
         write_atomically(folder / "config.json", canonical_json({**self.config, "manifold": options}) + "\n")
         write_atomically(folder / "images.json", (self.workdir / "images.json").read_text())
-        detector = train(self.models[blocks].detector, training, testing, options, self.seed, folder)
+        title = f"training {blocks} blocks, {count} pairs"
+        detector = train(
+            self.models[blocks].detector,
+            training,
+            testing,
+            options,
+            self.seed,
+            folder,
+            self.reporter,
+            title=title,
+        )
         size = 4 * options["pairs_per_batch"]
         clean, attacked = scores(detector, testing, size)
         setting = Setting(

@@ -7,6 +7,7 @@ top is run in training (there is no augmentation).
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from srdef.detection.network import Detector, ManifoldClassifier
 from srdef.detection.pairs import Pairs, pair_accuracy
 from srdef.errors import InputError
 from srdef.evaluation.plain_data import other_than
+from srdef.evaluation.progress import Reporter
 from srdef.programs import jit
 from srdef.storage.files import canonical_json, for_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
+from srdef.training.ahead import StepsAhead
 from srdef.training.checkpoints import Checkpoints
 from srdef.training.export import read_metrics
 from srdef.training.super_resolution import split_modes
@@ -119,7 +122,9 @@ def train(
     options: dict[str, Any],
     seed: int,
     workdir: Path,
+    reporter: Reporter,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
+    title: str = "training",
 ) -> Detector:
     """Train the detector on cached feature maps; the last weights are the result, none are selected.
 
@@ -149,7 +154,7 @@ def train(
     maps = jnp.asarray(training.maps)
     log = workdir / "metrics.jsonl"
     every = options["evaluate_every"]
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir) as checkpoints, ExitStack() as shown:
         if checkpoints.any():
             refuse_another(workdir, origin)
         first, state = checkpoints.restore(state)
@@ -160,12 +165,15 @@ def train(
             )
         write_atomically(workdir / "training.json", canonical_json(origin) + "\n")
         records = [record for record in read_metrics(log) if record["step"] <= first]
-        losses = []
-        for index in range(first, options["steps"]):
+        losses, ahead, total = [], StepsAhead(), options["steps"]
+        advance = shown.enter_context(reporter.step(title, total, total - first, "steps"))
+        for index in range(first, total):
             interrupts.check()
             state, loss = step(state, maps, *training.batch(index, size, seed), np.int32(index))
             losses.append(loss)
-            if (index + 1) % every and index + 1 < options["steps"]:
+            ahead.add(loss)
+            advance(1)
+            if (index + 1) % every and index + 1 < total:
                 continue
             loss = float(np.mean(losses))
             if not np.isfinite(loss):

@@ -36,9 +36,12 @@ class Reporter:
     processes: Processes = ALONE
 
     @contextmanager
-    def step(self, title: str, total: int, left: int) -> Iterator[Callable[[int], None]]:
-        """Show the progress of one step with `left` of `total` images still to do."""
-        self.computed += left
+    def step(
+        self, title: str, total: int, left: int, unit: str = "images"
+    ) -> Iterator[Callable[[int], None]]:
+        """Show the progress of one step with `left` of `total` images, or another unit, still to do."""
+        if unit == "images":
+            self.computed += left
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -52,7 +55,7 @@ class Reporter:
             yield lambda count: progress.advance(task, count)
         if left:
             self.console.print(
-                f"{title:<28} {left:4d} images {time.monotonic() - started:7.1f} s",
+                f"{title:<28} {left:4d} {unit} {time.monotonic() - started:7.1f} s",
                 highlight=False,
                 markup=False,
             )

@@ -83,7 +83,7 @@ def attack_table(strengths: Sequence[Mapping[str, Any]], seconds: Mapping[str, f
         timed.add(name)
         fooled = row["fooled"]
         values = (_percent(fooled), _interval(fooled), linf, l2, time)
-        lines.append(f"<tr><th scope=row>{escape(name)}</th><td>{row['storage']}</td>")
+        lines.append(f"<tr><th scope=row>{escape(name)}</th><td>{escape(row['storage'])}</td>")
         lines += [f"<td>{value}</td>" for value in values]
         lines.append("</tr>")
     return "".join([*lines, "</tbody></table>"])

@@ -31,6 +31,7 @@ from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.storage import files
 from srdef.training import together
+from srdef.training.ahead import StepsAhead
 from srdef.training.checkpoints import Checkpoints
 from srdef.training.patches import (
     MARGIN,
@@ -439,6 +440,7 @@ def train(
         step_function = _compiled_step(trainer, config, mesh, state, frozen, pool, source.side)
         make = source.draw if on_device else source
         measured: dict[str, jax.Array] = {}
+        ahead = StepsAhead()
         started, since, idle = time.monotonic(), step, 0.0
         asked = started
         rows = together.own_rows(sharding, config.batch_size)
@@ -449,6 +451,7 @@ def train(
             if all(value.is_ready() for value in measured.values()):  # type: ignore[attr-defined]
                 idle += time.monotonic() - asked
             state, measured = step_function(state, frozen, pool, shards, np.int32(step))
+            ahead.add(measured)
             step += 1
             last = step == end
             if step % config.log_every == 0 or last:

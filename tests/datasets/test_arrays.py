@@ -167,7 +167,7 @@ def test_labels_alone_do_not_say_how_many_classes_there_are():
     fitted = dataset.of_model(10, "mine", "net")
     assert (fitted.num_classes, fitted.least_classes) == (10, False)
     assert dataset.of_model(4, "mine", "net").num_classes == 4
-    with pytest.raises(InputError, match="^data set 'mine' has at least 4 classes, model 'net' has 3$"):
+    with pytest.raises(InputError, match=r"^data set 'mine' has at least 4 classes, model 'net' has 3$"):
         dataset.of_model(3, "mine", "net")
     told = datasets.load("arrays", images=LEVELS, labels=LABELS, num_classes=4)
     for classes in (3, 5):

@@ -1,5 +1,6 @@
 """The manifold classifier: its data and its optimiser."""
 
+import io
 import json
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from rich.console import Console
 
 from srdef import datasets, models
 from srdef.datasets import base
@@ -15,6 +17,7 @@ from srdef.detection import training as detector_training
 from srdef.detection.pairs import Pairs, pair_accuracy, sources_of, split_by_image
 from srdef.detection.sweep import Sweep
 from srdef.errors import InputError, SrdefWarning
+from srdef.evaluation.progress import Reporter
 from srdef.storage.fingerprint import digest
 from srdef.training.checkpoints import Checkpoints
 
@@ -160,7 +163,7 @@ def test_top_is_trained_with_a_tenth_of_the_rate_and_nothing_below_it(network, o
     frozen = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(network)))
     pairs = small_pairs()
     trained = detector_training.train(
-        model.detector, pairs, pairs, {**options, "steps": 1, "dropout": 0.1}, 0, tmp_path
+        model.detector, pairs, pairs, {**options, "steps": 1, "dropout": 0.1}, 0, tmp_path, Reporter()
     )
     after = nnx.to_pure_dict(nnx.state(trained, nnx.Param))
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), after, before)
@@ -178,7 +181,7 @@ def test_it_learns_what_can_be_told_and_adversarial_is_positive(network, options
     training, testing = separable_pairs(40, seed=1), separable_pairs(20, seed=2)
     model = detector_training.create(network, options, seed=0)
     course = {**options, "steps": 60, "evaluate_every": 60, "pairs_per_batch": 16}
-    trained = detector_training.train(model.detector, training, testing, course, 0, tmp_path)
+    trained = detector_training.train(model.detector, training, testing, course, 0, tmp_path, Reporter())
     clean, adversarial = detector_training.scores(trained, testing, 20)
     assert pair_accuracy(clean, adversarial, testing.fooled) > 0.9
     assert np.median(adversarial) > 0 > np.median(clean)
@@ -186,12 +189,28 @@ def test_it_learns_what_can_be_told_and_adversarial_is_positive(network, options
     assert record["test_accuracy"] == pair_accuracy(clean, adversarial, testing.fooled)
 
 
+def test_shows_its_steps_and_waits_for_all_but_the_last(network, options, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(detector_training.StepsAhead, "add", lambda self, loss: given.append(loss))
+    pairs, text = small_pairs(), io.StringIO()
+    for steps, line in ((2, "training two blocks             2 steps"), (5, "3 steps")):
+        model = detector_training.create(network, options, seed=0)
+        reporter = Reporter(Console(file=text, markup=False))
+        course = {**options, "steps": steps}
+        detector_training.train(
+            model.detector, pairs, pairs, course, 0, tmp_path, reporter, title="training two blocks"
+        )
+        assert line in text.getvalue()
+        assert reporter.computed == 0  # steps are no images
+    assert len(given) == 5
+
+
 def test_checkpoints_of_another_training_are_refused(network, options, tmp_path, monkeypatch):
     pairs = small_pairs()
 
     def train(pairs=pairs, **changes):
         model = detector_training.create(network, options, seed=0)
-        detector_training.train(model.detector, pairs, pairs, {**options, **changes}, 0, tmp_path)
+        detector_training.train(model.detector, pairs, pairs, {**options, **changes}, 0, tmp_path, Reporter())
 
     train(steps=2)
     with pytest.raises(InputError, match="with other images: delete checkpoints/ there to train again"):
@@ -217,7 +236,14 @@ def test_a_damaged_newest_checkpoint_gives_the_same_detector_from_the_one_before
         steps = []
         model = detector_training.create(network, options, seed=0)
         trained = detector_training.train(
-            model.detector, pairs, pairs, options, 0, tmp_path, lambda record: steps.append(record["step"])
+            model.detector,
+            pairs,
+            pairs,
+            options,
+            0,
+            tmp_path,
+            Reporter(),
+            lambda record: steps.append(record["step"]),
         )
         return digest(trained), steps
 
@@ -239,8 +265,8 @@ def test_a_finished_training_whose_log_is_lost_or_damaged(network, options, tmp_
     """Its accuracy is measured again."""
     pairs = small_pairs()
     model = detector_training.create(network, options, seed=0)
-    trained = detector_training.train(model.detector, pairs, pairs, options, 0, tmp_path)
-    sweep = Sweep({}, tmp_path, {}, {}, [], 0)
+    trained = detector_training.train(model.detector, pairs, pairs, options, 0, tmp_path, Reporter())
+    sweep = Sweep({}, tmp_path, {}, {}, [], 0, Reporter())
     found = sweep._train_accuracy(tmp_path, 6, trained, pairs, 16)
     log = tmp_path / "metrics.jsonl"
     text = log.read_text()
@@ -257,7 +283,9 @@ def test_a_training_of_more_steps_is_not_one_of_fewer(network, options, tmp_path
 
     def train(steps):
         model = detector_training.create(network, options, seed=0)
-        detector_training.train(model.detector, pairs, pairs, {**options, "steps": steps}, 0, tmp_path)
+        detector_training.train(
+            model.detector, pairs, pairs, {**options, "steps": steps}, 0, tmp_path, Reporter()
+        )
 
     train(4)
     with pytest.raises(InputError, match=r"are of 4 steps, and 2 are asked for: delete checkpoints/"):
@@ -271,7 +299,9 @@ def test_a_run_that_is_killed_behind_a_checkpoint_has_its_record(network, option
 
     def train():
         model = detector_training.create(network, options, seed=0)
-        detector_training.train(model.detector, pairs, pairs, {**options, "steps": 2}, 0, tmp_path)
+        detector_training.train(
+            model.detector, pairs, pairs, {**options, "steps": 2}, 0, tmp_path, Reporter()
+        )
 
     def save_and_die(checkpoints, step, state):
         save(checkpoints, step, state)
@@ -291,7 +321,7 @@ def test_logits_that_are_no_numbers_are_no_accuracy(network, options, tmp_path):
     pairs, model = small_pairs(), detector_training.create(network, options, seed=0)
     wild = {**options, "steps": 1, "learning_rate": 1e38}
     with pytest.raises(InputError, match="logits are not finite after step 1; lower learning_rate"):
-        detector_training.train(model.detector, pairs, pairs, wild, 0, tmp_path)
+        detector_training.train(model.detector, pairs, pairs, wild, 0, tmp_path, Reporter())
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
