@@ -198,8 +198,7 @@ def run(
     experiment = start(config, workdir, overwrite)
     model = create(experiment.classifier, options, experiment.seed)
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
-    attacks = list(experiment.attacks)
-    for attack in attacks:
+    for attack in (attacks := list(experiment.attacks)):
         correct.adversarial(attack)
     if not reporter.processes.first:
         return None
@@ -210,11 +209,10 @@ def run(
     maps, fooled = zip(*(feature_maps(correct, attack, model.endpoint) for attack in attacks), strict=True)
     pairs = Pairs(np.stack([clean, *maps]), np.stack(fooled))
     training, testing = pairs.select(train_rows), pairs.select(test_rows)
-    model.detector = train(
-        model.detector, training, testing, options, experiment.seed, workdir, reporter, report
-    )
-    batch_size = 4 * options["pairs_per_batch"]
-    return judge(correct, model, training, testing, test_rows, sources, attacks, batch_size)
+    seed = experiment.seed
+    model.detector = train(model.detector, training, testing, options, seed, workdir, reporter, report)
+    size = 4 * options["pairs_per_batch"]
+    return judge(correct, model, training, testing, test_rows, sources, attacks, size)
 
 
 def start(config: dict[str, Any], workdir: Path, overwrite: bool) -> Experiment:

@@ -197,6 +197,7 @@ def _of_class(kind: type, name: str) -> Iterator[Any]:
 def members(kind: type) -> dict[str, Any]:
     """The functions and values of a class itself, but for those that say where it is and what it is for."""
     left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__")
+    left_out += ("__annotate_func__", "__annotations_cache__")
     return {name: called(value) for name, value in vars(kind).items() if name not in left_out}
 
 
@@ -230,7 +231,7 @@ def names_read(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
         for instruction in dis.get_instructions(part):
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names.setdefault(instruction.argval)
-            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
                 attributes.add(instruction.argval)
     return tuple(names), frozenset(attributes)
 

@@ -31,10 +31,13 @@ _ASKED_FOR = frozenset(
 )
 # Where code reads one of these it may read any attribute.
 _ANY = frozenset({"vars", "getattr", "asdict", "astuple", "__dict__"})
+# The function that evaluates a class's annotations holds all of the class (since Python 3.14).
+_ANNOTATIONS = frozenset({"__annotate_func__"})
 # What dataclasses write themselves names all fields, and computes nothing.
 _OF_DATACLASSES = frozenset(
     {"__init__", "__repr__", "__eq__", "__hash__", "__lt__", "__le__", "__gt__", "__ge__"}
     | {"__setattr__", "__delattr__", "__getstate__", "__setstate__", "__replace__"}
+    | _ANNOTATIONS
 )
 
 _serial = count()
@@ -137,7 +140,7 @@ class _Snapshot:
         self.owners.append(kind)
         self.waiting += kind.__bases__
         asked = _asked_for(kind)
-        written = _OF_DATACLASSES if "__dataclass_fields__" in vars(kind) else ()
+        written = _OF_DATACLASSES if "__dataclass_fields__" in vars(kind) else _ANNOTATIONS
         for name, member in sorted(vars(kind).items()):
             special = name.startswith("__") and isinstance(_called(member), FunctionType)
             if name in asked or (special and name not in written):
@@ -243,7 +246,10 @@ def _constant_keys(code: CodeType) -> dict[str, frozenset[Any]]:
                 continue
             key, then = [*steps[place + 1 : place + 3], step, step][:2]
             so_far = keys.setdefault(step.argval, set())
-            if so_far is None or (key.opname, then.opname) != ("LOAD_CONST", "BINARY_SUBSCR"):
+            constant = key.opname in ("LOAD_CONST", "LOAD_SMALL_INT")
+            # Since Python 3.14 it is one of the binary operations.
+            read = then.opname == "BINARY_SUBSCR" or (then.opname, then.argrepr) == ("BINARY_OP", "[]")
+            if so_far is None or not (constant and read):
                 keys[step.argval] = None
             else:
                 so_far.add(key.argval)

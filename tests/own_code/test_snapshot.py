@@ -73,6 +73,11 @@ class Schedule:
     def kept(self):
         return TABLE[1]
 
+class Child(Schedule):
+    def quadrupled(self):
+        return 2 * super().doubled
+
+child = Child()
 slots, schedule, other, fields = Slots(), Schedule(), Schedule(), Fields()
 method = other.at
 optimizer = optax.sgd(0.5)
@@ -120,6 +125,7 @@ EDITED = {
     "item_of_its_own": ("[dict(x=1).update(x=CONFIG['s']) for _ in (1,)]", "CONFIG['s'] = 0.2"),
     "list": ("[image * w for w in CONFIG['scales']]", "CONFIG['scales'][0] = 0.2"),
     "nested": ("image * CONFIG['by']['t']", "CONFIG['by']['t'] = 2"),
+    "super": ("image * child.quadrupled()", "Schedule.doubled = property(lambda self: self.sigma)"),
     "property": ("image * schedule.doubled", "schedule.sigma = 0.25"),
     "cached_property": ("image * schedule.kept", "TABLE[1] = 0.25"),
     "setter": ("image * schedule.sigma", "schedule.set(0.25)"),
