@@ -24,6 +24,11 @@ from srdef.own_code import sources
 # Python's own modules whose objects are looked into: others, as loggers and locks, hold no weights.
 _TRANSPARENT = ("builtins", "collections", "functools", "operator", "types")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+# Members of classes that compute nothing; the last two since Python 3.14.
+_ABOUT = frozenset(
+    {"__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__"}
+    | {"__annotate_func__", "__annotations_cache__"}
+)
 
 
 class Reach(NamedTuple):
@@ -196,9 +201,7 @@ def _of_class(kind: type, name: str) -> Iterator[Any]:
 
 def members(kind: type) -> dict[str, Any]:
     """The functions and values of a class itself, but for those that say where it is and what it is for."""
-    left_out = ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__")
-    left_out += ("__annotate_func__", "__annotations_cache__")
-    return {name: called(value) for name, value in vars(kind).items() if name not in left_out}
+    return {name: called(value) for name, value in vars(kind).items() if name not in _ABOUT}
 
 
 def called(value: Any) -> Any:
