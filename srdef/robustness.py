@@ -30,6 +30,7 @@ from srdef.batching import settled_batch_size
 from srdef.defenses import Defense
 from srdef.defenses.base import check_defense
 from srdef.errors import InputError
+from srdef.keys import check_key
 from srdef.reporting.robust_accuracy import RobustAccuracy, Traced
 from srdef.validation import (
     ONE_IMAGE,
@@ -39,7 +40,6 @@ from srdef.validation import (
     check_flags,
     check_ids,
     check_images,
-    check_key,
     check_labels,
     check_not_traced,
 )
@@ -127,7 +127,7 @@ def evaluate_robustness(
         As `attacks.perturb`, if the model returns probabilities for instance.
     """
     check_not_traced("evaluate_robustness", ONE_IMAGE, model, images, labels, key, defense, ids)
-    check_key(key)
+    key = check_key(key)
     check_choice("norm", norm, ("linf", "l2", "l1"))
     check_choice("threat", threat, ("white_box", "gray_box"))
     check_count("draws", draws)

@@ -150,14 +150,6 @@ def is_traced(*given: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
 
 
-def check_key(key: Any) -> None:
-    """InputError if `key` is not one typed key."""
-    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise InputError(f"key must be made with jax.random.key(seed), not {type(key).__name__}")
-    if key.shape != ():
-        raise InputError(f"key must be a single key, not an array of shape {key.shape}")
-
-
 def check_flags(**flags: Any) -> None:
     """InputError if one of the options is neither True nor False."""
     for name, value in flags.items():

@@ -21,6 +21,7 @@ ORDER = (
     "interrupts",
     "cache",
     "images",
+    "keys",
     "own_code",
     "programs",
     "registry",
@@ -148,7 +149,7 @@ def test_rooms_are_attributes(name):
 
 def test_rooms_are_those_that_there_are():
     private = {"__main__", "command", "commands", "configs", "cache", "huge_pages"}
-    private |= {"interrupts", "memory", "own_code", "paths", "programs"}
+    private |= {"interrupts", "keys", "memory", "own_code", "paths", "programs"}
     assert set(srdef.ROOMS) == set(ORDER) - private
     with pytest.raises(AttributeError, match="no attribute 'attack'"):
         _ = srdef.attack

@@ -12,6 +12,7 @@ from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.targets import TargetName, choose
 from srdef.batching import map_batches
 from srdef.errors import InputError
+from srdef.keys import check_key
 from srdef.own_code.edits import notice_edits
 from srdef.victims import Victim, canvas_side, check_victim
 
@@ -20,19 +21,19 @@ Images = np.ndarray | jax.Array
 
 def check_arguments(
     attack: Any, victim: Victim, images: Any, ids: Any, key: Any, on_device: bool = False
-) -> tuple[Any, np.ndarray, Attack, int]:
-    """Images and ids as they shall be, the attack with one row per image in every leaf, and the classes."""
+) -> tuple[Any, np.ndarray, jax.Array, Attack, int]:
+    """Images, ids and key as they shall be, the attack with a row per image in each leaf, and the classes."""
     if not isinstance(attack, Attack):
         raise InputError(f"attack must be an attack like attacks.fgsm(), not {attack!r}")
     images = validation.check_images(images, on_device=on_device)
-    validation.check_key(key)
+    key = check_key(key)
     notice_edits(attack)
     classes = check_victim(victim, images.shape[1:])
     if getattr(attack, "enlarges", False):  # as DiverseInputs does
         height, width, channels = images.shape[1:]
         check_victim(victim, (canvas_side(height), canvas_side(width), channels))
     ids = validation.check_ids(ids, len(images))
-    return images, ids, one_row_per_image(attack, images), classes
+    return images, ids, key, one_row_per_image(attack, images), classes
 
 
 def one_row_per_image(attack: Any, images: Images) -> Any:

@@ -27,6 +27,7 @@ from srdef.attacks.stepping import fitting_batch, smaller_batch
 from srdef.attacks.transfer import accuracy_over_draws
 from srdef.batching import settled_batch_size
 from srdef.errors import InputError, SrdefWarning, warn
+from srdef.keys import check_key
 from srdef.validation import (
     Scalar,
     check_choice,
@@ -34,7 +35,6 @@ from srdef.validation import (
     check_epsilon,
     check_ids,
     check_images,
-    check_key,
     check_labels,
 )
 from srdef.victims import ExpectationOverTransformation, Victim, check_victim
@@ -191,7 +191,7 @@ class AutoAttack(Ensemble):
             As `perturb`; for the DLR loss on fewer than 3 classes; for a random victim with another version
             than "rand".
         """
-        check_key(key)
+        key = check_key(key)
         images = check_images(images)
         count = len(images)
         if isinstance(labels, str):

@@ -11,8 +11,9 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.aliases import ALIASES
 from srdef.attacks.projections import AnyNorm, project
+from srdef.keys import check_key
 from srdef.registry import Registry
-from srdef.validation import Scalar, check_key
+from srdef.validation import Scalar
 from srdef.victims import Victim
 
 if TYPE_CHECKING:
@@ -132,7 +133,6 @@ class Attack(ABC):
         InputError
             If `key` is not one typed key.
         """
-        check_key(key)
 
         def unfinished(counted: tuple[Any, jax.Array]) -> jax.Array:
             state, steps = counted
@@ -142,7 +142,7 @@ class Attack(ABC):
             state, steps = counted
             return same_types(self.step(victim, state), state), steps + 1
 
-        state = strong_types(self.init(victim, jnp.asarray(image), jnp.asarray(label), key))
+        state = strong_types(self.init(victim, jnp.asarray(image), jnp.asarray(label), check_key(key)))
         state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))
         return within_range(self.result(state), image)[0]
 

@@ -150,7 +150,7 @@ def perturb(
         with judging_in(arithmetic):
             return attack.perturb(victim, images, labels, progress=progress, **options)
     with judging_in(arithmetic):
-        images, ids, attack, classes = check_arguments(attack, victim, images, ids, key, on_device)
+        images, ids, key, attack, classes = check_arguments(attack, victim, images, ids, key, on_device)
         options = {"batch_size": batch_size, "mesh": mesh}
         labels = check_labels(attack, victim, labels, images, key, ids, classes, options, targets)
         if start is not None:

@@ -72,7 +72,7 @@ def precompile(
     sharding = sharding_of_rows(mesh)
     targeted = attack.targeted
     one = np.zeros((1, *shape), np.float32)
-    _, ids, attack, _ = check_arguments(attack, victim, one, None, key)
+    _, ids, key, attack, _ = check_arguments(attack, victim, one, None, key)
     rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
     victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
 

@@ -139,7 +139,7 @@ def round_result(
     validation.check_not_traced("round_result", "attack.round on one image", *given)
     if isinstance(attack, Ensemble):  # one attack that is repeated
         attack = getattr(attack, "attack", attack)
-    images, ids, attack, classes = check_arguments(attack, victim, images, ids, key)
+    images, ids, key, attack, classes = check_arguments(attack, victim, images, ids, key)
     adversarial = validation.check_images(adversarial, "adversarial")
     if adversarial.shape != images.shape:
         raise InputError(

@@ -98,7 +98,7 @@ class Repeated(Ensemble):
         AttackResult
             With the steps of all runs together.
         """
-        images, ids, attack, classes = arguments.check_arguments(self.attack, victim, images, ids, key)
+        images, ids, key, attack, classes = arguments.check_arguments(self.attack, victim, images, ids, key)
         count = len(images)
         batch_size = settled_batch_size(batch_size, count, images.shape[1:], mesh)
         shared: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh}

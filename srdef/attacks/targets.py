@@ -9,13 +9,13 @@ import numpy as np
 
 from srdef.batching import map_batches
 from srdef.errors import InputError
+from srdef.keys import check_key, of_seed
 from srdef.programs import jit
 from srdef.validation import (
     check_choice,
     check_count,
     check_ids,
     check_images,
-    check_key,
     check_labels,
     check_not_traced,
 )
@@ -50,8 +50,7 @@ def _chosen(
 ) -> np.ndarray:
     check_not_traced("a target", "victim(image, key)", classifier, images, labels, key, ids)
     victim = classifier if isinstance(classifier, Victim) else Undefended(classifier)
-    images, key = check_images(images), jax.random.key(0) if key is None else key
-    check_key(key)
+    images, key = check_images(images), of_seed(0) if key is None else check_key(key)
     classes = check_victim(victim, images.shape[1:])  # at least two
     labels = np.full(len(images), -1) if labels is None else check_labels(labels, len(images), classes)
     program = partial(_extreme, likeliest=likeliest)
@@ -125,7 +124,7 @@ def random(
     int32 array (N,)
     """
     check_not_traced("a target drawn at random", "jax.random.randint", labels, key, ids)
-    check_key(key)
+    key = check_key(key)
     check_count("num_classes", num_classes)
     if num_classes < 2:
         raise InputError("num_classes must be at least 2: another class than the label")

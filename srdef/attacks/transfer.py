@@ -16,13 +16,13 @@ from srdef.attacks.batch import Storage, perturb
 from srdef.attacks.ensemble import Ensemble
 from srdef.batching import map_batches
 from srdef.errors import InputError, warn
+from srdef.keys import check_key
 from srdef.programs import jit
 from srdef.validation import (
     ONE_IMAGE,
     check_count,
     check_ids,
     check_images,
-    check_key,
     check_labels,
     check_not_traced,
 )
@@ -65,7 +65,7 @@ def _share_of_draws(
     """The share of draws that classify each image as its label; NaN, with a warning, where logits are NaN."""
     check_not_traced("accuracy_over_draws", "victim(image, key)", victim, images, labels, key, ids)
     images = check_images(images)
-    check_key(key)
+    key = check_key(key)
     labels = check_labels(labels, len(images), check_victim(victim, images.shape[1:]))
     check_count("draws", draws)
     ids = check_ids(ids, len(images))

@@ -35,6 +35,7 @@ from srdef.defenses import Defense
 from srdef.errors import InputError
 from srdef.evaluation.experiment import make_defense
 from srdef.evaluation.plain_data import LARGEST_SEED
+from srdef.keys import of_seed
 from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.reporting import gray_box_files
@@ -138,7 +139,7 @@ def measure(
             config["attacks"],
             config["epsilons"],
             config["norm"],
-            key=jax.random.key(config["seed"]),
+            key=of_seed(config["seed"]),
             defense=defense,
             threat=config["threat"],
             draws=config["draws"],

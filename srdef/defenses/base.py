@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 
 from srdef.batching import abstract, data_mesh, map_batches
 from srdef.errors import InputError
+from srdef.keys import check_key
 from srdef.programs import jit
 from srdef.registry import Registry
-from srdef.validation import check_flags, check_ids, check_images, check_key, check_not_traced
+from srdef.validation import check_flags, check_ids, check_images, check_not_traced
 
 REGISTRY = Registry("defense")
 
@@ -219,7 +220,7 @@ def apply(
     check_networks(defense)
     check_flags(on_device=on_device)
     images = check_images(images, on_device=on_device)
-    check_key(key)
+    key = check_key(key)
     return map_batches(
         _defend_batch,
         (defense, key),
@@ -249,4 +250,4 @@ def precompile(
     """
     mesh = data_mesh() if mesh is None else mesh
     rows = (np.zeros((1, *shape), np.float32), check_ids(None, 1))
-    _defend_batch.lower(*abstract((defense, key), rows, batch_size, mesh)).compile()
+    _defend_batch.lower(*abstract((defense, check_key(key)), rows, batch_size, mesh)).compile()

@@ -24,6 +24,7 @@ from srdef.detection.pairs import Pairs, pair_accuracy
 from srdef.errors import InputError
 from srdef.evaluation.plain_data import other_than
 from srdef.evaluation.progress import Reporter
+from srdef.keys import of_seed
 from srdef.programs import jit
 from srdef.storage.files import canonical_json, for_json, write_atomically
 from srdef.storage.fingerprint import code_digest, digest
@@ -99,7 +100,7 @@ def _stepper(structure: Any, rates: tuple[float, float], seed: int) -> Callable[
     def step(
         state: dict[str, Any], maps: jax.Array, versions: jax.Array, rows: jax.Array, index: jax.Array
     ) -> tuple[dict[str, Any], jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed), index)
+        key = jax.random.fold_in(of_seed(seed), index)
         batch, labels = maps[versions, rows], (versions > 0).astype(jnp.float32)
 
         def loss_of(parameters: Any) -> tuple[jax.Array, Any]:

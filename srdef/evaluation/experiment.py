@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from srdef import __version__, attacks, batching, datasets, defenses, images, memory, models
+from srdef import __version__, attacks, batching, datasets, defenses, images, keys, memory, models
 from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
@@ -92,7 +92,7 @@ class Experiment:
 
     def key(self, purpose: int) -> jax.Array:
         """A key for each purpose, so that no two of them draw the same."""
-        return jax.random.fold_in(jax.random.key(self.seed), purpose)
+        return jax.random.fold_in(keys.of_seed(self.seed), purpose)
 
     @property
     def attack_key(self) -> jax.Array:

@@ -13,6 +13,7 @@ import numpy as np
 from srdef.attacks.losses import cross_entropy
 from srdef.attacks.projections import Norm, safe_divide
 from srdef.errors import InputError
+from srdef.keys import check_key
 from srdef.own_code.edits import notice_edits, watched
 from srdef.programs import jit
 from srdef.validation import check_count, check_images
@@ -144,7 +145,7 @@ def loss_landscape(
     check_count("draws", draws)
     if points % 2 == 0:
         raise InputError(f"points must be odd, not {points}")
-    image = check_images(np.asarray(image)[None])[0]
+    image, key = check_images(np.asarray(image)[None])[0], check_key(key)
     notice_edits(victim)
     return np.asarray(
         _landscape(

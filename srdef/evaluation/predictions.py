@@ -11,6 +11,7 @@ import numpy as np
 from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
 from srdef.evaluation.experiment import Experiment
+from srdef.keys import of_seed
 from srdef.models.protocols import Classifier
 from srdef.programs import jit
 from srdef.storage.fingerprint import digest
@@ -82,7 +83,7 @@ def predict(
 ) -> np.ndarray:
     """Predict the classes `(N,)` of images `(N, H, W, 3)` without a defense."""
     ids = np.zeros(len(pixels), np.uint32)
-    state = (classifier, defenses.Identity(), jax.random.key(0))  # which draws nothing
+    state = (classifier, defenses.Identity(), of_seed(0))  # which draws nothing
     found = batching.map_batches(partial(_predict, passes=1), state, (pixels, ids), batch_size=batch_size)
     return found["prediction"]
 
@@ -137,7 +138,7 @@ def precompile_defended(
             lowered = _first_pass.lower(*given)
             first_passes[name] = lowered.out_info, lowered.compile()
         shape_after, first_pass = first_passes[name]
-        asked = (target.classifier, defenses.Identity(), jax.random.key(0))
+        asked = (target.classifier, defenses.Identity(), of_seed(0))
         defended = batching.abstract(asked, (shape_after, rows[1]), batch_size, mesh)
         programs = [first_pass, _predict.lower(*defended, passes=1).compile()]
         most = max(most, memory.of_programs(programs, given[-2]))

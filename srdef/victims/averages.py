@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from srdef.errors import InputError
+from srdef.keys import of_seed
 from srdef.validation import check_count, check_flags, has_value
 from srdef.victims.base import Average, LogMean, Victim, expected, mean_over
 
@@ -92,7 +93,7 @@ class ExpectationOverTransformation(_Averaging):
 
     def _mean(self, function: Callable[[jax.Array], Any], image: jax.Array, key: jax.Array) -> Any:
         """The mean of `function(logits)` over the draws."""
-        keys = jax.random.split(jax.random.key(self.seed) if self.fixed else key, self.draws)
+        keys = jax.random.split(of_seed(self.seed) if self.fixed else key, self.draws)
 
         def one(key: jax.Array) -> Any:
             return expected(self.victim, function, image, key)

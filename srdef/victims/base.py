@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from srdef.errors import InputError
+from srdef.keys import of_seed
 from srdef.models.frameworks import check_networks, framework_of
 from srdef.own_code.edits import notice_edits, watched
 from srdef.programs import jit
@@ -124,7 +125,7 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
     notice_edits(victim)
     try:
         # The program is traced once for each victim and shape, and kept.
-        logits = _call.eval_shape(victim, jax.ShapeDtypeStruct(image_shape, jnp.float32), jax.random.key(0))
+        logits = _call.eval_shape(victim, jax.ShapeDtypeStruct(image_shape, jnp.float32), of_seed(0))
     except InputError:
         raise
     except Exception as error:  # whatever a network raises for images that it does not take
