@@ -11,10 +11,12 @@ def expanded(path: str | Path) -> Path:
     Raises
     ------
     InputError
-        If there is no such home folder.
+        If there is no such home folder, or `path` is none.
     """
     try:
         return Path(path).expanduser()
+    except TypeError:
+        raise InputError(f"a path must be a string or a Path, not {type(path).__name__}") from None
     except RuntimeError:
         start = Path(path).parts[0]
         raise InputError(f"{path}: there is no home folder {start}") from None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srdef import datasets, models
+from srdef import datasets, defenses, models
 from srdef.cache import folder as cache_folder
 from srdef.cache import keep_programs
 from srdef.commands import (
@@ -147,3 +147,13 @@ def test_a_cache_in_a_home_folder_that_is_not_there(monkeypatch):
     monkeypatch.setenv("SRDEF_CACHE", "~no-such-user/x")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     keep_programs()
+
+
+def test_what_is_no_path():
+    for other in (np.zeros(3), 3, None):
+        with pytest.raises(
+            InputError, match=f"^a path must be a string or a Path, not {type(other).__name__}$"
+        ):
+            expanded(other)
+    with pytest.raises(InputError, match=r"^patch bank: give the path of one, .* not ndarray$"):
+        defenses.create("quilting", bank=np.zeros((50, 5, 5, 3)))

@@ -206,8 +206,13 @@ def make_bank(bank: PatchBank | str | Path | Mapping[str, Any]) -> PatchBank:
     """A bank itself, the one saved at a path, or one built of plain data, as for the defense "quilting"."""
     if isinstance(bank, PatchBank):
         return bank
-    if not isinstance(bank, Mapping):
+    if isinstance(bank, str | Path):
         return load_bank(bank)
+    if not isinstance(bank, Mapping):
+        raise InputError(
+            "patch bank: give the path of one, what to build one of, or what defenses.build_bank returns, "
+            f"not {type(bank).__name__}"
+        )
     known = ("dataset", "count", "patch_size", "principal_components", "seed")
     for name in bank:
         if name not in known:
