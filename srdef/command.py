@@ -4,6 +4,7 @@ Nothing heavy is imported before Ctrl-C is heard and the cache of compiled progr
 """
 
 import difflib
+import io
 import os
 import sys
 import threading
@@ -53,6 +54,8 @@ def entry(*words: str) -> NoReturn:
     ended, as `jax.distributed` would.
     """
     arguments = [*words, *sys.argv[1:]]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ε must not end a run in a terminal of another encoding
+        sys.stdout.reconfigure(errors="replace")
     if arguments and arguments[0].replace("_", "-") in COMMANDS:
         huge_pages.restart()
     try:

@@ -36,6 +36,6 @@ def _would_help() -> bool:
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
         recent = tuple(map(int, version.split(".")[:2])) >= (2, 35)
-        return name == "glibc" and recent and "[madvise]" in POLICY.read_text()
+        return name == "glibc" and recent and "[madvise]" in POLICY.read_text(encoding="utf-8")
     except (AttributeError, OSError, ValueError):  # not Linux, or not glibc
         return False

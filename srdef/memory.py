@@ -90,7 +90,7 @@ def limit(devices: Sequence[Any]) -> int | None:
 def resident() -> int:
     """The bytes of memory that this process holds, or has held at most where only that is known."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
     except (OSError, ValueError, IndexError):  # no Linux
         return peak()
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -114,7 +114,7 @@ def _free_in_machine() -> int | None:
 
 def _in_meminfo(name: str) -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
     except (OSError, ValueError, IndexError, StopIteration):  # no Linux
         return None
@@ -125,7 +125,7 @@ def _free_in_container(
 ) -> int | None:
     """What the limits of the control groups (version 2) of this process leave."""
     try:
-        (line,) = (x for x in own.read_text().splitlines() if x.startswith("0::"))
+        (line,) = (x for x in own.read_text(encoding="utf-8").splitlines() if x.startswith("0::"))
     except (OSError, ValueError):
         return None
     group = root / line.removeprefix("0::").strip("/")
@@ -134,9 +134,11 @@ def _free_in_container(
         if not folder.is_relative_to(root):
             break
         try:
-            most = int((folder / "memory.max").read_text())  # "max" is no number: no limit
-            used = int((folder / "memory.current").read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            most = int((folder / "memory.max").read_bytes())  # "max" is no number: no limit
+            used = int((folder / "memory.current").read_bytes())
+            stat = dict(
+                line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+            )
         except (OSError, ValueError):
             continue
         # Files that were read and are kept in case they are read again make room.

@@ -111,7 +111,7 @@ def check_workdir(config: ConfigDict, workdir: Path, images: str | None = None) 
     if not trained and not (workdir / "plan.json").exists():
         return {**wanted, "contents": now}
     try:
-        kept = json.loads((workdir / "config.json").read_text())
+        kept = json.loads((workdir / "config.json").read_bytes())
     except FileNotFoundError:
         if trained:
             raise InputError(

@@ -87,7 +87,7 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         # With these two files `training.load` can load it.
         write_atomically(folder / "config.json", canonical_json({**self.config, "manifold": options}) + "\n")
-        write_atomically(folder / "images.json", (self.workdir / "images.json").read_text())
+        write_atomically(folder / "images.json", (self.workdir / "images.json").read_bytes())
         title = f"training {blocks} blocks, {count} pairs"
         detector = train(
             self.models[blocks].detector,

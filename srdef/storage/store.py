@@ -45,7 +45,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / LOCK, "a+")  # noqa: SIM115 (held until the block ends)
+        file = open(workdir / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (held until the block ends)
     except OSError as error:
         raise InputError(f"cannot write to workdir {workdir}: {error.strerror}") from None
     with file:

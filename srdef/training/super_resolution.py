@@ -245,7 +245,7 @@ def create_trainer(
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(files.for_json(record)) + "\n")
 
 
@@ -340,7 +340,7 @@ def read_metrics(path: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]
     if not path.exists():
         return []
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     records, damaged = [], []

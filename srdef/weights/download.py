@@ -143,7 +143,7 @@ def _accept(unfinished: Path, path: Path, entry: Download) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     try:
-        file = path.open("w")
+        file = path.open("wb")
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror})") from None
     with file:

@@ -77,7 +77,7 @@ def measure(images: int, side: int, batch: int) -> dict[str, float]:
     """Seconds and peak of resident memory in MB of one run, with those of its first start."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.py")
-        config.write_text(f"def get_config():\n    return {configuration(images, side, batch)!r}\n")
+        config.write_text(f"def get_config():\n    return {configuration(images, side, batch)!r}\n", "utf-8")
         words = ("evaluate", f"--config={config}", f"--workdir={folder}/run")
         started = time.monotonic()
         process = subprocess.Popen([sys.executable, "-m", "srdef", *words], stdout=subprocess.DEVNULL)
