@@ -139,7 +139,8 @@ def test_trainings_of_the_same_network_share_a_program(tmp_path):
     pairs = training.Pairs(maps, np.ones((1, 6), bool))
     before = training._stepper.cache_info().currsize
     for count in (2, 3, 6):
-        training.train(model.detector, pairs.fewer(count, 0), pairs, options, 0, tmp_path / str(count))
+        folder = tmp_path / str(count)
+        training.train(model.detector, pairs.fewer(count, 0), pairs, options, 0, folder, Reporter())
     assert training._stepper.cache_info().currsize == before + 1
 
 
