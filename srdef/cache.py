@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from srdef import cores
 from srdef.errors import InputError
 from srdef.paths import expanded
 
@@ -92,9 +93,7 @@ def write_programs_whole() -> None:
 
 def compiler_count() -> int:
     """How many threads compile programs ahead: one for each core that this process may use but one."""
-    # macOS has no affinity.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), MOST_COMPILERS)
+    return min(max(cores.usable() - 1, 1), MOST_COMPILERS)
 
 
 def _make_room(programs: Path) -> None:

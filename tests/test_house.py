@@ -16,6 +16,7 @@ FILES = sorted(file for file in ROOT.rglob("*.py") if "configs" not in file.rela
 # From the ground up: a room imports from those before it, and none from those after it.
 ORDER = (
     "errors",
+    "cores",
     "paths",
     "huge_pages",
     "interrupts",
@@ -148,7 +149,7 @@ def test_rooms_are_attributes(name):
 
 
 def test_rooms_are_those_that_there_are():
-    private = {"__main__", "command", "commands", "configs", "cache", "huge_pages"}
+    private = {"__main__", "cache", "command", "commands", "configs", "cores", "huge_pages"}
     private |= {"interrupts", "keys", "memory", "own_code", "paths", "programs"}
     assert set(srdef.ROOMS) == set(ORDER) - private
     with pytest.raises(AttributeError, match="no attribute 'attack'"):

@@ -1,6 +1,5 @@
 """What a data set is, and how one is read by name."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from srdef import cores
 from srdef.datasets.dataset import Dataset
 from srdef.datasets.on_disk import ImagesOnDisk, write_shape
 from srdef.datasets.reading import Crop, check_crop, fit
@@ -145,7 +145,7 @@ def read_positions(
     images: np.ndarray | None = None
     labels = np.empty(len(positions), np.int32)
     names: list[str] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores.usable())) as pool:
         for i, (image, label, image_name) in enumerate(pool.map(read, positions)):
             if images is None:
                 images = np.empty((len(positions), *image.shape), np.float32)
@@ -178,7 +178,7 @@ def leave_on_disk(source: Source, positions: Sequence[int], size: int | None) ->
     first = read(0)
     if 4 * first.size * len(positions) <= LARGEST_IN_MEMORY:
         return None
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # a file system may take its time
+    with ThreadPoolExecutor(min(8, cores.usable())) as pool:  # a file system may take its time
         entries = list(pool.map(entry, positions))
     names = tuple(found.name for found in entries)
     stamps = [found.stamp for found in entries]

@@ -1,7 +1,6 @@
 """Images that stay where they are until they are needed: data sets that are larger than the memory."""
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL
 
+from srdef import cores
 from srdef.errors import InputError
 from srdef.images import from_uint8
 
@@ -22,7 +22,7 @@ _LARGEST_BATCH = 4096
 @cache
 def _readers() -> ThreadPoolExecutor:
     """The threads that read, decode and resize; Pillow lets others run meanwhile."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="images")
+    return ThreadPoolExecutor(min(8, cores.usable()), thread_name_prefix="images")
 
 
 class _Known:

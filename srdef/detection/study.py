@@ -3,7 +3,6 @@
 Attacks and feature maps are computed once for all trainings; all of them are tested with the same images.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from srdef import batching
+from srdef import batching, cores
 from srdef.detection import joint
 from srdef.detection.experiment import (
     Result,
@@ -114,7 +113,7 @@ def run(
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
     processes = reporter.processes
     # Many processes do all things in the same order.
-    workers = max((os.cpu_count() or 1) // 3, 1) if processes.count == 1 else 1
+    workers = max(cores.usable() // 3, 1) if processes.count == 1 else 1
     if workers > 1:  # a terminal shows one bar at a time: lines alone
         console = Console(
             file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False, markup=False

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from toys import in_threads
 
 from configs import manifold as configuration
-from srdef import attacks, datasets, models
+from srdef import attacks, cores, datasets, models
 from srdef.commands import cli
 from srdef.commands import manifold as script
 from srdef.detection import joint, study, sweep, training
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
     config = study_config()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.os, "cpu_count", lambda: 9)
+        patch.setattr(cores, "usable", lambda: 9)
         script.main(config, workdir)
     return workdir, study.run(cli.plain(config), workdir, Reporter())
 
@@ -84,7 +84,7 @@ def test_a_study_trains_every_setting_once(finished):
     before = {file: file.stat().st_mtime_ns for file in (workdir / "trainings").rglob("checkpoints.json")}
     assert len(before) == 4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.os, "cpu_count", lambda: 2)
+        patch.setattr(cores, "usable", lambda: 2)
         assert study.run(cli.plain(study_config()), workdir, reporter) == found
     assert before == {file: file.stat().st_mtime_ns for file in before}
     assert reporter.computed == 0

@@ -5,7 +5,6 @@ network gets right. The floor of an attack is the number of gradients its images
 of one jitted value-and-gradient of the whole batch.
 """
 
-import os
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef import attacks, models
+from srdef import attacks, cores, models
 from srdef.attacks.losses import cross_entropy
 from srdef.commands import cli
 from srdef.commands.benchmarks import common
@@ -152,7 +151,7 @@ def torch_network(side: int) -> Any:
             # ART's HopSkipJump sends float64.
             return self.network((images.float() * 255 - 127) / 128)
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores.usable())
     return Scaled().eval()
 
 

@@ -5,7 +5,6 @@ judging, compilation. The network is random (26,000 parameters; the labels are i
 no difference to the time of a step; its images are pieces of the sample images, 32 pixels wide.
 """
 
-import os
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from srdef import attacks
+from srdef import attacks, cores
 from srdef.attacks.autoattack import ensemble
 from srdef.commands import cli
 from srdef.commands.benchmarks import common
@@ -160,7 +159,7 @@ def run(settings: Settings) -> None:
     if "torchattacks" in libraries:
         import torch
 
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores.usable())
         runs["torchattacks"] = torch_runs(torch_twin(network), images, labels)
     records = []
     for name in names:

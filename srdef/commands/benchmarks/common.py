@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from srdef import datasets
+from srdef import cores, datasets
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
@@ -187,7 +186,7 @@ def sample_images(size: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
 def device() -> str:
     """What the times were measured on."""
     kind = jax.devices()[0].device_kind
-    return f"{kind}, {len(os.sched_getaffinity(0))} cores" if kind == "cpu" else kind
+    return f"{kind}, {cores.usable()} cores" if kind == "cpu" else kind
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

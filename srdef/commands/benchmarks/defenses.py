@@ -6,7 +6,6 @@ fewer images.
 """
 
 import io
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from srdef import defenses, models
+from srdef import cores, defenses, models
 from srdef.commands import cli
 from srdef.commands.benchmarks import common, numpy_defenses
 from srdef.commands.benchmarks.common import Settings
@@ -146,7 +145,7 @@ def super_resolution(name: str, pretrained: bool, size: int) -> Row:
 
     network = models.create(name, pretrained=pretrained)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores.usable())
     module = torch_edsr(network).to(device)
 
     def forward(module: Any, images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef import models
+from srdef import cores, models
 from srdef.commands.benchmarks import attacks, common
 from srdef.commands.benchmarks.common import Run, Settings
 from srdef.errors import InputError
@@ -120,7 +120,7 @@ def torch_runs(name: str, images: np.ndarray, cotangent: np.ndarray) -> dict[str
         from srdef.commands.benchmarks.timm_networks import timm
 
         twin = timm.create_model(NETWORKS[name][2]).eval()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores.usable())
     twin = twin.to(memory_format=torch.channels_last)
     for parameter in twin.parameters():
         parameter.requires_grad_(False)  # the gradient of the images alone, as in the others
