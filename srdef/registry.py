@@ -25,6 +25,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("steps", "max_iter", "nb_iter", "n_iter", "num_steps", "iters"), ("steps", "queries")),
     **dict.fromkeys(("n_restarts", "num_random_init"), ("restarts",)),
     **{"n_queries": ("queries",), "decay": ("momentum",), "kappa": ("confidence",), "lr": ("learning_rate",)},
+    **{"delta": ("radius",), "nb_sample": ("samples",)},
 }
 
 

@@ -259,6 +259,7 @@ def test_what_was_imported_is_found_again_from_elsewhere(registry, folder, monke
         (lambda: attacks.fgsm(1 / 255, size=3), "'size'; its options are: epsilon"),
         (lambda: attacks.simba(eps=0.2), "eps is called step_size here; its options are"),
         (lambda: attacks.square(1 / 255, max_iter=5), "max_iter is called queries here"),
+        (lambda: attacks.spsa(nb_sample=5), "nb_sample is called samples here"),
     ],
 )
 def test_options_of_other_libraries_are_answered_with_their_names_here(call, message):

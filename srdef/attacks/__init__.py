@@ -31,6 +31,7 @@ from srdef.attacks.repeat import Repeated, repeat
 from srdef.attacks.sigma_zero import SigmaZero, sigma_zero
 from srdef.attacks.simba import SimBA, simba
 from srdef.attacks.sparse_rs import SparseRS, sparse_rs
+from srdef.attacks.spsa import SPSA, spsa
 from srdef.attacks.square import Square, square
 from srdef.attacks.trace import Trace
 from srdef.attacks.transfer import accuracy_over_draws, transfer
@@ -43,6 +44,7 @@ __all__ = [
     "FAB",
     "FMN",
     "REGISTRY",
+    "SPSA",
     "Attack",
     "AttackResult",
     "AutoAttack",
@@ -97,6 +99,7 @@ __all__ = [
     "simba",
     "sinifgsm",
     "sparse_rs",
+    "spsa",
     "square",
     "ssa",
     "targets",

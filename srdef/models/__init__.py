@@ -12,6 +12,7 @@ from srdef.models import (
     srresnet,
     vgg,
 )
+from srdef.models.black_box import from_black_box
 from srdef.models.frameworks import from_equinox, from_keras, from_linen, from_nnx, wrap
 from srdef.models.registry import REGISTRY, convert, create, list_names
 from srdef.models.torch_bridge import from_torch
@@ -26,6 +27,7 @@ __all__ = [
     "discriminator",
     "edsr",
     "efficientnet_lite",
+    "from_black_box",
     "from_equinox",
     "from_function",
     "from_keras",

@@ -19,6 +19,7 @@ from srdef.victims.base import (
 )
 from srdef.victims.defended import Defended, Gradient, Undefended
 from srdef.victims.diverse_inputs import DiverseInputs, canvas_side
+from srdef.victims.estimated_gradient import Directions, EstimatedGradient
 from srdef.victims.transformed import OneCopy, Transformed, through
 from srdef.victims.views import Admix, Bank, ScaledCopies, SmoothedGradient, SpectrumSimulation
 
@@ -27,8 +28,10 @@ __all__ = [
     "Average",
     "Bank",
     "Defended",
+    "Directions",
     "DiverseInputs",
     "Ensemble",
+    "EstimatedGradient",
     "ExpectationOverTransformation",
     "Gradient",
     "LogMean",

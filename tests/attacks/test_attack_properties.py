@@ -45,6 +45,7 @@ SHORT = {
     "sigma_zero": {"steps": 60},
     "simba": {"queries": 90},
     "sparse_rs": {"pixels": 10, "queries": 300},
+    "spsa": {"steps": 20, "samples": 16, "learning_rate": 0.03},
     "square": {"queries": 300},
     "uniform_noise": {"tries": 10},
     "sinifgsm": {"copies": 2},

@@ -44,13 +44,14 @@ OPTIONS = {
     "pgd": {"steps": 3, "restarts": 2},
     "sinifgsm": {"steps": 2, "copies": 2},
     "simba": {"queries": 5},
+    "spsa": {"steps": 3, "samples": 4},
     "square": {"queries": 5},
     "ssa": {"steps": 2, "copies": 2},
     "tifgsm": {"steps": 3, "size": 3},
     "vmifgsm": {"steps": 2, "neighbours": 2},
     "vnifgsm": {"steps": 2, "neighbours": 2},
 }
-BLACK_BOX = ("hop_skip_jump", "simba", "sparse_rs", "square")
+BLACK_BOX = ("hop_skip_jump", "simba", "sparse_rs", "spsa", "square")
 BASELINES = ("contrast_reduction", "gaussian_blur", "gaussian_noise", "salt_and_pepper", "uniform_noise")
 GRADIENTS = [name for name in OPTIONS if name not in BLACK_BOX + BASELINES]
 
