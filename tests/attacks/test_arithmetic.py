@@ -69,7 +69,7 @@ def test_steps_see_the_lower_precision_and_judging_sees_float32(storage):
 
 
 def _judge(attack, victim, images, adversarial, labels, *, key):
-    images, ids, attack, _ = batch.check_arguments(attack, victim, images, None, key)
+    images, ids, key, attack, _ = batch.check_arguments(attack, victim, images, None, key)
     return judging.judge(attack, victim, images, adversarial, labels, key, ids, 1, {})
 
 

@@ -370,7 +370,7 @@ asked = re.compile("all-reduce|all-gather|all-to-all|collective|reduce-scatter")
 OPTIONS = {"pgd": {"restarts": 2}, "sparse_rs": {"pixels": 3}}
 for name in ("mifgsm", "pgd", "apgd_t", "fab_t", "alma", "hop_skip_jump", "simba", "sparse_rs", "ssa"):
     attack = attacks.create(name, **OPTIONS.get(name, {}))
-    rows = check_arguments(attack, victim, images, ids, key)[2]
+    rows = check_arguments(attack, victim, images, ids, key)[3]
     placed = jax.device_put((rows, images, labels, ids), sharding)
     state, finished = programs.init(placed[0], victim, key, *placed[1:], sharding=sharding)
     for looped in (False, True):
