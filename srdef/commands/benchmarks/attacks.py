@@ -26,6 +26,7 @@ SEARCHES, STEPS = 3, 20  # of C&W
 SMALL, LARGER = 0.25 / 255, 3 / 255
 FEW, TARGETS, QUERIES = 20, 3, 200
 HOPS, FIRST_QUERIES = 5, 50  # of HopSkipJump
+CLIMBS, DIRECTIONS = 5, 16  # of SPSA
 NEAREST = 20  # steps of DDN and FMN
 # Of those made to transfer: iterations, and gradients of copies or neighbours in each.
 ITERATIONS, NEARBY = 5, 5
@@ -50,10 +51,11 @@ ATTACKS: dict[str, Any] = {
     "APGD-T": lambda: attacks.apgd_t(SMALL, steps=FEW, targets=TARGETS),
     "FAB-T": lambda: attacks.fab_t(steps=FEW, targets=TARGETS, start_radius=SMALL),
     "Square": lambda: attacks.square(LARGER, queries=QUERIES),
+    "SPSA": lambda: attacks.spsa(LARGER, steps=CLIMBS, samples=DIRECTIONS, stop_early=False),
     "HopSkipJump": lambda: attacks.hop_skip_jump(steps=HOPS, init_num_evals=FIRST_QUERIES),
 }
 # Where only a perturbation of at most this L-infinity size is a success.
-BUDGETS = {"APGD": SMALL, "APGD-T": SMALL, "FAB-T": SMALL, "Square": LARGER}
+BUDGETS = {"APGD": SMALL, "APGD-T": SMALL, "FAB-T": SMALL, "Square": LARGER, "SPSA": LARGER}
 # Gradients in a step; those of DeepFool are of all candidates but the class itself.
 GRADIENTS = {
     "DeepFool": 9,
@@ -187,6 +189,11 @@ def torchattacks_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> d
         ),
         "Square": lambda: run(
             torchattacks.Square(network, eps=LARGER, n_queries=QUERIES, resc_schedule=False)
+        ),
+        "SPSA": lambda: run(
+            torchattacks.SPSA(
+                network, eps=LARGER, nb_iter=CLIMBS, nb_sample=DIRECTIONS, max_batch_size=DIRECTIONS
+            )
         ),
     }
 
