@@ -45,7 +45,12 @@ class _BlackBox(Applied):
     def classes(self, shape: tuple[int, ...]) -> int:
         """How many there are for an image of this shape: the function is asked once for each."""
         if shape not in self._classes:
-            self._classes[shape] = self.logits(np.full((2, *shape), 0.5, np.float32)).shape[-1]
+            try:
+                self._classes[shape] = self.logits(np.full((2, *shape), 0.5, np.float32)).shape[-1]
+            except jax.errors.JAXTypeError:  # what it computes is traced
+                raise NotLogitsError(
+                    f"{self.name} uses JAX, which a black box must not: give it to models.from_function"
+                ) from None
         return self._classes[shape]
 
     def logits(self, images: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Classifiers that are only asked for scores."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -116,6 +117,7 @@ def test_results_are_kept_for_what_it_holds():
         (lambda x: x.mean(axis=(1, 2, 3)), r"must return scores \(N, num_classes\), not .* float32 \(2,\)"),
         (lambda x: x.mean(axis=(1, 2))[:1], r"not an array of float32 \(1, 3\) for 2 images"),
         (lambda x: x.mean(axis=(1, 2)).astype(str), "must return scores"),
+        (lambda x: np.asarray(jnp.mean(x, axis=(1, 2))), "uses JAX, .*: give it to models.from_function"),
         (WEIGHTS, "from_black_box needs a function of images, not ndarray"),
     ],
 )  # fmt: skip
