@@ -1,6 +1,7 @@
 """Many trainings on the same features, and the attack on classifier and detector together."""
 
 import json
+import os
 from dataclasses import replace
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from toys import in_threads
 
 from configs import manifold as configuration
-from srdef import attacks, cores, datasets, models
+from srdef import attacks, datasets, models
 from srdef.commands import cli
 from srdef.commands import manifold as script
 from srdef.detection import joint, study, sweep, training
@@ -53,7 +54,7 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
     config = study_config()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cores, "usable", lambda: 9)
+        patch.setattr(os, "sched_getaffinity", lambda _: range(9), raising=False)
         script.main(config, workdir)
     return workdir, study.run(cli.plain(config), workdir, Reporter())
 
@@ -84,7 +85,7 @@ def test_a_study_trains_every_setting_once(finished):
     before = {file: file.stat().st_mtime_ns for file in (workdir / "trainings").rglob("checkpoints.json")}
     assert len(before) == 4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cores, "usable", lambda: 2)
+        patch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
         assert study.run(cli.plain(study_config()), workdir, reporter) == found
     assert before == {file: file.stat().st_mtime_ns for file in before}
     assert reporter.computed == 0
@@ -106,7 +107,8 @@ def test_two_processes_share_the_trainings(finished, tmp_path, monkeypatch):
     assert len(logs) == 4
     for log in logs:
         assert log.read_text() == (finished[0] / log.relative_to(tmp_path)).read_text()
-    assert len([line for line in lines if "blocks, " in line]) == 4
+    for shown in ("pairs trained on", " 3 steps "):  # the results, and the trainings
+        assert len([line for line in lines if shown in line]) == 4
 
 
 @pytest.mark.slow
