@@ -190,11 +190,7 @@ def torchattacks_runs(network: Any, images: np.ndarray, labels: np.ndarray) -> d
         "Square": lambda: run(
             torchattacks.Square(network, eps=LARGER, n_queries=QUERIES, resc_schedule=False)
         ),
-        "SPSA": lambda: run(
-            torchattacks.SPSA(
-                network, eps=LARGER, nb_iter=CLIMBS, nb_sample=DIRECTIONS, max_batch_size=DIRECTIONS
-            )
-        ),
+        "SPSA": lambda: run(torchattacks.SPSA(network, LARGER, 0.01, 0.01, CLIMBS, DIRECTIONS, DIRECTIONS)),
     }
 
 
