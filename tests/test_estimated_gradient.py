@@ -149,6 +149,11 @@ def test_every_gradient_attack_takes_it():
             assert attacks.perturb(attack, estimated, images, labels, **options).success.mean() > 0.8
 
 
+def test_a_radius_that_is_a_whole_number_is_checked_too():
+    with pytest.raises(InputError, match="radius must be greater than 0"):
+        attacks.spsa(radius=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -143,7 +143,7 @@ def spsa(
     check_choice("norm", norm, ("linf", "l2"))
     check_epsilon(epsilon, norm)
     check_count("steps", steps)
-    check_positive(learning_rate=learning_rate)
+    check_positive(learning_rate=learning_rate, radius=radius)
     check_loss(loss)
     EstimatedGradient(None, samples, radius, directions, chunk)  # checks the rest
     return SPSA(
