@@ -1,7 +1,8 @@
-"""Depthwise convolution, fast on a CPU too."""
+"""Depthwise convolution, fast on a CPU too, and soon compiled for a GPU."""
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,13 +95,23 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> j
     )
 
 
+def _by_platform(shifted: Any, native: Any, *operands: jax.Array) -> jax.Array:
+    """The first function on CPUs and GPUs, the second elsewhere."""
+    return lax.platform_dependent(*operands, cpu=shifted, cuda=shifted, rocm=shifted, default=native)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Depthwise convolution with TensorFlow's `SAME` padding.
 
     The same numbers as `lax.conv_general_dilated(..., feature_group_count=channels)`, up to
-    rounding. On the CPU it is computed as a sum of shifted images, on other back ends as that
+    rounding. On CPUs and GPUs it is computed as a sum of shifted images, on other back ends as that
     convolution; the back end is the one the program is compiled for, so it need not be known here.
+
+    A GPU spends half of the compilation of an EfficientNet on trying out cuDNN's kernels for these
+    convolutions, and seconds of each process's first call on preparing what it chose. That is a little faster
+    in the end, or many times slower if kernels were timed while something else ran: some of cuDNN's launch
+    one for every channel.
 
     Parameters
     ----------
@@ -122,7 +133,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _native(x, kernel, stride, padding)
 
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=native)
+    return _by_platform(shifted, native, x, kernel)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -135,7 +146,8 @@ def _backward(
     x, kernel = residuals
     padding = same_padding(x.shape[1], x.shape[2], kernel.shape[0], stride)
 
-    # One switch for each gradient, so that the one nobody asks for is not computed.
+    # One switch for each gradient, so that the one nobody asks for is not computed. A GPU has its own for the
+    # kernel's: one image after the other would leave it idle.
     def shifted_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         return _shifted_input_gradient(g, kernel, stride, padding, x.shape)
 
@@ -149,7 +161,7 @@ def _backward(
         return jax.vjp(lambda kernel: _native(x, kernel, stride, padding), kernel)[1](g)[0]
 
     return (
-        lax.platform_dependent(x, kernel, g, cpu=shifted_input, default=native_input),
+        _by_platform(shifted_input, native_input, x, kernel, g),
         lax.platform_dependent(x, kernel, g, cpu=shifted_kernel, default=native_kernel),
     )
 
