@@ -71,7 +71,7 @@ class MemoryReport:
             return
         self._told = self._most
         words = memory.in_words
-        more = "; more is still being compiled" if left else ""
+        more = "; more is not compiled yet" if left else ""
         where = "" if self._on_host else " of each device"
         limit = f" of {words(self._limit)}" if self._limit else ""
         self._reporter.console.print(

@@ -1,4 +1,8 @@
-"""Compile the programs of a run in threads, while those before them run, and add up what memory they need."""
+"""Compile the programs of a run in threads, while those before them run, and add up what memory they need.
+
+Not on a GPU: its compiler chooses kernels by timing them on the device, and whatever runs beside them spoils
+the choice. Compiled side by side, a gradient on an H100 took 2.4 times as long as compiled alone.
+"""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,10 +27,16 @@ Names = tuple[str, ...]
 Job = Callable[[], int | None]
 
 
+def side_by_side() -> bool:
+    """Whether programs may be compiled while others are compiled or run."""
+    return jax.local_devices()[0].platform != "gpu"
+
+
 class Programs:
     """What a run will compile, by the stage that needs it, in the order of the run.
 
-    Nothing is compiled for a run that is complete: it begins with the first stage that computes.
+    Nothing is compiled for a run that is complete: it begins with the first stage that computes. On a GPU
+    each stage compiles its own when it begins.
 
     Parameters
     ----------
@@ -44,6 +54,8 @@ class Programs:
         self._jobs = jobs
         self._pool = ThreadPoolExecutor(workers or compiler_count(), COMPILERS)
         self._begun = False
+        self._wanted = 0  # stages from the first on
+        self._ahead = side_by_side()
         self._futures: dict[Names, Future[int | None]] = {}
         self._report = report
 
@@ -53,7 +65,7 @@ class Programs:
             self._jobs = {stage: job for stage, job in self._jobs.items() if wanted(stage)}
 
     def ahead_of(self, stage: Names) -> None:
-        """Compile what `stage` needs, unless a thread is at it; the threads go on with what comes after it.
+        """Compile what `stage` needs, unless a thread is at it; threads go on with what comes after it.
 
         Where compilation fails, the stage itself says why.
         """
@@ -61,11 +73,12 @@ class Programs:
             self._begun = True
             order = list(self._jobs)
             first = order.index(stage) if stage in order else 0
-            for name in order[first:]:
+            self._wanted = len(order) - first
+            for name in order[first:] if self._ahead else []:
                 if name != stage:
                     self._futures[name] = self._pool.submit(self._jobs[name])
-            if stage in order:
-                self._here(stage)
+        if stage in self._jobs and stage not in self._futures:
+            self._here(stage)
         future = self._futures.get(stage)
         if future is not None and not future.done() and future.cancel():  # no thread has begun with it
             self._here(stage)
@@ -91,7 +104,7 @@ class Programs:
         for name, future in done.items():
             if not future.cancelled() and future.exception() is None:
                 self._report.add(name, future.result())
-        self._report.tell(len(self._futures) - len(done))
+        self._report.tell(max(self._wanted, len(self._futures)) - len(done))
 
     def __enter__(self) -> "Programs":
         return self
@@ -102,8 +115,8 @@ class Programs:
 
 
 def of_all(jobs: Iterable[Job]) -> list[int]:
-    """Compile everything in threads and wait; the bytes that each needs, 0 of what cannot tell."""
-    pool = ThreadPoolExecutor(compiler_count(), COMPILERS)
+    """Compile everything and wait; the bytes that each needs, 0 of what cannot tell."""
+    pool = ThreadPoolExecutor(compiler_count() if side_by_side() else 1, COMPILERS)
     try:
         futures = [pool.submit(job) for job in jobs]
         while wait_for(futures, timeout=0.2).not_done:

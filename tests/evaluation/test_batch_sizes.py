@@ -188,7 +188,7 @@ def test_the_line_comes_with_the_first_attack_and_again_with_the_last_program(re
     assert told() == ""
     report.add(("adversarial", "C&W"), 3_000_000)
     report.tell(left=4)
-    assert "3 MB of it for batches of 16 images (C&W); more is still being compiled\n" in told()
+    assert "3 MB of it for batches of 16 images (C&W); more is not compiled yet\n" in told()
     report.add(("adversarial", "FAB"), 5_000_000)
     report.tell(left=3)
     assert told() == ""

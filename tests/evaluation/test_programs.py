@@ -4,11 +4,14 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from toys import make_experiment
 
 from srdef.evaluation import gray_box, progress
+from srdef.evaluation import programs as programs_module
 from srdef.evaluation.programs import Programs
 
 
@@ -73,6 +76,54 @@ def test_a_failed_compilation_is_left_to_the_stage():
             programs.ahead_of(("a",))
             programs.ahead_of(("b",))
     assert len(tried) == 2
+
+
+def test_a_gpu_compiles_each_stage_when_it_begins_and_nothing_beside(monkeypatch):
+    """Its compiler times kernels on the device: what runs meanwhile spoils the choice."""
+    monkeypatch.setattr(programs_module, "side_by_side", lambda: False)
+    compiled, told = [], []
+
+    class Report:
+        def add(self, name, needed):
+            told.append((name, needed))
+
+        def tell(self, left):
+            told.append(left)
+
+    def job(name):
+        compiled.append((name, threading.current_thread() is threading.main_thread()))
+        return 7
+
+    jobs = {(name,): lambda name=name: job(name) for name in "abcd"}
+    with Programs(jobs, workers=4, report=Report()) as programs:
+        for name in ("b", "b", "d", "unknown", "c"):
+            programs.ahead_of((name,))
+    assert compiled == [("b", True), ("d", True), ("c", True)]
+    # Of "a", which the run has passed, nobody waits.
+    assert told[:2] == [(("b",), 7), 2]
+    assert told[-1] == 0
+
+
+def test_a_gpu_compiles_one_program_after_the_other(monkeypatch):
+    monkeypatch.setattr(programs_module, "side_by_side", lambda: False)
+    at_work, most = [], []
+
+    def job():
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        at_work.pop()
+        return 1
+
+    assert programs_module.of_all([job] * 4) == [1] * 4
+    assert max(most) == 1
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", True), ("tpu", True), ("gpu", False)])
+def test_only_gpus_time_kernels_to_choose_them(monkeypatch, platform, expected):
+    device = SimpleNamespace(platform=platform)
+    monkeypatch.setattr(programs_module.jax, "local_devices", lambda: [device])
+    assert programs_module.side_by_side() is expected
 
 
 def test_a_complete_run_compiles_nothing(tmp_path, monkeypatch):
