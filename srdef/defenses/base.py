@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from srdef.batching import abstract, data_mesh, map_batches
+from srdef.batching import map_batches
 from srdef.errors import InputError
 from srdef.keys import check_key
 from srdef.programs import jit
@@ -230,24 +230,3 @@ def apply(
         progress=progress,
         on_device=on_device,
     )
-
-
-def precompile(
-    defense: Defense,
-    shape: tuple[int, int, int],
-    *,
-    key: jax.Array,
-    batch_size: int,
-    mesh: Mesh | None = None,
-) -> None:
-    """Compile the program of `apply` for a full batch; a call with the same arguments finds it.
-
-    Parameters
-    ----------
-    defense, key, batch_size, mesh
-        As `apply` takes them.
-    shape : (height, width, 3)
-    """
-    mesh = data_mesh() if mesh is None else mesh
-    rows = (np.zeros((1, *shape), np.float32), check_ids(None, 1))
-    _defend_batch.lower(*abstract((defense, check_key(key)), rows, batch_size, mesh)).compile()

@@ -68,10 +68,10 @@ def test_a_row_has_a_first_call_a_median_and_its_floor(tmp_path):
     # One call takes longer than all repeats may together.
     assert record["all_seconds"] == [5.0]
     assert (
-        "| attacks | MI-FGSM | srdef | TF32 | 4 |  | 10.00 | 5000.00 | 1250.000 |  | 0.50 |  |"
+        "| attacks | MI-FGSM | srdef | TF32 | 4 | 10.00 | 5000.00 | 1250.000 |  | 0.50 |  |"
         in file.read_text()
     )
-    assert "| torchattacks | TF32 | 4 |  | 1.00 | 10000.00 | 2500.000 | 2.00 |  |  |" in file.read_text()
+    assert "| torchattacks | TF32 | 4 | 1.00 | 10000.00 | 2500.000 | 2.00 |  |  |" in file.read_text()
 
 
 def test_short_rows_are_repeated_for_a_while():
@@ -79,20 +79,6 @@ def test_short_rows_are_repeated_for_a_while():
     found = make_ledger(clock, repeats=2, shortest=1.0)
     found.part("floor", [clock.row("short", 9.0, 0.125), clock.row("long", 9.0, 2.0)])
     assert [len(record["all_seconds"]) for record in found.records] == [8, 2]
-
-
-def test_what_compiling_ahead_took_is_a_figure_of_the_row(tmp_path, capsys):
-    clock, file = Clock(), tmp_path / "results.md"
-    found = make_ledger(clock, file)
-    gradient, other = clock.row("gradient", 1.0), clock.row("gradient", 1.0, library="PyTorch")
-    found.compiled({gradient: 12.5}, "1 row compiled ahead")
-    found.part("floor", [gradient, other])
-    assert figures(file)["floor", "gradient", "srdef"]["compile"] == 12.5
-    assert "compile" not in figures(file)["floor", "gradient", "PyTorch"]
-    text = file.read_text()
-    assert text.startswith("title\n\n1 row compiled ahead\n\n| part |")
-    assert "| srdef | TF32 | 4 | 12.50 | 1.00 | 1000.00 |" in text
-    assert "12.50 s to compile, 1.00 s first, 1000.00 ms" in capsys.readouterr().out
 
 
 def test_the_limit_of_a_part_skips_its_other_rows_and_no_other_part(tmp_path, capsys):
@@ -203,8 +189,6 @@ def test_the_memory_can_run_out_in_a_later_call():
         ("--rows=gradient,PGD", "unknown row 'PGD'; choose from: gradient, forward"),
         ("--libraries=art", "unknown library 'art'; choose from: srdef, PyTorch"),
         ("--limit=0", "--limit must be above 0 seconds, not 0.0"),
-        ("--ahead=-1", "--ahead must be at least 0 seconds, not -1.0"),
-        ("--ahead=nan", "--ahead must be at least 0 seconds, not nan"),
         ("--total=nan", "--total must be above 0 seconds, not nan"),
         ("--batch=0", "--batch must be at least 1, not 0"),
         ("--size=64", "--tiny has its own --size; leave one of them out"),
@@ -256,17 +240,6 @@ def test_two_parts_on_the_smallest_network(tmp_path):
         assert attack["work"] == {"gradient": 1.0}  # a tenth of its steps
         assert attack["floor"] == gradient["seconds"]
     assert file.read_text().count("\n| ") == len(found) + 1
-    # What was compiled ahead; the others compile nothing.
-    assert {key for key in found if "compile" in found[key]} == {key for key in found if key[2] == "srdef"}
-    assert '"compile (s)" is what' in file.read_text()
-
-
-def test_first_calls_compile_without_any_time_ahead(tmp_path):
-    file = tmp_path / "results.md"
-    found = run_tiny(file, "--only=floor", "--rows=forward", "--libraries=srdef", "--ahead=0")
-    assert len(found) == 2
-    assert all(record["seconds"] > 0 and "compile" not in record for record in found.values())
-    assert "side by side" not in file.read_text()
 
 
 def test_a_library_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """An accelerator at work: networks, attacks and defenses beside PyTorch, torchattacks and foolbox.
 
-Parts and rows come in the order of their importance, each part has its time, and many programs are compiled
-at once before anything is timed, so that a few minutes of a GPU give the most they can.
+Parts and rows come in the order of their importance, and each part has its time, so that a few minutes of a
+GPU give the most they can. First calls compile, one program after the other: a GPU's compiler times kernels.
 """
 
 import os
@@ -16,7 +16,6 @@ from srdef.commands.benchmarks import (
     accelerator_attacks,
     accelerator_networks,
     accelerator_torch,
-    ahead,
     common,
 )
 from srdef.commands.benchmarks.common import Settings
@@ -38,7 +37,6 @@ PARTS: dict[str, Any] = {
     "compiled": accelerator_networks.compiled,
 }
 LIBRARIES = ["srdef", "PyTorch", "torch.compile", "torchattacks", "foolbox"]
-AHEAD = 240.0  # seconds for compilation before anything is timed, but at most half of --total
 _MEMORY = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
@@ -56,7 +54,6 @@ def run(settings: Settings) -> None:
         part: [row for row in members if row.what in names and row.library in libraries]
         for part, members in rows.items()
     }
-    everything = [row for members in rows.values() for row in members]
     ledger = Ledger(
         title(bench),
         settings.write,
@@ -64,20 +61,12 @@ def run(settings: Settings) -> None:
         total=settings.total,
         repeats=settings.repeats,
         shortest=bench.sizes.shortest,
-        rows=len(everything),
+        rows=sum(map(len, rows.values())),
     )
-    compiled = ahead.compile_ahead(everything, _seconds_ahead(settings))
-    ledger.compiled(compiled.seconds, str(compiled))
     for part, members in rows.items():
         ledger.part(part, members)
         accelerator_torch.let_go()
     cli.console.print(f"{len(ledger.records)} rows" + (f", in {settings.write}" if settings.write else ""))
-
-
-def _seconds_ahead(settings: Settings) -> float:
-    if settings.ahead is not None:
-        return settings.ahead
-    return AHEAD if settings.total is None else min(AHEAD, settings.total / 2)
 
 
 def title(bench: Workbench) -> str:

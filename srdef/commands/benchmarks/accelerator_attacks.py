@@ -14,14 +14,12 @@ import numpy as np
 
 from srdef import attacks
 from srdef.attacks.autoattack import ensemble
-from srdef.attacks.compilation import precompile
 from srdef.commands.benchmarks import accelerator_torch
 from srdef.commands.benchmarks.accelerator_networks import FORWARD, GRADIENT
 from srdef.commands.benchmarks.attacks import EPSILON, LARGER, SMALL
 from srdef.commands.benchmarks.common import Run
 from srdef.commands.benchmarks.ledger import Row
 from srdef.commands.benchmarks.workbench import FLOAT32, TF32, Sizes, Workbench, forward, in_arithmetic
-from srdef.evaluation.programs import Job
 from srdef.victims import Undefended
 
 RADIUS = 8 / 255  # of PGD
@@ -113,10 +111,7 @@ def ours(bench: Workbench, name: str, arithmetic: str) -> Row:
     def run() -> Run:
         return _perturb(bench, ATTACKS[name].make(bench.sizes), *bench.attacked, arithmetic)
 
-    def ahead() -> list[Job]:
-        return [_compiling(bench, ATTACKS[name].make(bench.sizes), bench.sizes.batch, arithmetic)]
-
-    return Row(name, "srdef", arithmetic, run, bench.sizes.batch, work, ahead)
+    return Row(name, "srdef", arithmetic, run, bench.sizes.batch, work)
 
 
 def in_torchattacks(bench: Workbench, name: str, arithmetic: str) -> Row:
@@ -146,19 +141,8 @@ def in_foolbox(bench: Workbench, name: str, arithmetic: str) -> Row:
 
 
 def _perturb(bench: Workbench, attack: Any, images: np.ndarray, labels: np.ndarray, arithmetic: str) -> Run:
-    return partial(
-        attacks.perturb, attack, Undefended(bench.classifier), images, labels, **_options(arithmetic)
-    )
-
-
-def _compiling(bench: Workbench, attack: Any, count: int, arithmetic: str) -> Job:
-    """What compiles the programs of `perturb` for so many images."""
-    victim, options = Undefended(bench.classifier), _options(arithmetic)
-    return partial(precompile, attack, victim, bench.shape, batch_size=count, **options)
-
-
-def _options(arithmetic: str) -> dict[str, Any]:
-    return {"key": jax.random.key(0), "arithmetic": _WORDS[arithmetic]}
+    options: dict[str, Any] = {"key": jax.random.key(0), "arithmetic": _WORDS[arithmetic]}
+    return partial(attacks.perturb, attack, Undefended(bench.classifier), images, labels, **options)
 
 
 def budgets(bench: Workbench) -> list[Row]:
@@ -224,10 +208,6 @@ def ensembles(bench: Workbench) -> list[Row]:
         made = attacks.autoattack(SMALL, attacks=members())
         return _perturb(bench, made, *chosen(bench), arithmetic)
 
-    def ahead(arithmetic: str) -> list[Job]:
-        # For as many images as there are: once three quarters are fooled, its calls compile for fewer.
-        return [_compiling(bench, attack, sizes.ensemble, arithmetic) for attack in members().values()]
-
     def theirs(zoo: Any, network: Any) -> Any:
         # Its own standard version takes 10 steps in the place of 100.
         steps = sizes.steps(100)
@@ -242,8 +222,7 @@ def ensembles(bench: Workbench) -> list[Row]:
         )
 
     def own(arithmetic: str) -> Row:
-        make, compiling = partial(standard, arithmetic), partial(ahead, arithmetic)
-        return Row(name, "srdef", arithmetic, make, sizes.ensemble, ahead=compiling)
+        return Row(name, "srdef", arithmetic, partial(standard, arithmetic), sizes.ensemble)
 
     other = partial(accelerator_torch.attack, bench, TF32, theirs, chosen)
     return [own(TF32), Row(name, "torchattacks", TF32, other, sizes.ensemble), own(FLOAT32)]

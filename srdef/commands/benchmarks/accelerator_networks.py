@@ -1,6 +1,6 @@
 """Networks and defenses in the benchmark of an accelerator: the floor, EDSR, larger classifiers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from srdef import defenses
 from srdef.commands.benchmarks import accelerator_torch
-from srdef.commands.benchmarks.ahead import program
 from srdef.commands.benchmarks.attacks import value_and_gradient
 from srdef.commands.benchmarks.common import Run
 from srdef.commands.benchmarks.ledger import Row
@@ -22,10 +21,7 @@ from srdef.commands.benchmarks.workbench import (
     in_arithmetic,
     photographs,
     rounded,
-    shapes_of,
 )
-from srdef.defenses.base import precompile
-from srdef.evaluation.programs import Job
 from srdef.images import to_uint8
 
 # Rows that others are measured by.
@@ -40,7 +36,7 @@ def of_network(
     function: Any,
     network: Callable[[], Any],
     inputs: Callable[[], tuple[Any, ...]],
-    shapes: tuple[Any, ...],
+    count: int,
 ) -> Row:
     """srdef's row of a jitted function of a network and images.
 
@@ -52,33 +48,25 @@ def of_network(
         Of network, images, and labels if there are any.
     network, inputs : callable
         Return the network, and the images and labels.
-    shapes : tuple of jax.ShapeDtypeStruct
-        Of the images and labels.
+    count : int
+        Of the images.
     """
 
-    def arguments(network: Any, images: Any, *labels: Any) -> tuple[Any, ...]:
-        return (*rounded((network, images), arithmetic), *map(jnp.asarray, labels))
-
     def make() -> Run:
-        return in_arithmetic(arithmetic, function, *arguments(network(), *inputs()))
+        images, *labels = inputs()
+        given = (*rounded((network(), images), arithmetic), *map(jnp.asarray, labels))
+        return in_arithmetic(arithmetic, function, *given)
 
-    def ahead() -> list[Job]:
-        return [program(arithmetic, function, *jax.eval_shape(arguments, network(), *shapes))]
-
-    return Row(what, "srdef", arithmetic, make, shapes[0].shape[0], ahead=ahead)
+    return Row(what, "srdef", arithmetic, make, count)
 
 
-def _gradient(bench: Workbench, arithmetic: str) -> Row:
-    shapes = shapes_of(bench.sizes.batch, bench.sizes.side)
+def _of_classifier(bench: Workbench, what: str, arithmetic: str) -> Row:
+    function, arrays = (value_and_gradient, 2) if what == GRADIENT else (forward, 1)
     return of_network(
-        *(GRADIENT, arithmetic, value_and_gradient), lambda: bench.classifier, lambda: bench.attacked, shapes
-    )
-
-
-def _forward(bench: Workbench, arithmetic: str) -> Row:
-    shapes = shapes_of(bench.sizes.batch, bench.sizes.side)[:1]
-    return of_network(
-        *(FORWARD, arithmetic, forward), lambda: bench.classifier, lambda: bench.attacked[:1], shapes
+        *(what, arithmetic, function),
+        lambda: bench.classifier,
+        lambda: bench.attacked[:arrays],
+        bench.sizes.batch,
     )
 
 
@@ -91,26 +79,26 @@ def floor(bench: Workbench) -> list[Row]:
     """A gradient of the batch and a forward pass: what attacks are made of."""
     both = FLOAT32, TF32
     return [
-        *(_gradient(bench, arithmetic) for arithmetic in both),
-        *(_forward(bench, arithmetic) for arithmetic in both),
+        *(_of_classifier(bench, what, arithmetic) for what in (GRADIENT, FORWARD) for arithmetic in both),
         *(_in_torch(bench, what, arithmetic) for what in (GRADIENT, FORWARD) for arithmetic in both),
     ]
 
 
 def bf16(bench: Workbench) -> list[Row]:
     """The same with weights and images of bfloat16, and with PyTorch's autocast."""
-    return [_gradient(bench, BF16), _forward(bench, BF16), _in_torch(bench, GRADIENT, BF16)]
+    return [
+        _of_classifier(bench, GRADIENT, BF16),
+        _of_classifier(bench, FORWARD, BF16),
+        _in_torch(bench, GRADIENT, BF16),
+    ]
 
 
 def networks(bench: Workbench) -> list[Row]:
     """EDSR on arrays of the device, and as a defense of arrays of the host: to the host, or not back."""
-    side, count = bench.sizes.enlarged_side, bench.sizes.enlarged
+    count = bench.sizes.enlarged
 
     def enlarge(arithmetic: str) -> Row:
-        shapes = shapes_of(count, side)[:1]
-        return of_network(
-            EDSR, arithmetic, forward, lambda: bench.edsr, lambda: (bench.small_images,), shapes
-        )
+        return of_network(EDSR, arithmetic, forward, lambda: bench.edsr, lambda: (bench.small_images,), count)
 
     def apply(arithmetic: str, on_device: bool = False) -> Row:
         def make() -> Any:
@@ -122,7 +110,6 @@ def networks(bench: Workbench) -> list[Row]:
             count,
             make,
             lambda: bench.small_images,
-            side,
             on_device=on_device,
             work=lambda result: {EDSR: 1},
         )
@@ -160,8 +147,7 @@ def classifiers(bench: Workbench) -> list[Row]:
 
     def gradient(name: str, side: int, arithmetic: str) -> Row:
         network, inputs = partial(bench.larger, name), partial(photographs, side, count)
-        shapes = shapes_of(count, side)
-        return of_network(f"{name} {side}", arithmetic, value_and_gradient, network, inputs, shapes)
+        return of_network(f"{name} {side}", arithmetic, value_and_gradient, network, inputs, count)
 
     rows = []
     for arithmetic in (TF32, FLOAT32):
@@ -183,7 +169,7 @@ def other_defenses(bench: Workbench) -> list[Row]:
         return defenses.Quilting(defenses.build_bank(images, max(PATCHES // bench.sizes.fewer, 20)))
 
     def row(what: str, make: Callable[[], Any], count: int = bench.sizes.defended) -> Row:
-        return _of_defense(what, FLOAT32, count, make, lambda: photographs(side, count)[0], side)
+        return _of_defense(what, FLOAT32, count, make, lambda: photographs(side, count)[0])
 
     return [
         row("wavelet", lambda: defenses.Wavelet(sigma=0.04)),
@@ -201,7 +187,6 @@ def _of_defense(
     count: int,
     make: Callable[[], Any],
     images: Callable[[], Any],
-    side: int,
     *,
     on_device: bool = False,
     work: Any = None,
@@ -214,10 +199,4 @@ def _of_defense(
     def call() -> Run:
         return in_arithmetic(arithmetic, defend, make(), images())
 
-    def compile_it(defense: Any) -> None:
-        precompile(defense, (side, side, 3), key=jax.random.key(_KEY), batch_size=count)
-
-    def ahead() -> Sequence[Job]:
-        return [in_arithmetic(arithmetic, compile_it, make())]
-
-    return Row(what, "srdef", arithmetic, call, count, work, ahead)
+    return Row(what, "srdef", arithmetic, call, count, work)

@@ -43,9 +43,6 @@ class Settings:
     limit, total : float
         Seconds of a part without its first calls, and of everything, after which no row is begun; a total of
         None: no limit.
-    ahead : float or None
-        Seconds after which no program's compilation is begun before anything is timed; 0: none is; None: 240,
-        but at most half of the total.
     tiny : bool
         Whether everything is so small that the benchmark only shows that it runs.
     """
@@ -60,7 +57,6 @@ class Settings:
     rows: list[str]
     limit: float
     total: float | None
-    ahead: float | None
     tiny: bool
 
     @classmethod
@@ -72,8 +68,6 @@ class Settings:
         for name in ("limit", "total"):
             if getattr(options, name) is not None and not getattr(options, name) > 0:
                 raise InputError(f"--{name} must be above 0 seconds, not {getattr(options, name)}")
-        if options.ahead is not None and not options.ahead >= 0:
-            raise InputError(f"--ahead must be at least 0 seconds, not {options.ahead}")
         file = options.write = options.write and expanded(options.write)
         if file is not None and (file.suffix != ".md" or file.is_dir() or not file.parent.is_dir()):
             raise InputError(f"--write must be a file FILE.md in a folder that is there, not {str(file)!r}")
@@ -117,13 +111,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     alone.add_argument(
         "--total", metavar="SECONDS", type=float, help="no row at all is begun later (no limit)"
-    )
-    alone.add_argument(
-        "--ahead",
-        metavar="SECONDS",
-        type=float,
-        help="compilation before anything is timed: none is begun later (240, or half of --total); "
-        "0: first calls compile",
     )
     alone.add_argument(
         "--tiny", action="store_true", help="small images and networks: only to see that it runs"

@@ -27,7 +27,7 @@ from srdef.storage.files import for_json, write_atomically
 LONGEST = 3.0
 
 HEADER = [
-    *("part", "row", "library", "arithmetic", "images", "compile (s)", "first call (s)", "median (ms)"),
+    *("part", "row", "library", "arithmetic", "images", "first call (s)", "median (ms)"),
     *("ms an image", "÷ srdef", "floor ÷ time", "note"),
 ]
 
@@ -47,8 +47,6 @@ class Row:
     work : callable, optional
         What the result of a call has cost, as the names of srdef's rows in the same arithmetic and how often
         each would have to be called for it (`{"gradient": 10}`). Their medians add up to the floor.
-    ahead : callable, optional
-        Returns what compiles the programs of the call, each piece in a thread of its own.
     """
 
     what: str
@@ -57,7 +55,6 @@ class Row:
     make: Callable[[], Run]
     images: int
     work: Callable[[Any], Mapping[str, float]] | None = None
-    ahead: Callable[[], Sequence[Callable[[], int | None]]] | None = None
 
 
 class Ledger:
@@ -107,17 +104,9 @@ class Ledger:
         self._title, self._file = title, file
         self._limit, self._total, self._repeats, self._shortest = limit, total, repeats, shortest
         self._clock, self._start = clock, clock()
-        self._left, self._compiled = rows, dict[Row, float]()
+        self._left = rows
         self._said: set[str] = set()
         self._append({"title": title})
-
-    def compiled(self, seconds: Mapping[Row, float], text: str) -> None:
-        """Note what compiling the rows ahead has taken; the text stands above the table."""
-        self._compiled = dict(seconds)
-        if text:
-            self._title += f"\n\n{text}"
-            self._say(text)
-            self._append({"ahead": text})
 
     def part(self, name: str, rows: Sequence[Row]) -> None:
         """Time the rows of one part, one after the other."""
@@ -126,8 +115,6 @@ class Ledger:
         for row in rows:
             record: dict[str, Any] = {"part": name, "row": row.what, "library": row.library}
             record |= {"arithmetic": row.arithmetic, "images": row.images}
-            if row in self._compiled:
-                record["compile"] = self._compiled[row]
             self.records.append(record)
             if over := self._over(spent):
                 record["note"] = f"skipped: {over}"
@@ -249,7 +236,7 @@ class Ledger:
         ours = self.median(record["row"], record["arithmetic"])
         return [
             *(record["part"], record["row"], record["library"], record["arithmetic"], str(record["images"])),
-            *(f"{record[name]:.2f}" if name in record else "" for name in ("compile", "first_call")),
+            f"{record['first_call']:.2f}" if "first_call" in record else "",
             f"{1e3 * seconds:.2f}" if seconds is not None else "",
             f"{1e3 * seconds / record['images']:.3f}" if seconds is not None else "",
             f"{seconds / ours:.2f}" if seconds and ours and record["library"] != "srdef" else "",
@@ -260,7 +247,6 @@ class Ledger:
 
 # What is printed of a row as soon as it is done.
 _TOLD = {
-    "compile (s)": "s to compile",
     "first call (s)": "s first",
     "median (ms)": "ms",
     "ms an image": "ms an image",

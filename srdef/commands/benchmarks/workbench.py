@@ -118,12 +118,6 @@ def photographs(side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return repeated(images, count), repeated(labels, count)
 
 
-def shapes_of(count: int, side: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """The shapes and types of so many images and their labels."""
-    images = jax.ShapeDtypeStruct((count, side, side, 3), np.float32)
-    return images, jax.ShapeDtypeStruct((count,), np.int32)
-
-
 def repeated(rows: np.ndarray, count: int) -> np.ndarray:
     """The rows again and again, up to `count` of them."""
     return rows[np.arange(count) % len(rows)]
@@ -170,11 +164,6 @@ class Workbench:
         if not (self.pretrained and right.any()):
             return repeated(images, count), repeated(predictions, count)
         return repeated(images[right], count), repeated(labels[right], count)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the images of the attacks."""
-        return (self.sizes.side, self.sizes.side, 3)
 
     @cached_property
     def edsr(self) -> Any:
