@@ -223,22 +223,26 @@ def run_tiny(file, *options):
     return {tuple(line[name] for name in names): line for line in lines if "part" in line}
 
 
+ATTACKED = ("MI-FGSM 10", "MI-FGSM 10 on device")
+
+
 def test_two_parts_on_the_smallest_network(tmp_path):
     file = tmp_path / "results.md"
-    rows = "--rows=gradient,forward,MI-FGSM 10"
+    rows = "--rows=gradient,forward,MI-FGSM 10,MI-FGSM 10 on device"
     found = run_tiny(file, "--only=floor,attacks,bf16", rows, "--libraries=srdef,PyTorch")
     assert {key[1:] for key in found} == {
         *((what, "srdef", a) for what in ("gradient", "forward") for a in ("float32", "TF32", "bf16")),
         *(("gradient", "PyTorch", a) for a in ("float32", "TF32", "bf16")),
         *(("forward", "PyTorch", a) for a in ("float32", "TF32")),
-        *(("MI-FGSM 10", "srdef", a) for a in ("float32", "TF32")),
+        *((what, "srdef", a) for what in ATTACKED for a in ("float32", "TF32")),
     }
     assert all(record["seconds"] > 0 and "note" not in record for record in found.values())
     for arithmetic in ("float32", "TF32"):
-        attack = found["attacks", "MI-FGSM 10", "srdef", arithmetic]
         gradient = found["floor", "gradient", "srdef", arithmetic]
-        assert attack["work"] == {"gradient": 1.0}  # a tenth of its steps
-        assert attack["floor"] == gradient["seconds"]
+        for what in ATTACKED:
+            attack = found["attacks", what, "srdef", arithmetic]
+            assert attack["work"] == {"gradient": 1.0}  # a tenth of its steps
+            assert attack["floor"] == gradient["seconds"]
     assert file.read_text().count("\n| ") == len(found) + 1
 
 
