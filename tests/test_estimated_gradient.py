@@ -131,6 +131,37 @@ def test_masked_classes_have_no_slope():
     assert (found[:, 0] != 0).any()
 
 
+def test_logits_alone_are_one_question():
+    asked = []
+    victim = EstimatedGradient(Outside(asked), 6)
+    logits = jax.block_until_ready(jax.jit(lambda x: victim(x, KEY))(INSIDE))
+    assert len(asked) == 1
+    asked.clear()
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: victim(x, KEY)[0]))(INSIDE)
+    jax.block_until_ready(gradient)
+    assert len(asked) == 13
+    np.testing.assert_array_equal(value, logits[0])
+
+
+def test_nan_beside_an_image_is_reported_and_not_in_its_logits():
+    """The second image is where the victim has no answer on one side."""
+
+    @struct.dataclass
+    class Half(victims.Victim):
+        def __call__(self, image, key):
+            logits = image.ravel() @ WEIGHTS
+            return jnp.where(image.ravel()[0] > 0.55, jnp.nan, logits)
+
+    images = np.stack([INSIDE, INSIDE])
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 0.3, 0.545
+    labels = (images.reshape(2, -1) @ WEIGHTS).argmax(axis=-1)
+    victim = EstimatedGradient(Half(), 8, 0.01)
+    assert np.isfinite(jax.vmap(lambda x: victim(x, KEY))(images)).all()
+    with pytest.warns(UserWarning, match="not finite"):
+        result = attacks.perturb(attacks.ifgsm(0.001, steps=2), victim, images, labels, key=KEY)
+    assert result.nonfinite.tolist() == [False, True]
+
+
 def test_every_gradient_attack_takes_it():
     """Rounded to four levels a linear model has no gradient, and I-FGSM stands still; with estimates not."""
     network = models.from_function(

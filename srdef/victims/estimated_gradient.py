@@ -14,6 +14,17 @@ from srdef.victims.base import Victim, expected
 Directions = Literal["sign", "gaussian"]
 
 
+@jax.custom_jvp
+def _leaning(value: jax.Array, plane: jax.Array) -> jax.Array:
+    """`value`, with the derivative of `plane`, which a program computes for that alone."""
+    return value
+
+
+@_leaning.defjvp
+def _derivative(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    return primals[0], tangents[1]
+
+
 @struct.dataclass
 class EstimatedGradient(Victim):
     """A victim that is asked for logits and never differentiated; its gradient is one of finite differences.
@@ -24,7 +35,9 @@ class EstimatedGradient(Victim):
 
     so that every gradient attack is one that sees scores only, and reaches victims that have no gradient: a
     defense that rounds or searches, or a model behind `jax.pure_callback`. A gradient costs 2 n + 1 calls of
-    the victim. The directions are
+    the victim; logits alone, in a compiled program, one. Where the victim answers NaN the gradient is NaN
+    too, which attacks report (`nonfinite`). Infinite logits, those of masked classes, have none. The
+    directions are
 
     - "sign": each value +1 or -1 with equal chance, simultaneous perturbation (SPSA; Spall 1992, and
       against networks Uesato, O'Donoghue, van den Oord and Kohli 2018, arXiv:1802.05666, algorithm 1).
@@ -99,7 +112,11 @@ class EstimatedGradient(Victim):
         slopes = jax.lax.map(slope, keys, batch_size=chunk)
         # On the way back the directions are drawn once more: together they would be as large as n images.
         planes = jax.lax.map(jax.checkpoint(along), (keys, slopes), batch_size=chunk)
-        return jax.tree.map(lambda value, plane: value + plane.mean(axis=0), ask(here, key), planes)
+
+        def leaning(value: jax.Array, plane: jax.Array) -> jax.Array:
+            return _leaning(value, plane.mean(axis=0).astype(value.dtype))
+
+        return jax.tree.map(leaning, ask(here, key), planes)
 
     def _points(self, image: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The images on both sides along a direction, and what a slope between them says of each value."""
@@ -114,5 +131,5 @@ class EstimatedGradient(Victim):
 
     def _slope(self, plus: jax.Array, minus: jax.Array) -> jax.Array:
         """Masked classes, whose logits are infinite, have none."""
-        known = jnp.isfinite(plus) & jnp.isfinite(minus)
-        return jnp.where(known, (plus - minus) / (2 * self.radius), 0)
+        masked = jnp.isinf(plus) | jnp.isinf(minus)
+        return jnp.where(masked, 0, (plus - minus) / (2 * self.radius))
