@@ -4,12 +4,14 @@ Their feature maps are the perceptual loss of SRGAN. The three dense layers, whi
 pixels and hold 124 of the 144 million parameters, are left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 from flax import nnx
 
 from srdef.cpu.convolution import Conv
+from srdef.errors import InputError
 from srdef.models.layers import PooledClassifier
 from srdef.models.registry import REGISTRY
 from srdef.models.resnet import caffe_input, torchvision_input
@@ -68,6 +70,11 @@ class VGG19(PooledClassifier):
         """What no tensor says: see `srdef.weights.loading.check_settings`."""
         return {"input": self.normalise.__name__.removesuffix("_input")}
 
+    def check_published(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """InputError unless the network has the input of torchvision's weights."""
+        if self.normalise is not torchvision_input:
+            raise InputError("weights of torchvision have another input: that of vgg19_torchvision")
+
     def endpoints(self, images: jax.Array) -> dict[str, jax.Array]:
         """Feature maps by name: `conv1_1` to `conv5_4`, each after its ReLU."""
         check_pixels(images, smallest=SMALLEST_SIDE)
@@ -81,7 +88,15 @@ class VGG19(PooledClassifier):
         return maps
 
     def keras_names(self) -> list[str]:
-        """The names of this network's tensors in the order of a Keras weights file."""
+        """The names of this network's tensors in the order of a Keras weights file.
+
+        Raises
+        ------
+        InputError
+            Unless it has the input of Keras's weights.
+        """
+        if self.normalise is not caffe_input:
+            raise InputError("weights of Keras have another input: that of vgg19")
         layers = [f"stages.{i}.{j}" for i, (_, n) in enumerate(STAGES) for j in range(n)]
         return keras_layout.names([level for name in layers for level in keras_layout.weighted(name)])
 

@@ -148,12 +148,16 @@ def convert_keras(
     Raises
     ------
     InputError
-        If the network has no such order, or another number of tensors; `where` names the file.
+        If the network has no such order, or another number of tensors, or refuses weights of Keras; `where`
+        names the file.
     """
     keras_names = getattr(network, "keras_names", None)
     if keras_names is None:
         raise InputError(f"{where}: {type(network).__name__} does not read weights of Keras")
-    names = keras_names()
+    try:
+        names = keras_names()
+    except InputError as error:
+        raise InputError(f"{where} does not fit {type(network).__name__}: {error}") from None
     # Without a last layer, Keras's files end before its kernel and bias.
     if len(tensors) not in (len(names), len(names) - 2):
         counts = f"it has {len(tensors)} tensors, expected {len(names)}"

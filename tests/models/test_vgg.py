@@ -74,6 +74,17 @@ def test_torchvision_layout_equals_timm(timm_network, tmp_path):
     assert keras_reference.difference(maps(network, images)[-1], expected.numpy()) < 1e-4
 
 
+def test_weights_of_another_input_are_refused(keras_network, timm_network, tmp_path):
+    """They fit tensor by tensor, and every feature map would be wrong."""
+    keras_reference.save(keras_network, keras_file := tmp_path / "vgg19_notop.h5")
+    with pytest.raises(InputError, match=r"vgg19_notop\.h5 does not fit VGG19: .* that of vgg19$"):
+        models.create("vgg19_torchvision", weights=keras_file)
+    tensors = {f"features.{name}": tensor for name, tensor in timm_network.state_dict().items()}
+    torch.save(tensors, torch_file := tmp_path / "vgg19.pth")
+    with pytest.raises(InputError, match=r"vgg19\.pth does not fit VGG19: .* that of vgg19_torchvision$"):
+        models.create("vgg19", weights=torch_file)
+
+
 def test_number_of_parameters():
     """Keras's count_params of the network without its dense layers."""
     network = nnx.eval_shape(lambda: models.REGISTRY.builder("vgg19")(rngs=nnx.Rngs(0)))
