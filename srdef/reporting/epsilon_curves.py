@@ -51,15 +51,15 @@ class Curve:
         The cell of the clean images.
     points : sequence of Point
         With rising ε.
-    smallest : Point or None
-        That of the smallest ε of each image; its `epsilon` is the median L∞ distance.
+    smallest : sequence of Point
+        Those of the smallest ε of each image; their `epsilon` is the median L∞ distance.
     """
 
     defense: str
     attack: str
     clean: Mapping[str, Any]
     points: Sequence[Point]
-    smallest: Point | None
+    smallest: Sequence[Point]
 
     @property
     def paper(self) -> float | None:
@@ -156,8 +156,9 @@ def _smallest(
     strengths: Sequence[Mapping[str, Any]],
     defense: str,
     name: str,
-) -> Point | None:
-    """The point of `minimal_epsilon` around the attack of that name."""
+) -> list[Point]:
+    """The points of `minimal_epsilon` around the attack of that name."""
+    found = []
     for label, entry in config["attacks"].items():
         inner = entry.get("attack") if entry.get("name") == "minimal_epsilon" else None
         if inner is None or _norm(inner if isinstance(inner, Mapping) else {"name": inner}) != "linf":
@@ -168,8 +169,8 @@ def _smallest(
         storage = entry.get("storage", "float32")
         for row in strengths:
             if (row["attack"], row["storage"]) == (label, storage) and row["median_linf"] is not None:
-                return Point(label, 255 * row["median_linf"], cells[defense, label])
-    return None
+                found.append(Point(label, 255 * row["median_linf"], cells[defense, label]))
+    return found
 
 
 def to_csv(curves: Sequence[Curve]) -> str:
@@ -179,7 +180,7 @@ def to_csv(curves: Sequence[Curve]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(fields)
     for curve in curves:
-        for point in (*curve.points, *([curve.smallest] if curve.smallest else [])):
+        for point in (*curve.points, *curve.smallest):
             cell = point.cell
             percents = [f"{100 * cell[name]:.2f}" for name in ("value", "low", "high")]
             clean = f"{100 * curve.clean['value']:.2f}"
@@ -187,6 +188,11 @@ def to_csv(curves: Sequence[Curve]) -> str:
             row = [curve.defense, curve.attack, point.label, f"{point.epsilon:.4g}", *percents]
             writer.writerow([*row, cell["total"], clean, paper])
     return text.getvalue()
+
+
+def _small(point: Point, named: bool) -> str:
+    name = f"{point.label}: " if named else ""
+    return f"{name}{labels.number(point.epsilon, 2)}, {100 * point.cell['value']:.1f}"
 
 
 def to_markdown(curves: Sequence[Curve]) -> str:
@@ -198,8 +204,8 @@ def to_markdown(curves: Sequence[Curve]) -> str:
     ]
     for curve in curves:
         cells = [curve.defense, curve.attack, f"{100 * curve.clean['value']:.1f}", "–"]
-        if curve.smallest is not None:
-            cells[3] = f"{labels.number(curve.smallest.epsilon, 2)}, {100 * curve.smallest.cell['value']:.1f}"
+        if curve.smallest:
+            cells[3] = "; ".join(_small(point, len(curve.smallest) > 1) for point in curve.smallest)
         share = curve.paper_share
         own = None if share is None else 100 * share * curve.clean["value"]
         for shown, target in ((curve.paper, curve.paper), (share and 100 * share, own)):
@@ -235,7 +241,7 @@ def _draw(curves: Sequence[Curve]) -> Any:
     across = min(len(defenses), 3)
     down = math.ceil(len(defenses) / across)
     ticks = sorted({point.epsilon for curve in curves for point in curve.points})
-    lowest = min([ticks[0], *(curve.smallest.epsilon for curve in curves if curve.smallest)])
+    lowest = min([ticks[0], *(point.epsilon for curve in curves for point in curve.smallest)])
     start = lowest / 2  # the place of ε = 0 on the logarithmic axis
     with style.styled():
         figure = style.new_figure(style.PAGE if across > 1 else style.COLUMN, 2.3 * down + 0.5)
@@ -277,10 +283,12 @@ def _draw_curve(panel: Any, curve: Curve, index: int, start: float, handles: dic
     shown: dict[str, Any] = {"color": colour, "marker": marker}
     values = [100 * cell["value"] for cell in cells]
     (handles[curve.attack],) = panel.plot(x, values, **shown, markersize=3.5, clip_on=False)
-    if curve.smallest is not None:
-        value = 100 * curve.smallest.cell["value"]
+    if curve.smallest:
+        x, values = zip(
+            *((point.epsilon, 100 * point.cell["value"]) for point in curve.smallest), strict=True
+        )
         hollow: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markerfacecolor": "none"}
-        panel.plot([curve.smallest.epsilon], [value], **shown, **hollow, zorder=4)
+        panel.plot(x, values, **shown, **hollow, zorder=4)
         handles[_SMALLEST] = Line2D([], [], color=style.GREY, marker="o", **hollow)
     own = None if curve.paper_share is None else 100 * curve.paper_share * curve.clean["value"]
     lines: tuple[tuple[str, float | None, Any], ...] = ((_PAPER, curve.paper, "--"), (_PAPER_SHARE, own, ":"))

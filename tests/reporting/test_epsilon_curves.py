@@ -63,9 +63,10 @@ def test_an_attack_at_several_epsilons_has_a_curve_for_each_defense(run):
     for curve in curves:
         assert [point.epsilon for point in curve.points] == pytest.approx(LEVELS)
         assert tuple(point.cell["value"] for point in curve.points) == ACCURACY[curve.defense]
-        assert curve.smallest.label == "MI min"
-        assert curve.smallest.epsilon == pytest.approx(0.25)  # of the images as they were counted
-        assert curve.smallest.cell["value"] == CLEAN[curve.defense]
+        (smallest,) = curve.smallest
+        assert smallest.label == "MI min"
+        assert smallest.epsilon == pytest.approx(0.25)  # of the images as they were counted
+        assert smallest.cell["value"] == CLEAN[curve.defense]
         assert curve.paper == 70.0
 
 
@@ -113,7 +114,7 @@ def test_other_attacks_in_linf_have_curves(run, changes):
 def test_the_smallest_radius_in_another_norm_is_no_point_of_a_curve(run):
     config, table, strengths = replaced(run, name="pgd", norm="linf")
     config["attacks"]["MI min"] |= {"attack": {"name": "pgd", "norm": "l2", "epsilon": 1.0}, "paper": "mine"}
-    assert all(curve.smallest is None for curve in epsilon_curves.find(config, table, strengths))
+    assert all(not curve.smallest for curve in epsilon_curves.find(config, table, strengths))
 
 
 def test_curves_of_one_attack_with_other_options_are_told_apart(run, tmp_path):
@@ -124,9 +125,25 @@ def test_curves_of_one_attack_with_other_options_are_told_apart(run, tmp_path):
         table["cells"] += [cell(defense, f"long {level}", 0.1) for defense in ACCURACY]
     curves = epsilon_curves.find(config, table, strengths)
     assert [curve.attack for curve in curves] == ["MI-FGSM", "MI-FGSM, steps 50"] * 2
-    assert all(curve.smallest.label == "MI min" for curve in curves)
+    assert all(curve.smallest[0].label == "MI min" for curve in curves)
     text = epsilon_curves.to_csv(curves)
     assert {row["attack"] for row in csv.DictReader(text.splitlines())} == {"MI-FGSM", "MI-FGSM, steps 50"}
+    epsilon_curves.save(tmp_path, curves)
+
+
+def test_every_search_for_the_smallest_radius_is_a_point(run, tmp_path):
+    """Two searches around one attack, as by two rules, and of the second no median is known for 8 bits."""
+    config, table, strengths = run
+    config["attacks"]["MI bisected"] = {**config["attacks"]["MI min"], "search": "bisection"}
+    table["attacks"].append("MI bisected")
+    table["cells"] += [cell(defense, "MI bisected", 0.4) for defense in ACCURACY]
+    strengths.append({"attack": "MI bisected", "storage": "float32", "median_linf": 0.125 / 255})
+    curves = epsilon_curves.find(config, table, strengths)
+    for curve in curves:
+        assert [point.label for point in curve.smallest] == ["MI min", "MI bisected"]
+    assert "| MI min: 0.25, 90.0; MI bisected: 0.12, 40.0 |" in epsilon_curves.to_markdown(curves)
+    rows = list(csv.DictReader(epsilon_curves.to_csv(curves).splitlines()))
+    assert [row["label"] for row in rows if row["defense"] == "SR"][-2:] == ["MI min", "MI bisected"]
     epsilon_curves.save(tmp_path, curves)
 
 
@@ -171,7 +188,7 @@ def test_without_the_paper_and_without_the_smallest(run):
     for found in table["cells"]:
         del found["paper_percent"]
     curves = epsilon_curves.find(config, table, [])
-    assert all(curve.smallest is None and curve.paper is None for curve in curves)
+    assert all(not curve.smallest and curve.paper is None for curve in curves)
     assert "| SR | MI-FGSM | 90.0 | – | – | – | – | – |" in epsilon_curves.to_markdown(curves)
 
 
