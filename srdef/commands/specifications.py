@@ -29,6 +29,10 @@ def specification(text: str, option: str) -> dict[str, Any]:
         field, equals, value = pair.partition("=")
         if not equals or not field.isidentifier():
             raise InputError(f"--{option}: {pair[:60]!r} is no OPTION=VALUE")
+        if re.search(r":\w+=", value):
+            raise InputError(
+                f"--{option}: {pair[:60]!r} has a colon between options; separate them by commas"
+            )
         entry[field] = configuration.value(value, None, f"--{option}: {field}")
     return entry
 

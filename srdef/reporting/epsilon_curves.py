@@ -284,9 +284,8 @@ def _draw_curve(panel: Any, curve: Curve, index: int, start: float, handles: dic
     values = [100 * cell["value"] for cell in cells]
     (handles[curve.attack],) = panel.plot(x, values, **shown, markersize=3.5, clip_on=False)
     if curve.smallest:
-        x, values = zip(
-            *((point.epsilon, 100 * point.cell["value"]) for point in curve.smallest), strict=True
-        )
+        x = [point.epsilon for point in curve.smallest]
+        values = [100 * point.cell["value"] for point in curve.smallest]
         hollow: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markerfacecolor": "none"}
         panel.plot(x, values, **shown, **hollow, zorder=4)
         handles[_SMALLEST] = Line2D([], [], color=style.GREY, marker="o", **hollow)

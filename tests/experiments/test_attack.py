@@ -330,6 +330,10 @@ def test_data_are_of_the_classes_of_the_model(folder, capsys):
         (["--data=mine.py:stripes"], "data set 'mine.py:stripes': labels must be integers, not bool"),
         (["--data=mine.py:gentle"], "the function must return a Source or images, labels"),
         (["--attacks=fgsm,fgms"], "unknown attack 'fgms'; choose from: "),
+        (
+            ["--attacks=fgsm,pgd:steps=5:restarts=2"],
+            "--attacks: 'steps=5:restarts=2' has a colon between options; separate them by commas",
+        ),
         (["--attacks=fgsm:"], "--attacks=fgsm:: write NAME, or NAME:OPTION=VALUE,..."),
         (["--attacks=fgsm:size=3"], "attack 'fgsm': got an unexpected keyword argument 'size'"),
         (["--attacks=pgd:steps=3,restarts"], "unknown attack 'restarts'"),
