@@ -3,6 +3,7 @@
 With plain `jax.jit` some of these calls are answered by another class.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from flax import nnx, struct
 
 from srdef import attacks, defenses, models
-from srdef.programs import jit
+from srdef.programs import jit, may_overlap
 
 KEY = jax.random.key(0)
 COUNT = 40
@@ -192,3 +193,9 @@ def test_attacks():
 def test_defenses():
     found = [defenses.apply(defense, IMAGES, key=KEY).mean() for defense in instances(defense_class)]
     np.testing.assert_allclose(found, np.arange(COUNT) / COUNT, atol=1e-6)
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", True), ("tpu", True), ("gpu", False)])
+def test_gpus_time_kernels_to_choose_them_and_must_be_alone(monkeypatch, platform, expected):
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform=platform)])
+    assert may_overlap() is expected

@@ -36,7 +36,7 @@ from srdef.evaluation.experiment import CLEAN, Experiment
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
 from srdef.metrics import Rate
-from srdef.programs import jit
+from srdef.programs import jit, may_overlap
 from srdef.storage.fingerprint import code_digest, digest
 
 
@@ -112,8 +112,7 @@ def run(
     models = {blocks: _create(experiment, {**options, "blocks": blocks}) for blocks in study["blocks"]}
     correct = Run(experiment, experiment.dataset, workdir / "store", reporter).correct()
     processes = reporter.processes
-    # Many processes do all things in the same order.
-    workers = max(cores.usable() // 3, 1) if processes.count == 1 else 1
+    workers = _workers(processes.count)
     if workers > 1:  # a terminal shows one bar at a time: lines alone
         console = Console(
             file=reporter.console.file, quiet=reporter.console.quiet, force_terminal=False, markup=False
@@ -165,6 +164,11 @@ def _create(experiment: Experiment, options: dict[str, Any]) -> ManifoldClassifi
     model = create(experiment.classifier, options, experiment.seed)
     model.detector = nnx.clone(model.detector)
     return model
+
+
+def _workers(processes: int) -> int:
+    """How many attacks or trainings run at a time: many processes do all things in the same order."""
+    return max(cores.usable() // 3, 1) if processes == 1 and may_overlap() else 1
 
 
 def _attack(run: Run, reporter: Reporter, workers: int) -> None:

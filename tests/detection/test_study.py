@@ -332,3 +332,11 @@ def test_the_figure_has_a_line_for_each_number_of_blocks():
     assert list(lines) == ["head alone", "2 blocks", "the paper", "a coin"]
     assert lines["2 blocks"].get_xdata().tolist() == [500, 1000]
     assert lines["2 blocks"].get_ydata().tolist() == [75, 75]
+
+
+def test_how_many_trainings_run_at_a_time(monkeypatch):
+    """On a GPU one: whose compiler must have it for itself."""
+    monkeypatch.setattr(study.cores, "usable", lambda: 16)
+    assert (study._workers(1), study._workers(2)) == (5, 1)
+    monkeypatch.setattr(study, "may_overlap", lambda: False)
+    assert study._workers(1) == 1

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from toys import make_experiment
@@ -80,7 +79,7 @@ def test_a_failed_compilation_is_left_to_the_stage():
 
 def test_a_gpu_compiles_each_stage_when_it_begins_and_nothing_beside(monkeypatch):
     """Its compiler times kernels on the device: what runs meanwhile spoils the choice."""
-    monkeypatch.setattr(programs_module, "side_by_side", lambda: False)
+    monkeypatch.setattr(programs_module, "may_overlap", lambda: False)
     compiled, told = [], []
 
     class Report:
@@ -105,7 +104,7 @@ def test_a_gpu_compiles_each_stage_when_it_begins_and_nothing_beside(monkeypatch
 
 
 def test_a_gpu_compiles_one_program_after_the_other(monkeypatch):
-    monkeypatch.setattr(programs_module, "side_by_side", lambda: False)
+    monkeypatch.setattr(programs_module, "may_overlap", lambda: False)
     at_work, most = [], []
 
     def job():
@@ -117,13 +116,6 @@ def test_a_gpu_compiles_one_program_after_the_other(monkeypatch):
 
     assert programs_module.of_all([job] * 4) == [1] * 4
     assert max(most) == 1
-
-
-@pytest.mark.parametrize(("platform", "expected"), [("cpu", True), ("tpu", True), ("gpu", False)])
-def test_only_gpus_time_kernels_to_choose_them(monkeypatch, platform, expected):
-    device = SimpleNamespace(platform=platform)
-    monkeypatch.setattr(programs_module.jax, "local_devices", lambda: [device])
-    assert programs_module.side_by_side() is expected
 
 
 def test_a_complete_run_compiles_nothing(tmp_path, monkeypatch):
