@@ -38,6 +38,11 @@ def _shifts(x: jax.Array, size: int, stride: int) -> Iterator[tuple[int, int, ja
             yield dy, dx, lax.slice(x, (0, dy, dx, 0), end, (1, stride, stride, 1))
 
 
+def _sums(dtype: Any) -> Any:
+    """The type in which numbers are added up, as XLA's convolutions do: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 @partial(jit, static_argnames=("stride", "padding"))
 def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Depthwise convolution as the sum of the k² shifted images, each times its weights.
@@ -45,10 +50,11 @@ def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding)
     XLA's CPU back end fuses it into one pass; its grouped convolution takes 10 to 40 times as long.
     Jitted so that it is one pass outside of a larger program too.
     """
-    total = jnp.zeros((), x.dtype)
+    exact = _sums(x.dtype)
+    total = jnp.zeros((), exact)
     for dy, dx, shifted in _shifts(_pad(x, padding), kernel.shape[0], stride):
-        total = total + shifted * kernel[dy, dx, 0]
-    return total
+        total = total + shifted.astype(exact) * kernel[dy, dx, 0].astype(exact)
+    return total.astype(x.dtype)
 
 
 def _shifted_input_gradient(
@@ -74,14 +80,16 @@ def _shifted_kernel_gradient(
     five times slower.
     """
 
+    exact = _sums(x.dtype)
+
     def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x, g = image
+        x, g = (array.astype(exact) for array in image)
         sums = [jnp.sum(shifted[0] * g, axis=(0, 1)) for _, _, shifted in _shifts(x[None], size, stride)]
         return total + jnp.stack(sums), None
 
-    start = jnp.zeros((size * size, x.shape[-1]), x.dtype)
+    start = jnp.zeros((size * size, x.shape[-1]), exact)
     total, _ = lax.scan(add_image, start, (_pad(x, padding), g))
-    return total.reshape(size, size, 1, x.shape[-1])
+    return total.reshape(size, size, 1, x.shape[-1]).astype(x.dtype)
 
 
 def _native(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:

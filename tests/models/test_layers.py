@@ -64,6 +64,21 @@ def test_depthwise_conv_under_jit_and_vmap(kernel_size, stride, rng):
         np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_conv_adds_up_in_float32(stride, rng):
+    """In bfloat16 as XLA's: the products are exact in float32, and only the sums are rounded."""
+    x, kernel = normal(rng, 3, 9, 8, CHANNELS), normal(rng, 5, 5, 1, CHANNELS)
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    y, pullback = jax.vjp(lambda *given: depthwise_conv(*given, stride), x, kernel)
+    exact = (array.astype(jnp.float32) for array in (x, kernel))
+    expected, exact_pullback = jax.vjp(lambda *given: grouped(*given, stride), *exact)
+    g = normal(rng, *y.shape).astype(jnp.bfloat16)
+    for ours, wide in zip((y, *pullback(g)), (expected, *exact_pullback(g.astype(jnp.float32))), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        # Half of the last of 8 bits; near 0 the sums' own rounding.
+        np.testing.assert_allclose(ours.astype(jnp.float32), wide, rtol=2**-8, atol=1e-5)
+
+
 def test_the_grouped_convolution_is_used_where_it_is_fast(rng):
     x, kernel = normal(rng, 1, 8, 8, CHANNELS), normal(rng, 3, 3, 1, CHANNELS)
 
