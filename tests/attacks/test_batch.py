@@ -242,20 +242,6 @@ def test_a_targeted_trace_climbs_the_lead_of_the_target():
     assert (np.diff(trace.loss, axis=0) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["pgd", "apgd", "deepfool", "square"])
-def test_many_steps_in_one_call_are_the_same_steps(name, monkeypatch):
-    """What a GPU does, and attacks without gradients everywhere; here 1, then at most 10,000 at a time."""
-    images, labels = linear_victims.images(11), np.arange(11) % 5
-    attack = attacks.create(name)
-    plain = perturb(attack, images, labels)
-    monkeypatch.setattr(stepping, "is_looped", lambda attack, sharding: name != "square")
-    other = perturb(attack, images, labels)
-    np.testing.assert_array_equal(other.steps, plain.steps)
-    np.testing.assert_array_equal(other.success, plain.success)
-    # Two programs of the same arithmetic; a sign of a gradient of rounding size may flip.
-    assert (np.abs(other.images - plain.images) > 1e-5).mean() < 0.01
-
-
 def test_a_short_last_batch_compiles_nothing_new_and_progress_is_told():
     images, labels, seen = linear_victims.images(11), np.arange(11) % 5, []
     before = programs.steps._jitted._cache_size()
