@@ -1,6 +1,9 @@
 """Quilting: exact search, minimum-error boundary cut, patch banks."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -226,3 +229,27 @@ def test_bad_input(tmp_path):
         defenses.create("quilting", bank=small_bank(20), overlap=5)(image, KEY)
     with pytest.raises(InputError, match="neighbours"):
         defenses.create("quilting", bank=small_bank(20), neighbours=21)(image, KEY)
+
+
+_EIGHT_DEVICES = """
+import jax, numpy as np
+from srdef import batching, defenses
+from srdef.defenses.base import _defend_batch
+
+images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+quilting = defenses.Quilting(defenses.build_bank(images, 50))
+rows = (np.zeros((1, 16, 16, 3), np.float32), np.zeros(1, np.int32))
+given = batching.abstract((quilting, jax.random.key(0)), rows, 16, batching.data_mesh())
+assert len(jax.devices()) == 8
+assert "all-gather" not in _defend_batch.lower(*given).compile().as_text()
+"""
+
+
+@pytest.mark.slow
+def test_devices_do_not_wait_for_one_another():
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    run = subprocess.run(
+        [sys.executable, "-c", _EIGHT_DEVICES], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
