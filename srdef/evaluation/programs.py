@@ -46,7 +46,6 @@ class Programs:
         self._jobs = jobs
         self._pool = ThreadPoolExecutor(workers or compiler_count(), COMPILERS)
         self._begun = False
-        self._wanted = 0  # stages from the first on
         self._ahead = may_overlap()
         self._futures: dict[Names, Future[int | None]] = {}
         self._report = report
@@ -65,8 +64,8 @@ class Programs:
             self._begun = True
             order = list(self._jobs)
             first = order.index(stage) if stage in order else 0
-            self._wanted = len(order) - first
-            for name in order[first:] if self._ahead else []:
+            self._jobs = {name: self._jobs[name] for name in order[first:]}
+            for name in self._jobs if self._ahead else ():
                 if name != stage:
                     self._futures[name] = self._pool.submit(self._jobs[name])
         if stage in self._jobs and stage not in self._futures:
@@ -96,7 +95,7 @@ class Programs:
         for name, future in done.items():
             if not future.cancelled() and future.exception() is None:
                 self._report.add(name, future.result())
-        self._report.tell(max(self._wanted, len(self._futures)) - len(done))
+        self._report.tell(len(self._jobs) - len(done))
 
     def __enter__(self) -> "Programs":
         return self
