@@ -26,7 +26,7 @@ SEARCHES, STEPS = 3, 20  # of C&W
 SMALL, LARGER = 0.25 / 255, 3 / 255
 FEW, TARGETS, QUERIES = 20, 3, 200
 HOPS, FIRST_QUERIES, CLIMBS, DIRECTIONS = 5, 50, 5, 16  # of HopSkipJump and SPSA
-IN_A_ROW = 10  # gradients of the floor, as many as attacks take: the first after another program are slower
+IN_A_ROW = 10  # gradients of the floor, as many as attacks take: the first after another program is slower
 NEAREST = 20  # steps of DDN and FMN
 # Of those made to transfer: iterations, and gradients of copies or neighbours in each.
 ITERATIONS, NEARBY = 5, 5
