@@ -105,6 +105,7 @@ def test_a_gpu_compiles_each_stage_when_it_begins_and_nothing_beside(monkeypatch
 
 def test_a_gpu_compiles_one_program_after_the_other(monkeypatch):
     monkeypatch.setattr(programs_module, "may_overlap", lambda: False)
+    monkeypatch.setattr(programs_module, "compiler_count", lambda: 4)  # two cores have one in any case
     at_work, most = [], []
 
     def job():
