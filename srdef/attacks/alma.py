@@ -5,6 +5,8 @@ algorithm 2 with the penalty P2; parameters of their code (jeromerony/adversaria
 `augmented_lagrangian.py`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -73,6 +75,7 @@ class ALMA(Search):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     first_distance: Scalar = 1.0
     reduction: Scalar = 0.01
     smoothing: Scalar = 0.9

@@ -30,12 +30,11 @@ START = 0xFFFFFFEF
 class Attack(ABC):
     """A function of one victim and one image: the base class of all attacks.
 
-    An attack is a frozen pytree dataclass (`flax.struct.dataclass`). The numbers that a sweep varies
-    are its leaves, each a scalar (or, for `perturb`, an array with one value per image); what changes
-    the program is static. It has to define `init`, `step`, `result` and `steps`; everything else has a
-    default. It is written in these parts so that `perturb` can run the loop on the host and drop the
-    images that are finished; calling the attack runs the loop for one image, under any JAX
-    transformation.
+    An attack is a frozen pytree dataclass (`flax.struct.dataclass`). The numbers that a sweep varies are its
+    leaves, each a scalar (or, for `perturb`, an array with one value per image); what changes the program is
+    static. It has to define `init`, `step`, `result` and `steps`; everything else has a default. It is made
+    of these parts so that `perturb` can run the loop on the host and drop the images that are finished;
+    calling the attack runs the loop for one image, under any JAX transformation.
 
     Attributes
     ----------
@@ -45,13 +44,16 @@ class Attack(ABC):
         Whether the label is the class to reach instead of the class to leave.
     norm : "linf", "l2", "l1" or "l0"
         The norm of the ball that the perturbation stays in, if the attack has an `epsilon`.
+    counts : tuple of str
+        Of this very class: the static whole numbers that `perturb` may trace, as its code makes no decision
+        in Python on them. A program is shared by all their values then.
     uses_gradients : bool
-        False for an attack that only looks at logits or predictions: `perturb` then runs its many short
-        steps in a compiled loop.
+        False for an attack of logits or predictions: `perturb` runs its many short steps in a compiled loop.
     """
 
     steps: int
     targeted: bool = False
+    counts: ClassVar[tuple[str, ...]] = ()
     uses_gradients: ClassVar[bool] = True
     norm: AnyNorm = "linf"
 
@@ -194,8 +196,7 @@ class AttackResult:
     images : float32 array (N, height, width, 3)
         The adversarial images, in [0, 1]; multiples of 1/255 when stored as uint8.
     success : bool array (N,)
-        Whether the victim's prediction on exactly these images differs from the label (or equals
-        it, for a targeted attack).
+        Whether the victim's prediction on exactly these images differs from the label (targeted: equals it).
     linf, l2, l1 : float32 arrays (N,)
         Distances between the adversarial and the given images, in units of the [0, 1] range.
     l0 : int32 array (N,)
@@ -203,8 +204,7 @@ class AttackResult:
     steps : int32 array (N,)
         The number of steps that the attack took for the image; 0 from `round_result`.
     success_rate : float32 array (N,)
-        The share of fresh draws of a random victim that the image fools; 0 or 1 with one draw. `success`
-        is whether it is more than half.
+        The share of fresh draws of a random victim that it fools, of which `success` wants more than half.
     nonfinite : bool array (N,)
         Whether a gradient on the way was NaN or infinite (it counted as zero), or logits on the way or for
         the adversarial image were NaN (no success then).

@@ -20,6 +20,7 @@ from srdef.attacks.arithmetic import (
     with_rows,
 )
 from srdef.attacks.base import Attack, AttackResult
+from srdef.attacks.counts import AttackRows
 from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.judging import refuse_nan, warn
 from srdef.attacks.starts import with_start
@@ -204,23 +205,21 @@ def _run(
     Judged in the arithmetic of the surrounding context; `arithmetic` is that of the steps, if another.
     """
     recorder = Recorder(victim, key) if trace else None
-    leaves, structure = jax.tree.flatten((attack, start))
+    leaves, structure = jax.tree.flatten((AttackRows.create(attack, len(given[0])), start))
 
     def batch(
         victim: Victim, key: jax.Array, images: jax.Array, labels: jax.Array, ids: jax.Array, *rows: jax.Array
     ) -> AttackResult:
-        attack, start = jax.tree.unflatten(structure, rows)
+        every, start = jax.tree.unflatten(structure, rows)
         if recorder is not None:
             recorder.start(images, labels, ids)
         sharding = images.sharding
         with computing_in(arithmetic):
-            state, finished = programs.init(
-                attack, victim, key, images, labels, ids, start, sharding=sharding
-            )
-        state, steps = run_steps(attack, victim, state, finished, sharding, recorder, arithmetic)
-        adversarial, diagnostics = programs.result(attack, state, images)
+            state, finished = programs.init(every, victim, key, images, labels, ids, start, sharding=sharding)
+        state, steps = run_steps(attack, every, victim, state, finished, sharding, recorder, arithmetic)
+        adversarial, diagnostics = programs.result(every, state, images)
         if storage == "uint8":
-            adversarial = programs.rounded(attack, victim, key, images, adversarial, labels, ids)
+            adversarial = programs.rounded(every, victim, key, images, adversarial, labels, ids)
         if not on_device:
             adversarial.copy_to_host_async()  # while they are judged
         result = programs.judged(

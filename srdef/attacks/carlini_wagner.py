@@ -4,7 +4,7 @@ Carlini and Wagner 2017 (arXiv:1608.04644), equations (6) and (7) of the paper; 
 as in the authors' code (carlini/nn_robust_attacks, `l2_attack.py`), but for each image alone.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,7 @@ class CarliniWagner(Attack):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("binary_search_steps", "max_iterations")
     learning_rate: Scalar = 5e-3
     initial_const: Scalar = 1e-2
     confidence: Scalar = 0.0

@@ -18,6 +18,7 @@ from srdef.attacks.arithmetic import Arithmetic, computing_in, judging_in
 from srdef.attacks.autoattack import AutoAttack
 from srdef.attacks.base import Attack, without_early_stop
 from srdef.attacks.batch import Storage
+from srdef.attacks.counts import AttackRows
 from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.repeat import Repeated
 from srdef.attacks.stepping import is_looped
@@ -73,25 +74,25 @@ def precompile(
     targeted = attack.targeted
     one = np.zeros((1, *shape), np.float32)
     _, ids, key, attack, _ = check_arguments(attack, victim, one, None, key)
-    rows = (attack, one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
-    victim, key, attack, images, labels, ids, needed = abstract((victim, key), rows, batch_size, mesh)
+    given = (AttackRows.create(attack, 1), one, np.zeros(1, np.int32), ids, np.zeros(1, bool))
+    victim, key, rows, images, labels, ids, needed = abstract((victim, key), given, batch_size, mesh)
 
     # Compiled in the context of the calls, too: JAX knows a compiled program by it.
     with computing_in(arithmetic):
-        first = programs.init.lower(attack, victim, key, images, labels, ids, None, sharding=sharding)
+        first = programs.init.lower(rows, victim, key, images, labels, ids, None, sharding=sharding)
         compiled = [first.compile()]
         state, _ = abstract((), first.out_info, batch_size, mesh)
         looped = is_looped(attack, sharding)
-        steps = programs.steps.lower(attack, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
+        steps = programs.steps.lower(rows, victim, state, needed, 1, 0, looped=looped, sharding=sharding)
         compiled.append(steps.compile())
     # As many steps as `run_steps` begins before it waits for one.
     calls = 1 if looped else max(attack.max_steps // 1000, 1) if attack.stops_early else attack.max_steps
     waiting = memory.in_flight(compiled[-1], calls)
     judged = {"targeted": targeted, "draws": draws}
     with judging_in(arithmetic):
-        lowered = [programs.result.lower(attack, state[0], images)]
+        lowered = [programs.result.lower(rows, state[0], images)]
         if storage == "uint8":
-            lowered.append(programs.rounded.lower(attack, victim, key, images, images, labels, ids))
+            lowered.append(programs.rounded.lower(rows, victim, key, images, images, labels, ids))
         lowered.append(programs.judged.lower(victim, key, images, images, labels, ids, **judged))
         compiled += [program.compile() for program in lowered]
     return waiting + memory.of_programs(compiled, images)

@@ -74,6 +74,7 @@ class ContrastReduction(Growing):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     uses_gradients: ClassVar[bool] = False
     level: Scalar = 0.5
     steps: int = struct.field(pytree_node=False, default=1000)
@@ -100,6 +101,7 @@ class GaussianBlur(Growing):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     max_sigma: Scalar | None = None
     steps: int = struct.field(pytree_node=False, default=1000)
     targeted: bool = struct.field(pytree_node=False, default=False)
@@ -168,6 +170,7 @@ class SaltAndPepper(Attack):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     uses_gradients: ClassVar[bool] = False
     steps: int = struct.field(pytree_node=False, default=1000)
     across_channels: bool = struct.field(pytree_node=False, default=True)

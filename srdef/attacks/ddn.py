@@ -5,6 +5,8 @@ gradient-based L2 adversarial attacks and defenses" (arXiv:1811.09600), algorith
 (jeromerony/fast_adv, and jeromerony/adversarial-library, `decoupled_direction_norm.py`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -52,6 +54,7 @@ class DDN(Search):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     radius: Scalar = 1.0
     gamma: Scalar = 0.05
     steps: int = struct.field(pytree_node=False, default=100)

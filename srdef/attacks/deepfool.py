@@ -3,6 +3,8 @@
 Moosavi-Dezfooli et al. 2016 (arXiv:1511.04599); the parameters are those of the authors' code.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -62,6 +64,7 @@ class DeepFool(Attack):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     overshoot: Scalar = 0.02
     margin: Scalar = 1e-4
     steps: int = struct.field(pytree_node=False, default=50)

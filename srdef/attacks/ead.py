@@ -4,7 +4,7 @@ Chen, Sharma, Zhang, Yi and Hsieh 2018, "EAD: elastic-net attacks to deep neural
 examples" (arXiv:1709.04114), algorithm 1; parameters of their code (ysharma1126/EAD_Attack, `en_attack.py`).
 """
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ class EAD(Attack):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("binary_search_steps", "max_iterations")
     learning_rate: Scalar = 1e-2
     initial_const: Scalar = 1e-3
     beta: Scalar = 1e-2

@@ -6,7 +6,7 @@ Croce and Hein 2020, "Minimally distorted adversarial examples with a fast adapt
 """
 
 from dataclasses import replace
-from typing import get_args
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,7 @@ class FAB(Attack):
         one gradient a class.
     """
 
+    counts: ClassVar = ("steps",)
     eta: Scalar = 1.05
     beta: Scalar = 0.9
     alpha_max: Scalar = 0.1
@@ -123,7 +124,9 @@ class FAB(Attack):
             jax.random.fold_in(state.key, state.iteration + 1), 3
         )
         run, step = state.iteration // self.steps, state.iteration % self.steps
-        x = where_needed(step == 0, FAB._start, state.x, self, state, run, start_key)
+        # Traced steps would be a static value of an operand.
+        bare = self if isinstance(self.steps, int) else self.replace(steps=0)
+        x = where_needed(step == 0, FAB._start, state.x, bare, state, run, start_key)
         number = jnp.minimum(run // self.restarts, len(state.targets) - 1)
         ends = state.targets[number][None] if self.targets else state.targets
 

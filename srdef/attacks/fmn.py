@@ -5,7 +5,7 @@ constraints" (arXiv:2102.12827), algorithm 1; parameters of their code
 (maurapintor/Fast-Minimum-Norm-FMN-Attack).
 """
 
-from typing import get_args
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,7 @@ class FMN(Search):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     step_size: Scalar = 1.0
     gamma: Scalar = 0.05
     steps: int = struct.field(pytree_node=False, default=100)

@@ -4,6 +4,7 @@
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,7 @@ class GradientSign(Attack):
         one what that makes of it.
     """
 
+    counts: ClassVar = ("steps",)
     epsilon: Scalar
     step_size: Scalar
     momentum: Scalar = 0.0
@@ -200,7 +202,9 @@ class GradientSign(Attack):
         better = judging & (margin > state.best_margin)
         restart = jax.random.fold_in(jax.random.fold_in(state.key, RESTART), state.iteration)
         none = jnp.zeros_like(state.g)
-        start = where_needed(judging, type(self)._start, state.image, self, state.image, restart)
+        # Traced steps would be a static value of an operand.
+        bare = self if isinstance(self.steps, int) else self.replace(steps=0)
+        start = where_needed(judging, type(self)._start, state.image, bare, state.image, restart)
         fresh = moved.replace(x=start, g=none, sums=self._no_sums(none))
         return _choose(judging, fresh, moved).replace(
             best=jnp.where(better, state.x, state.best),

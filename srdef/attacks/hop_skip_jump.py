@@ -72,6 +72,7 @@ class HopSkipJump(Attack):
         In [0, 1]; for `perturb` one for all images, or one per image `(N, height, width, 3)`.
     """
 
+    counts: ClassVar = ("steps",)
     uses_gradients: ClassVar[bool] = False
     gamma: Scalar = 1.0
     init_num_evals: int = struct.field(pytree_node=False, default=100)

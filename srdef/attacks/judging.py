@@ -11,6 +11,7 @@ from srdef import errors, validation
 from srdef.attacks import programs
 from srdef.attacks.arguments import Images, check_arguments
 from srdef.attacks.base import Attack, AttackResult
+from srdef.attacks.counts import AttackRows
 from srdef.attacks.ensemble import Ensemble
 from srdef.batching import map_batches
 from srdef.errors import InputError
@@ -39,7 +40,7 @@ def judge(
 
     Every leaf of `attack` has one row per image.
     """
-    leaves, structure = jax.tree.flatten(attack)
+    leaves, structure = jax.tree.flatten(AttackRows.create(attack, len(images)))
 
     def batch(
         victim: Victim,
@@ -50,9 +51,9 @@ def judge(
         ids: jax.Array,
         *rows: jax.Array,
     ) -> AttackResult:
-        attack = jax.tree.unflatten(structure, rows)
         if rounded:
-            adversarial = programs.rounded(attack, victim, key, images, adversarial, labels, ids)
+            every = jax.tree.unflatten(structure, rows)
+            adversarial = programs.rounded(every, victim, key, images, adversarial, labels, ids)
         result = programs.judged(
             victim, key, images, adversarial, labels, ids, targeted=attack.targeted, draws=draws
         )

@@ -122,7 +122,7 @@ class Constant(struct.PyTreeNode):
         )
 
     def update(
-        self, loss: jax.Array, reached: jax.Array, any_found: jax.Array, iterations: int, abort_early: bool
+        self, loss: jax.Array, reached: jax.Array, any_found: jax.Array, iterations: Any, abort_early: bool
     ) -> tuple["Constant", jax.Array]:
         """The search after one more iteration, and whether the next one starts with another value of c.
 
@@ -134,7 +134,7 @@ class Constant(struct.PyTreeNode):
             Whether it has given an adversarial image.
         any_found : bool array ()
             Whether one has been found with any c.
-        iterations : int
+        iterations : int or int array ()
             The most for each c.
         abort_early : bool
             Whether a c is left when the least loss in a tenth of the iterations (at least 20) is not lower by
@@ -145,7 +145,7 @@ class Constant(struct.PyTreeNode):
         if abort_early:
             # The least loss of each tenth, as the loss of one image goes up and down where it crosses the
             # boundary; the authors look at the sum over a batch, which hides that.
-            tenth = max(iterations // 10, SHORTEST_LOOK)
+            tenth = jnp.maximum(iterations // 10, SHORTEST_LOOK)
             look = state.iteration % tenth == 0
             loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)  # as if it had none
             least = jnp.minimum(state.least_loss, loss)
@@ -185,7 +185,7 @@ def lead_to_undo(logits: jax.Array, label: jax.Array, targeted: bool) -> jax.Arr
     return -lead if targeted else lead
 
 
-def annealed(first: Scalar, last: Scalar, iteration: jax.Array, steps: int) -> jax.Array:
+def annealed(first: Scalar, last: Scalar, iteration: jax.Array, steps: Any) -> jax.Array:
     """A number that falls along half a cosine from `first`, and would be `last` after all steps."""
     share = (1 + jnp.cos(math.pi * iteration / steps)) / 2
     return share * first + (1 - share) * last

@@ -51,6 +51,7 @@ class Noise(Attack):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("tries",)
     uses_gradients: ClassVar[bool] = False
     epsilon: Scalar
     tries: int = struct.field(pytree_node=False, default=100)

@@ -1,6 +1,6 @@
 """The programs that `perturb` runs on the devices, each compiled once for a kind of attack and a batch size.
 
-Every leaf of `attack` has one row per image, and `sharding` says how a batch lies on the devices.
+Every leaf of `rows`, the attack, has one row per image, and `sharding` says how a batch lies on the devices.
 """
 
 from functools import partial
@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from srdef.attacks.base import Attack, AttackResult, reaches_aim, same_types, strong_types, within_range
+from srdef.attacks.base import AttackResult, reaches_aim, same_types, strong_types, within_range
+from srdef.attacks.counts import AttackRows
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.batching import on_each_device
 from srdef.programs import jit
@@ -33,7 +34,7 @@ def _keys_of(purpose: int, key: jax.Array, ids: jax.Array) -> jax.Array:
 
 @partial(jit, static_argnames="sharding")
 def init(
-    attack: Attack,
+    rows: AttackRows,
     victim: Victim,
     key: jax.Array,
     images: jax.Array,
@@ -47,28 +48,29 @@ def init(
 
     def one(
         victim: Victim,
-        attack: Attack,
+        rows: AttackRows,
         image: jax.Array,
         label: jax.Array,
         key: jax.Array,
         start: jax.Array | None,
     ) -> tuple[Any, jax.Array]:
+        attack = rows.attack
         state = attack.init(victim, image, label, key)
         if start is not None:
             state = attack.start_at(victim, state, attack.into_ball(image, start))
         state = strong_types(state)
         return (state, jnp.int32(0)), attack.finished(state) | (attack.max_steps < 1)
 
-    def states(victim: Victim, key: jax.Array, attack: Attack, *rows: Any) -> tuple[Any, jax.Array]:
-        images, labels, ids, start = rows
-        return jax.vmap(partial(one, victim))(attack, images, labels, _image_keys(key, ids), start)
+    def states(victim: Victim, key: jax.Array, rows: AttackRows, *given: Any) -> tuple[Any, jax.Array]:
+        images, labels, ids, start = given
+        return jax.vmap(partial(one, victim))(rows, images, labels, _image_keys(key, ids), start)
 
-    return on_each_device(states, sharding, (victim, key), (attack, images, labels, ids, start))
+    return on_each_device(states, sharding, (victim, key), (rows, images, labels, ids, start))
 
 
 @partial(jit, static_argnames=("looped", "sharding"))
 def steps(
-    attack: Attack,
+    rows: AttackRows,
     victim: Victim,
     state: Any,
     needed: jax.Array,
@@ -95,7 +97,8 @@ def steps(
         Otherwise one step, whatever the other numbers are.
     """
 
-    def one(victim: Victim, attack: Attack, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+    def one(victim: Victim, rows: AttackRows, counted: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        attack = rows.attack
         state, steps = counted
         finished = attack.finished(state) | (steps >= attack.max_steps)
         stepped = same_types(attack.step(victim, state), state), steps + 1
@@ -105,7 +108,7 @@ def steps(
     alone = len(sharding.device_set) == 1
 
     def on_each(
-        victim: Victim, most: jax.Array, enough: jax.Array, attack: Attack, state: Any, needed: jax.Array
+        victim: Victim, most: jax.Array, enough: jax.Array, rows: AttackRows, state: Any, needed: jax.Array
     ) -> tuple[Any, jax.Array]:
         def go_on(carry: tuple[jax.Array, Any, jax.Array]) -> jax.Array:
             taken, _, finished = carry
@@ -113,24 +116,24 @@ def steps(
 
         def step(carry: tuple[jax.Array, Any, jax.Array]) -> tuple[jax.Array, Any, jax.Array]:
             taken, state, _ = carry
-            return taken + 1, *jax.vmap(partial(one, victim))(attack, state)
+            return taken + 1, *jax.vmap(partial(one, victim))(rows, state)
 
         carry = jnp.int32(0), state, jnp.zeros(needed.shape, bool)
         return (jax.lax.while_loop(go_on, step, carry) if looped else step(carry))[1:]
 
-    return on_each_device(on_each, sharding, (victim, most, enough), (attack, state, needed))
+    return on_each_device(on_each, sharding, (victim, most, enough), (rows, state, needed))
 
 
 @jit
-def result(attack: Attack, state: Any, images: jax.Array) -> tuple[jax.Array, Diagnostics]:
+def result(rows: AttackRows, state: Any, images: jax.Array) -> tuple[jax.Array, Diagnostics]:
     """The adversarial images, finite and in [0, 1], and what the attack has noted on its way."""
 
-    def one(attack: Attack, state: Any, image: jax.Array) -> tuple[jax.Array, Diagnostics]:
-        adversarial, finite = within_range(attack.result(state), image)
+    def one(rows: AttackRows, state: Any, image: jax.Array) -> tuple[jax.Array, Diagnostics]:
+        adversarial, finite = within_range(rows.attack.result(state), image)
         diagnostics = getattr(state, "diagnostics", Diagnostics.create())
         return adversarial.astype(image.dtype), diagnostics.replace(nonfinite=diagnostics.nonfinite | ~finite)
 
-    return jax.vmap(one)(attack, state, images)
+    return jax.vmap(one)(rows, state, images)
 
 
 @partial(jit, static_argnames="sharding")
@@ -147,7 +150,7 @@ def put(tree: Any, rows: jax.Array, part: Any) -> Any:
 
 @jit
 def rounded(
-    attack: Attack,
+    rows: AttackRows,
     victim: Victim,
     key: jax.Array,
     images: jax.Array,
@@ -156,8 +159,8 @@ def rounded(
     ids: jax.Array,
 ) -> jax.Array:
     """The adversarial images in multiples of 1/255, as the attack rounds them."""
-    return jax.vmap(lambda attack, *image: attack.round(victim, *image))(
-        attack, images, adversarial, labels, _keys_of(_ROUND, key, ids)
+    return jax.vmap(lambda rows, *image: rows.attack.round(victim, *image))(
+        rows, images, adversarial, labels, _keys_of(_ROUND, key, ids)
     )
 
 

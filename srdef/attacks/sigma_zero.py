@@ -5,7 +5,7 @@ adversarial examples" (arXiv:2402.01879), algorithm 1; parameters of their code
 (sigma0-advx/sigma-zero).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ class SigmaZero(Search):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("steps",)
     step_size: Scalar = 1.0
     sigma: Scalar = 1e-3
     threshold: Scalar = 0.3

@@ -5,7 +5,7 @@ algorithm 1, and the authors' code (cg563/simple-blackbox-attack): order of the 
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ class SimBA(QuerySearch):
         Whether labels are the classes to reach, whose probability shall rise.
     """
 
+    counts: ClassVar = ("queries",)
     step_size: Scalar = 0.2
     lowest: Scalar = 1 / 8
     basis: Basis = struct.field(pytree_node=False, default="pixel")

@@ -5,6 +5,8 @@ sparse black-box adversarial attacks" (arXiv:2006.12834), algorithm 2; parameter
 (fra31/sparse-rs, `rs_attacks.py`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -54,6 +56,7 @@ class SparseRS(QuerySearch):
         Whether labels are the classes to reach.
     """
 
+    counts: ClassVar = ("queries",)
     alpha_init: Scalar = 0.3
     pixels: int = struct.field(pytree_node=False, default=50)
     queries: int = struct.field(pytree_node=False, default=5000)

@@ -4,6 +4,8 @@ Uesato, O'Donoghue, van den Oord and Kohli 2018, "Adversarial risk and the dange
 attacks" (arXiv:1802.05666), section 4.2 and algorithm 1.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,6 +67,7 @@ class SPSA(Attack):
         How many directions are computed at a time; None: all.
     """
 
+    counts: ClassVar = ("steps",)
     epsilon: Scalar
     learning_rate: Scalar = 0.01
     radius: Scalar = 0.01

@@ -5,6 +5,8 @@ adversarial attack via random search" (arXiv:1912.00049), and the authors' code 
 `attack.py`); schedule and start as AutoAttack has them (fra31/auto-attack, `square.py`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +58,7 @@ class Square(QuerySearch):
         Whether labels are the classes to reach; the loss is then the cross-entropy.
     """
 
+    counts: ClassVar = ("queries",)
     epsilon: Scalar
     p_init: Scalar = 0.8
     queries: int = struct.field(pytree_node=False, default=5000)

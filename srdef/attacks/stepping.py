@@ -17,6 +17,7 @@ from srdef import interrupts
 from srdef.attacks import programs
 from srdef.attacks.arithmetic import Arithmetic, computing_in
 from srdef.attacks.base import Attack
+from srdef.attacks.counts import AttackRows
 from srdef.attacks.trace import Recorder
 from srdef.victims import Victim
 
@@ -44,6 +45,7 @@ def _platform(sharding: Sharding) -> str:
 
 def run_steps(
     attack: Attack,
+    every: AttackRows,
     victim: Victim,
     state: Any,
     finished: jax.Array,
@@ -55,8 +57,11 @@ def run_steps(
 
     Parameters
     ----------
-    attack, state : pytrees
-        One row per image; `state` with the number of steps, as in `programs.steps`.
+    attack : Attack
+    every : AttackRows
+        The same attack, with one row per image.
+    state : pytree
+        One row per image; with the number of steps, as in `programs.steps`.
     finished : bool array (N,)
         Which images need no step.
     sharding : Sharding
@@ -75,7 +80,7 @@ def run_steps(
     # Asking which images are finished waits for the device, so long attacks ask less often.
     patience = 1 if looped else max(attack.max_steps // 1000, 1) if attack.stops_early else attack.max_steps
     fewest = FEWEST_STEPS.get(_platform(sharding), FEWEST_STEPS["others"])
-    everything, batch = state, attack
+    everything, batch = state, every
     size = len(finished)
     rows = np.arange(size)  # where in `everything` the rows of `state` belong; `size` for padding
     pace = _Pace()
@@ -93,7 +98,7 @@ def run_steps(
                 smaller = smaller // SHRINK // devices * devices
             rows = np.append(rows[left], np.full(smaller - len(left), size))
             kept = np.minimum(rows, size - 1)
-            state, batch = programs.take((everything, attack), kept, sharding=sharding)
+            state, batch = programs.take((everything, every), kept, sharding=sharding)
             needed = jax.device_put(rows < size, sharding)
             pace = _Pace()
         enough = len(rows) // SHRINK // devices * devices if shrinks else 0

@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 
 from srdef.attacks.base import Attack, reaches_aim, within_range
+from srdef.attacks.counts import AttackRows
 from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.losses import Loss, classes_needed, loss_to_climb
 from srdef.attacks.nearest import lead_to_undo
@@ -92,16 +93,17 @@ def _measure(
 
 
 @jit
-def _current(attack: Attack, counted: tuple[Any, jax.Array], images: jax.Array) -> jax.Array:
+def _current(rows: AttackRows, counted: tuple[Any, jax.Array], images: jax.Array) -> jax.Array:
     """Where the attack is with each image; where it is finished, its result."""
 
-    def one(attack: Attack, counted: tuple[Any, jax.Array], image: jax.Array) -> jax.Array:
+    def one(rows: AttackRows, counted: tuple[Any, jax.Array], image: jax.Array) -> jax.Array:
+        attack = rows.attack
         state, steps = counted
         finished = attack.finished(state) | (steps >= attack.max_steps)
         result, _ = within_range(attack.result(state), image)
         return jnp.where(finished, result, attack.current(state))
 
-    return jax.vmap(one)(attack, counted, images)
+    return jax.vmap(one)(rows, counted, images)
 
 
 class Recorder:
@@ -123,7 +125,7 @@ class Recorder:
         self._steps = np.full(len(self._ids), -1)
         self._batches.append([])
 
-    def __call__(self, attack: Attack, counted: tuple[Any, jax.Array], rows: np.ndarray) -> None:
+    def __call__(self, attack: AttackRows, counted: tuple[Any, jax.Array], rows: np.ndarray) -> None:
         """Look at the images of some rows of the batch; rows past its end fill up and do not count.
 
         Parameters
@@ -135,7 +137,7 @@ class Recorder:
         steps = np.asarray(step)
         kept = np.minimum(rows, len(self._ids) - 1)
         found = measure(
-            attack,
+            attack.without_counts,
             self._victim,
             self._key,
             _current(attack, counted, self._images[kept]),

@@ -17,6 +17,7 @@ from flax import nnx
 from rich.console import Console
 
 from srdef import batching, cores
+from srdef.attacks.counts import program_of
 from srdef.detection import joint
 from srdef.detection.experiment import (
     Result,
@@ -179,7 +180,7 @@ def _attack(run: Run, reporter: Reporter, workers: int) -> None:
     code_digest(sys.modules[__name__], [*experiment.attacks.values(), *experiment.defenses.values()])
     programs: dict[Any, list[str]] = {}
     for label, attack in experiment.attacks.items():
-        programs.setdefault(jax.tree.structure(attack), []).append(label)
+        programs.setdefault(program_of(attack), []).append(label)
 
     def compute(labels: list[str]) -> None:
         for label in labels:

@@ -7,10 +7,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import jax
-
 from srdef import interrupts, victims
 from srdef.attacks.compilation import precompile, precompile_accuracy
+from srdef.attacks.counts import program_of
 from srdef.cache import COMPILERS, compiler_count
 from srdef.evaluation.adaptive_experiment import AdaptiveExperiment
 from srdef.evaluation.experiment import CLEAN, Experiment
@@ -137,7 +136,7 @@ def of_attacks(
     }
     first: dict[Any, str] = {}
     for label, attack in experiment.attacks.items():
-        first.setdefault(jax.tree.structure(attack), label)
+        first.setdefault(program_of(attack), label)
     return {
         ("adversarial", label): partial(precompile, experiment.attacks[label], victim, shape, **options)
         for label in first.values()

@@ -173,6 +173,34 @@ def test_one_epsilon_per_image_and_a_sweep_compiles_once(name):
     assert programs.steps._jitted._cache_size() == before
 
 
+# The checkpoints of APGD are worked out in Python.
+WITHOUT_COUNTS = ("apgd", "apgd_t", "repeat")
+
+
+@pytest.mark.parametrize("name", every([name for name in NAMES if name not in WITHOUT_COUNTS]))
+def test_another_number_of_steps_compiles_nothing(name):
+    """And it is the number of steps that the attack takes, as called on one image."""
+    classifier, images, labels = (part if i == 0 else part[:3] for i, part in enumerate(linear()))
+    counts = ("steps", "queries", "tries", "binary_search_steps", "max_iterations")
+
+    def more(attack):
+        found = {count: getattr(attack, count) + 1 for count in counts if hasattr(attack, count)}
+        return attack.replace(**found) if found else attack.replace(attack=more(attack.attack))
+
+    attack = make(name)
+    run(attack, classifier, images, labels)
+    before = programs.steps._jitted._cache_size(), programs.init._jitted._cache_size()
+    result = run(more(attack), classifier, images, labels)
+    assert (programs.steps._jitted._cache_size(), programs.init._jitted._cache_size()) == before
+    alone = jax.jit(lambda *arguments: arguments[0](*arguments[1:]))(
+        more(attack), Undefended(classifier), images[1], labels[1], jax.random.fold_in(KEY, 1)
+    )
+    # Another program of the same arithmetic: signs of tiny gradients flip, and a query at the boundary.
+    assert np.abs(alone - result.images[1]).mean() < 1e-3
+    if not attack.stops_early:
+        assert (result.steps == more(attack).max_steps).all()
+
+
 STOPPING = [name for name in NAMES if has(name, "stop_early")]
 
 
