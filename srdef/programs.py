@@ -95,6 +95,27 @@ def _type(static: Any) -> Any:
     return (float, str(static)) if type(static) is float else type(static)
 
 
+def traced_once(network: Any, images: jax.Array) -> jax.Array:
+    """`network(images)`, of which JAX keeps the trace: each program with a large network would take seconds.
+
+    The compiled programs are the same. Networks of users are traced anew in each: one that counts its calls,
+    say, to draw other numbers in each of them, must not get those of another program.
+
+    Parameters
+    ----------
+    network : callable
+        A pytree.
+    images : array (N, H, W, C)
+    """
+    is_ours = isinstance(network, nnx.Module) and type(network).__module__.startswith("srdef.")
+    return _call(network, images) if is_ours else network(images)
+
+
+@jit
+def _call(network: Any, images: jax.Array) -> jax.Array:
+    return network(images)
+
+
 def may_overlap() -> bool:
     """Whether programs may be compiled while others are compiled or run.
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from flax import nnx, struct
 
-from srdef import attacks, defenses, models
+from srdef import attacks, defenses, models, victims
 from srdef.programs import jit, may_overlap
 
 KEY = jax.random.key(0)
@@ -199,3 +200,23 @@ def test_defenses():
 def test_gpus_time_kernels_to_choose_them_and_must_be_alone(monkeypatch, platform, expected):
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform=platform)])
     assert may_overlap() is expected
+
+
+@pytest.mark.parametrize(("module", "once"), [("srdef.models.counting", True), ("mine", False)])
+def test_networks_of_srdef_are_traced_once_for_all_programs(module, once):
+    """And those of users in each, as these may count their calls."""
+    calls = []
+
+    class Counting(toys.Pooled):
+        def __call__(self, images):
+            calls.append(images.shape)
+            return super().__call__(images)
+
+    Counting.__module__ = module
+    victim = victims.Undefended(Counting())
+    images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+    attacks.perturb(attacks.fgsm(0.1), victim, images, "predicted", key=KEY)
+    first = len(calls)
+    found = attacks.perturb(attacks.deepfool(), victim, images, "predicted", key=KEY)
+    assert found.success.any()
+    assert (len(calls) == first) == once

@@ -12,6 +12,7 @@ from srdef import images
 from srdef.defenses.base import REGISTRY
 from srdef.defenses.rounding import Gradient, check_gradient, straight_through
 from srdef.errors import InputError
+from srdef.programs import traced_once
 
 
 @flax.struct.dataclass
@@ -59,7 +60,7 @@ class SuperResolution:
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Enlarge one image, (H, W, 3) in [0, 1], to (scale H, scale W, 3)."""
-        enlarged = self.network(image[None])[0]
+        enlarged = traced_once(self.network, image[None])[0]
         if self.round_to_8_bits:
             rounded = images.round_to_8_bits(enlarged)
             return rounded if self.gradient == "zero" else straight_through(enlarged, rounded)

@@ -10,6 +10,7 @@ from srdef.defenses.base import check_not_a_name
 from srdef.errors import InputError
 from srdef.images import resize
 from srdef.models.frameworks import as_classifier
+from srdef.programs import traced_once
 from srdef.victims.base import Victim, as_logits
 
 Gradient = Literal["exact", "identity"]
@@ -36,7 +37,7 @@ class Undefended(Victim):
         return self.classifier.num_classes
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        return as_logits(self.classifier(image[None])[0])
+        return as_logits(traced_once(self.classifier, image[None])[0])
 
 
 @struct.dataclass
@@ -109,4 +110,4 @@ class Defended(Victim):
                 )
             # The difference is zero, so the value is the defense's to the last bit.
             defended = defended + (similar - jax.lax.stop_gradient(similar))
-        return as_logits(self.classifier(defended[None])[0])
+        return as_logits(traced_once(self.classifier, defended[None])[0])
