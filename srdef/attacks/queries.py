@@ -25,6 +25,23 @@ class QueryState(struct.PyTreeNode):
     adversarial: jax.Array
 
 
+def passed(schedule: tuple[int, ...], iteration: jax.Array, queries: Any) -> jax.Array:
+    """How many points of a schedule for 10000 queries lie behind an iteration of as many as there are.
+
+    Without the product of both numbers, which int32 does not hold with more than 214748 queries.
+
+    Parameters
+    ----------
+    schedule : tuple of int
+    iteration : int array ()
+    queries : int or int array ()
+    """
+    after = jnp.array(schedule, jnp.int32) + 1
+    # The first iteration with iteration * 10000 // queries >= after.
+    first = after * (queries // 10_000) - (-(after * (queries % 10_000)) // 10_000)
+    return (iteration >= first).sum()
+
+
 class QuerySearch(Attack):
     """A search that keeps what lowers a loss and ends with its first success, unless `stop_early` is off.
 

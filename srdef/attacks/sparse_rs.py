@@ -14,7 +14,7 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.base import REGISTRY, is_adversarial
 from srdef.attacks.projections import AnyNorm
-from srdef.attacks.queries import QuerySearch, QueryState
+from srdef.attacks.queries import QuerySearch, QueryState, passed
 from srdef.errors import InputError
 from srdef.validation import Scalar, check_count, check_shares
 from srdef.victims import Victim, draws_per_call
@@ -126,9 +126,8 @@ class SparseRS(QuerySearch):
 
     def _share(self, iteration: jax.Array, draws: jax.Array) -> jax.Array:
         """α_i, with the schedule compressed to the queries that there are."""
-        of_schedule = iteration * draws * 10_000 // self.queries
-        passed = (of_schedule > jnp.array(_QUERIES)).sum()
-        return jnp.asarray(self.alpha_init) / jnp.array(_DIVISORS)[passed]
+        behind = passed(_QUERIES, iteration * draws, self.queries)
+        return jnp.asarray(self.alpha_init) / jnp.array(_DIVISORS)[behind]
 
 
 def _random_order(among: jax.Array, count: int, key: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from flax import struct
 
 from srdef.attacks.base import REGISTRY, START, is_adversarial
 from srdef.attacks.projections import Norm, length, project, safe_divide
-from srdef.attacks.queries import QuerySearch, QueryState
+from srdef.attacks.queries import QuerySearch, QueryState, passed
 from srdef.validation import Scalar, check_choice, check_count, check_epsilon, check_shares
 from srdef.victims import Victim, draws_per_call
 
@@ -95,9 +95,8 @@ class Square(QuerySearch):
 
     def _area(self, iteration: jax.Array, draws: int | jax.Array = 1) -> jax.Array:
         """p, the share of the image that a square covers."""
-        if self.rescale:
-            iteration = iteration * 10_000 // jnp.maximum(self.queries // draws, 1)
-        return jnp.asarray(self.p_init) / 2.0 ** (iteration > jnp.array(_HALVINGS)).sum()
+        queries = jnp.maximum(self.queries // draws, 1) if self.rescale else 10_000
+        return jnp.asarray(self.p_init) / 2.0 ** passed(_HALVINGS, iteration, queries)
 
     def _propose_linf(self, state: QueryState, area: jax.Array, key: jax.Array) -> jax.Array:
         height, width, channels = state.image.shape

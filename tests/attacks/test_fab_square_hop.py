@@ -12,7 +12,7 @@ import torchattacks
 from flax import nnx, struct
 
 from srdef import attacks
-from srdef.attacks.queries import QueryState
+from srdef.attacks.queries import QueryState, passed
 from srdef.attacks.square import _humps
 from srdef.errors import InputError
 from srdef.victims import ExpectationOverTransformation, Undefended
@@ -132,6 +132,18 @@ def test_area_schedule_against_torchattacks(rescale):
     turns = np.arange(0, 5000, 7)
     found = jax.vmap(attack._area)(turns)
     np.testing.assert_allclose(found, [reference.p_selection(int(turn)) for turn in turns], rtol=1e-6)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 999, 5000, 10_000, 12_345, 1_000_000, 2**31 - 1])
+def test_a_schedule_is_stretched_to_any_number_of_queries(queries):
+    """Whose product with 10000 int32 does not hold."""
+    schedule = (0, 10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    near = {at * queries // 10_000 + side for at in (*schedule, 10_000) for side in (-1, 0, 1, 2)}
+    turns = sorted(turn for turn in near if 0 <= turn < queries)
+    expected = [sum(turn * 10_000 // queries > at for at in schedule) for turn in turns]
+    for given in (queries, jnp.int32(queries)):
+        found = jax.vmap(lambda turn, given=given: passed(schedule, turn, given))(jnp.array(turns, jnp.int32))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_square_l2_keeps_within_the_ball_and_uses_it():
