@@ -46,7 +46,7 @@ class Attack(ABC):
         The norm of the ball that the perturbation stays in, if the attack has an `epsilon`.
     counts : tuple of str
         Of this very class: the static whole numbers that `perturb` may trace, as its code makes no decision
-        in Python on them. A program is shared by all their values then.
+        in Python on them, and attacks of which it may trace theirs. All their values share a program then.
     uses_gradients : bool
         False for an attack of logits or predictions: `perturb` runs its many short steps in a compiled loop.
     """

@@ -6,7 +6,7 @@ bethgelab/foolbox, 2018), whose attacks with a budget looked for the smallest on
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,7 @@ class MinimalEpsilon(Attack):
     return_early : bool
     """
 
+    counts: ClassVar = ("attack",)
     attack: Attack
     rule: Bisection | Grid = struct.field(pytree_node=False, default=Bisection(1, 10))
     distance: Norm | None = struct.field(pytree_node=False, default=None)

@@ -9,6 +9,7 @@ from flax import struct
 
 from srdef import attacks, victims
 from srdef.attacks import losses, projections
+from srdef.errors import InputError
 from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
 
@@ -128,3 +129,115 @@ def test_what_is_missing_is_named():
 
     with pytest.raises(TypeError, match=r"result.*step"):
         Half()
+
+
+@struct.dataclass
+class Counted(Steepest):
+    counts = ("steps",)
+    decay: float = struct.field(pytree_node=False, default=0.9)
+    flag: bool = struct.field(pytree_node=False, default=True)
+
+
+WRONG = {
+    "steps": "counts must be a tuple of names, as ('steps',), not 'steps'",
+    ("tries",): "'tries' is neither",
+    ("steps", "decay"): "'decay' is neither",
+    ("flag",): "'flag' is neither",
+    ("epsilon",): "'epsilon' is neither",
+    ("norm",): "'norm' is neither",
+    (3,): "3 is neither",
+}
+
+
+@pytest.mark.parametrize("counts", WRONG)
+def test_what_is_no_count_is_refused(counts):
+    """An int32 array of 0.9 would be one of 0."""
+    wrong = struct.dataclass(type("Wrong", (Counted,), {"counts": counts}))
+    with pytest.raises(InputError) as refused:
+        attacks.perturb(wrong(0.2), *problem(), key=KEY)
+    assert str(refused.value).startswith("Wrong.counts")
+    assert WRONG[counts] in str(refused.value)
+    if isinstance(counts, tuple):
+        assert str(refused.value).endswith("the class has steps")
+
+
+def test_an_attack_that_is_no_dataclass_has_no_counts():
+    @jax.tree_util.register_static
+    class Still(attacks.Attack):
+        counts = ("steps",)
+        steps = 1
+        epsilon = 0.1
+
+        def init(self, victim, image, label, key):
+            return image
+
+        def step(self, victim, state):
+            return state
+
+        def result(self, state):
+            return state
+
+    with pytest.raises(InputError, match=r"^Still.counts: 'steps' is neither .*; the class has none$"):
+        attacks.perturb(Still(), *problem(), key=KEY)
+    del Still.counts
+    assert (attacks.perturb(Still(), *problem(), key=KEY).steps == 1).all()
+
+
+def test_more_steps_than_can_be_counted_are_refused():
+    """They would be a negative number, and the attack would be over before its first step."""
+    with pytest.raises(
+        InputError, match=r"GradientSign would take 4000000004 steps, of which 2147483646 can"
+    ):
+        attacks.perturb(attacks.pgd(0.1, steps=10**9, restarts=4), *problem(), key=KEY)
+
+
+@struct.dataclass
+class Unrolled(attacks.Attack):
+    """All steps of another attack in one, as its code may since it declares no counts."""
+
+    attack: attacks.Attack
+    steps: int = struct.field(pytree_node=False, default=1)
+
+    @property
+    def epsilon(self):
+        return self.attack.epsilon
+
+    def init(self, victim, image, label, key):
+        return self.attack.init(victim, image, label, key)
+
+    def step(self, victim, state):
+        for _ in range(self.attack.steps):
+            state = self.attack.step(victim, state)
+        return state
+
+    def result(self, state):
+        return self.attack.result(state)
+
+
+def test_the_counts_of_an_attack_within_one_that_declares_none_are_numbers():
+    victim, images, labels = problem()
+    inner = attacks.ifgsm(0.1, steps=3)
+    unrolled = attacks.perturb(Unrolled(inner), victim, images, labels, key=KEY)
+    np.testing.assert_allclose(
+        unrolled.images, attacks.perturb(inner, victim, images, labels, key=KEY).images, atol=1e-6
+    )
+
+
+def test_the_counts_of_an_attack_within_one_that_declares_it_are_traced():
+    @struct.dataclass
+    class Same(Unrolled):
+        counts = ("attack",)
+
+        def step(self, victim, state):
+            assert isinstance(self.attack.steps, jax.Array)
+            return jax.lax.fori_loop(
+                0, self.attack.steps, lambda _, state: self.attack.step(victim, state), state
+            )
+
+    victim, images, labels = problem()
+    three, five = (
+        attacks.perturb(Same(attacks.ifgsm(0.1, steps=n, step_size=0.01)), victim, images, labels, key=KEY)
+        for n in (3, 5)
+    )
+    np.testing.assert_allclose(three.linf, 0.03, atol=1e-6)
+    np.testing.assert_allclose(five.linf, 0.05, atol=1e-6)
