@@ -10,6 +10,7 @@ a pytree apart that Python calls equal, as 1, 1.0 and True, whose programs diffe
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -19,6 +20,15 @@ from flax import nnx
 
 _CLASSES = "classes_of_arguments"
 _WITHOUT_STATICS = frozenset({bool, int, float, str, type(None), tuple, list, dict, np.ndarray})
+
+
+class _Tracing(threading.local):
+    """How many programs a thread is tracing, one within the other."""
+
+    depth = 0
+
+
+_tracing = _Tracing()
 
 
 class jit:
@@ -42,7 +52,11 @@ class jit:
         @functools.wraps(function)
         def with_classes(*args: Any, **kwargs: Any) -> Any:
             del kwargs[_CLASSES]
-            return function(*args, **kwargs)
+            _tracing.depth += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _tracing.depth -= 1
 
         signature = inspect.signature(function)
         parameters = [*signature.parameters.values()]
@@ -96,17 +110,18 @@ def _type(static: Any) -> Any:
 
 
 def traced_once(network: Any, images: jax.Array) -> jax.Array:
-    """`network(images)`, of which JAX keeps the trace: each program with a large network would take seconds.
+    """`network(images)`, of which the programs of srdef share the trace: a large one takes seconds in each.
 
-    The programs compute the same. Outside of any it is a plain call.
+    Anywhere else it is a plain call, as that may change the network: a user's training, whose batch
+    normalisations keep their statistics. A program is given a copy in any case.
 
     Parameters
     ----------
     network : callable
-        A pytree, in evaluation mode.
+        A pytree.
     images : array (N, H, W, C)
     """
-    return _call(network, images) if isinstance(images, jax.core.Tracer) else network(images)
+    return _call(network, images) if _tracing.depth else network(images)
 
 
 @jit

@@ -216,3 +216,22 @@ def test_a_network_is_traced_once_for_all_programs():
     first = len(calls)
     assert attacks.perturb(attacks.deepfool(), victim, images, "predicted", key=KEY).success.any()
     assert len(calls) == first
+
+
+def test_a_network_in_training_keeps_its_statistics():
+    """A trace that programs share would change those of a copy."""
+
+    class Normalised(toys.Pooled):
+        def __init__(self):
+            super().__init__()
+            self.norm = nnx.BatchNorm(toys.CLASSES, rngs=nnx.Rngs(0))
+
+        def __call__(self, images):
+            return self.norm(super().__call__(images))
+
+    network, image = Normalised(), np.random.default_rng(0).random((8, 8, 3), np.float32)
+    before = network.norm.mean[...]
+    nnx.grad(lambda network: victims.Undefended(network)(image, KEY)[0])(network)
+    assert (network.norm.mean[...] != before).all()
+    with pytest.raises(Exception, match="Cannot mutate"):
+        jax.vmap(lambda image: victims.Undefended(network)(image, KEY))(image[None])
