@@ -87,10 +87,7 @@ def watched(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
 
 
 def _of_the_user(objects: tuple[Any, ...]) -> list[Any]:
-    """The user's classes and functions in objects.
-
-    srdef's own networks, which have thousands of parts, are not looked into.
-    """
+    """The user's classes and functions in objects."""
     found: dict[int, Any] = {}
     seen: set[int] = set()
     waiting = [*objects]
@@ -115,9 +112,27 @@ def _of_the_user(objects: tuple[Any, ...]) -> list[Any]:
             waiting += [value.__defaults__, value.__kwdefaults__, *closure(value)]
         elif isinstance(value, type | ModuleType) or package in _CLOSED:
             waiting += filter(None, [_wrapped(value)])
-        elif package != "srdef" or not isinstance(value, nnx.Module):
+        elif package == "srdef" and isinstance(value, nnx.Module):
+            waiting += _put_into(value)
+        else:
             waiting += getattr(value, "__dict__", {}).values()
     return [*found.values()]
+
+
+def _put_into(network: nnx.Module) -> list[Any]:
+    """The layers and functions of the user's in a network of srdef, which has thousands of its own."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting: list[Any] = [network]
+    while waiting:
+        part = waiting.pop()
+        # Functions and objects have the module that they are from, numbers and arrays that of their type.
+        if isinstance(part, partial) or is_own(getattr(part, "__module__", None) or type(part).__module__):
+            found.append(part)
+        elif isinstance(part, nnx.Module) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += vars(part).values()
+    return found
 
 
 def _wrapped(value: Any) -> Any:

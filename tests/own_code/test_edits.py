@@ -8,6 +8,7 @@ from types import ModuleType
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from srdef import attacks, defenses, models, victims
 from srdef.interpret.features import last_hidden_layer
@@ -319,6 +320,36 @@ class Network(nnx.Module):
     assert last_hidden_layer(network, images)[0, 0] == pytest.approx(0.4)
     notebook.Block.__call__ = lambda self, x: x * 0.25
     assert last_hidden_layer(network, images)[0, 0] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("kind", ["layer", "function"])
+def test_a_layer_of_the_user_in_a_network_of_srdef_is_edited(notebook, images, kind):
+    exec(
+        """
+FACTOR = 0.1
+
+class Layer(nnx.Module):
+    def __call__(self, x):
+        return 1 + x * FACTOR
+
+def function(x):
+    return 1 + x * FACTOR
+""",
+        vars(notebook),
+    )
+    network = models.create("squeezenet")
+    part = notebook.Layer() if kind == "layer" else nnx.Sequential(nnx.identity, notebook.function)
+    network.classifier, network.num_classes = part, 512
+    victim = victims.Undefended(network)
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+
+    def change():
+        result = attacks.perturb(attacks.fgsm(0.1), victim, images, [0, 0], key=jax.random.key(0))
+        return np.sign(result.images - images)
+
+    first = change()
+    exec("FACTOR = -0.1", vars(notebook))
+    assert (change() != first).mean() > 0.5
 
 
 def test_code_is_not_kept():
