@@ -1,5 +1,6 @@
 """Rounding adversarial images to 8 bits."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,6 +46,20 @@ def test_smallest_surviving_scale():
     np.testing.assert_array_equal(from_uint8(to_uint8(rounded)), rounded)
     assert 10 <= changes.sum() <= 12
     assert changes.max() == 1
+
+
+def test_smallest_surviving_where_jax_has_64_bits():
+    original = np.full((2, 2, 3), 0.5, np.float32)
+    attacked = original + np.float32(0.001)
+
+    def adversarial(image):
+        return jnp.abs(image - original).max() > 0.01
+
+    expected = rounding.smallest_surviving(original, attacked, adversarial)
+    with jax.enable_x64(True):
+        found = rounding.smallest_surviving(original, attacked, adversarial)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_smallest_surviving_keeps_what_survives_as_it_is():
