@@ -130,7 +130,7 @@ def smallest_surviving(
         works = ~found & adversarial(rounded(scale))
         return (found | works, jnp.where(works, scale, high)), None
 
-    scales = jnp.float32(2) ** jnp.arange(doublings + 1, dtype=jnp.float32)  # also where JAX has 64 bits
+    scales = jnp.asarray(2 ** np.arange(doublings + 1), jnp.float32)  # also where JAX has 64 bits
     (found, high), _ = jax.lax.scan(double, (jnp.bool_(False), jnp.float32(1)), scales)
 
     def halve(_: int, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
