@@ -83,8 +83,8 @@ def evaluate_robustness(
     attacks : sequence
         Registered names, or `MODULE:FUNCTION` of your own; dictionaries `{"name": "pgd", "steps": 40}`;
         functions from ε to an attack; or attacks. One that does not depend on `epsilons`, as a minimal-norm
-        attack or one with an ε of its own, runs once and counts at every ε that its perturbation does not
-        exceed.
+        attack, runs once and counts at every ε that its perturbation does not exceed. One with an ε of its
+        own tells nothing of another, and is refused there.
     epsilons : sequence of float
         Rising radii, in units of the [0, 1] range: `8 / 255`.
     norm : "linf", "l2" or "l1"
@@ -118,8 +118,9 @@ def evaluate_robustness(
     Raises
     ------
     InputError
-        For bad images, labels, names or radii; for an attack in another norm; for "autoattack" on a random
-        defense (give `{"name": "autoattack", "version": "rand"}`); for the trace of an attack that has none.
+        For bad images, labels, names or radii; for an attack in another norm, or with another ε; for
+        "autoattack" on a random defense (give `{"name": "autoattack", "version": "rand"}`); for the trace of
+        an attack that has none.
 
     Warns
     -----
@@ -151,6 +152,8 @@ def evaluate_robustness(
     for name, maker in makers.items():
         made = maker.make(radii[-1])
         _check_attack(name, made, norm, radii[-1], targets)
+        if not maker.depends:
+            _check_own_epsilon(name, made, radii)
         if trace and not has_trace(made):
             raise InputError(f"attack {name!r} has no trace, as it runs several: name these instead of it")
     fresh = draws if random else 1
@@ -274,6 +277,21 @@ def _maker(entry: Any, norm: Norm, targets: TargetName | None, images: np.ndarra
     if callable(entry):
         return getattr(entry, "__name__", type(entry).__name__), _Maker(entry, True)
     raise InputError(f"an attack must be a name, a dictionary, an attack or a function of ε, not {entry!r}")
+
+
+def _check_own_epsilon(name: str, attack: Any, radii: tuple[float, ...]) -> None:
+    """InputError if an attack keeps to another ball than one of these radii: it would say nothing of it."""
+    inner = getattr(attack, "attack", attack)  # of one that is repeated
+    own = getattr(inner, "epsilon", None)
+    if own is None or getattr(attack, "minimal_norm", False) or getattr(inner, "minimal_norm", False):
+        return
+    own = np.asarray(own)
+    if any((np.abs(own - radius) > 1e-6 * max(radius, 1)).any() for radius in radii):
+        raise InputError(
+            f"attack {name!r} keeps to a ball of its own, ε = {np.max(own):.4g}, and says nothing of the "
+            f"epsilons {', '.join(f'{radius:.4g}' for radius in radii)}; leave its epsilon out, or give its "
+            'name or a function of ε: lambda epsilon: attacks.create("pgd", epsilon=epsilon)'
+        )
 
 
 def _check_attack(name: str, attack: Any, norm: Norm, largest: float, targets: TargetName | None) -> None:

@@ -177,13 +177,13 @@ def test_other_norms(norm, length):
 
 def test_all_kinds_of_attacks():
     single = attacks.fgsm(4 / 255)
-    made = evaluate(["fgsm", attacks.fgsm, single, attacks.autoattack(4 / 255, attacks={"a": single})])
+    several = ["fgsm", attacks.fgsm, single, attacks.autoattack(4 / 255, attacks={"a": single})]
+    made = evaluate(several, 4 / 255)
     assert made.attacks == ("fgsm", "fgsm (2)", "GradientSign", "AutoAttack", "worst case")
     np.testing.assert_array_equal(made.correct["fgsm"], made.correct["fgsm (2)"])
-    # Of their own ε.
     for name in ("GradientSign", "AutoAttack"):
-        np.testing.assert_array_equal(made.correct[name], [CLEAN, ROBUST[1], ROBUST[1]])
-    alone = evaluate(attacks.autoattack(4 / 255, attacks={"a": single}))
+        np.testing.assert_array_equal(made.correct[name], [ROBUST[1]])
+    alone = evaluate(attacks.autoattack(4 / 255, attacks={"a": single}), 4 / 255)
     assert alone.attacks == ("AutoAttack",)
 
 
@@ -197,8 +197,24 @@ def test_all_kinds_of_attacks():
 )
 def test_an_attack_with_one_value_per_image_is_that_of_the_images_left(attack):
     """Misclassified images are not attacked."""
-    made = evaluate(attack)
-    np.testing.assert_array_equal(made.correct[made.attacks[0]], [CLEAN, ROBUST[1], ROBUST[1]])
+    made = evaluate(attack, 4 / 255)
+    np.testing.assert_array_equal(made.correct[made.attacks[0]], [ROBUST[1]])
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.fgsm(4 / 255),
+        {"name": "pgd", "epsilon": 4 / 255, "steps": 2},
+        attacks.pgd(4 / 255, steps=2).repeat(2),
+        attacks.autoattack(4 / 255),
+    ],
+)
+@pytest.mark.parametrize("other", [2 / 255, 8 / 255])
+def test_an_attack_with_its_own_epsilon_says_nothing_of_others(attack, other):
+    """It would leave a model nearly all images at a smaller one, and too many at a larger."""
+    with pytest.raises(InputError, match=r"ball of its own, ε = 0\.01569, and says nothing .*lambda epsilon"):
+        evaluate(attack, other)
 
 
 @pytest.mark.parametrize("start", [1 - IMAGES, (1 - IMAGES)[:1].repeat(8, axis=0)])
@@ -281,8 +297,9 @@ def test_random_defenses_are_judged_by_fresh_draws():
     result = evaluate({"name": "pgd", "steps": 4}, defense=Noise(0.4), draws=3)
     np.testing.assert_array_equal(result.clean, CLEAN)
     np.testing.assert_array_equal(result.correct["pgd"], ROBUST)
+    attack = attacks.autoattack(4 / 255, attacks={"a": attacks.fgsm(4 / 255)})
     with pytest.raises(InputError, match=r'victim is random, .* use "rand"'):
-        evaluate(attacks.autoattack(4 / 255, attacks={"a": attacks.fgsm(4 / 255)}), defense=Noise(0.4))
+        evaluate(attack, 4 / 255, defense=Noise(0.4))
 
 
 def test_results_depend_on_neither_batches_nor_order():

@@ -11,7 +11,7 @@ from srdef.attacks.base import Attack
 from srdef.attacks.ensemble import Ensemble
 from srdef.attacks.targets import TargetName, choose
 from srdef.batching import map_batches
-from srdef.errors import InputError
+from srdef.errors import InputError, warn
 from srdef.keys import check_key
 from srdef.own_code.edits import notice_edits
 from srdef.victims import Victim, canvas_side, check_victim
@@ -25,6 +25,10 @@ def check_arguments(
     """Images, ids and key as they shall be, the attack with a row per image in each leaf, and the classes."""
     if not isinstance(attack, Attack):
         raise InputError(f"attack must be an attack like attacks.fgsm(), not {attack!r}")
+    if jax.tree_util.all_leaves([attack]):
+        kind = type(attack).__name__
+        raise InputError(f"{kind} is no pytree: write @flax.struct.dataclass above its class")
+    _check_ball(attack)
     images = validation.check_images(images, on_device=on_device)
     key = check_key(key)
     notice_edits(attack)
@@ -34,6 +38,24 @@ def check_arguments(
         check_victim(victim, (canvas_side(height), canvas_side(width), channels))
     ids = validation.check_ids(ids, len(images))
     return images, ids, key, one_row_per_image(attack, images), classes
+
+
+def _check_ball(attack: Attack) -> None:
+    """InputError for a radius that is none; a warning if the steps end far from the border of the ball.
+
+    As those of an attack in which somebody has replaced the radius alone.
+    """
+    epsilon = getattr(attack, "epsilon", None)
+    if epsilon is None or attack.minimal_norm:
+        return
+    validation.check_epsilon(epsilon, attack.norm)
+    travel = getattr(attack, "travel", None)
+    if travel is not None and (np.asarray(travel) < np.asarray(epsilon) / 2).any():
+        warn(
+            f"{type(attack).__name__}: its {attack.steps} steps lead {np.min(travel):.3g} away at most, and "
+            f"its ε is {np.max(epsilon):.3g}: the victim looks more robust than it is (`replace` keeps the "
+            "step size; make the attack with this ε)"
+        )
 
 
 def one_row_per_image(attack: Any, images: Images) -> Any:

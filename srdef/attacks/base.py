@@ -11,6 +11,7 @@ from flax import struct
 from srdef.attacks import rounding
 from srdef.attacks.aliases import ALIASES
 from srdef.attacks.projections import AnyNorm, project
+from srdef.attacks.states import same_types, strong_types
 from srdef.keys import check_key
 from srdef.registry import Registry
 from srdef.validation import Scalar
@@ -253,27 +254,6 @@ def within_range(adversarial: jax.Array, image: jax.Array) -> tuple[jax.Array, j
     finite = jnp.isfinite(adversarial).all()
     # Rounding may leave [0, 1] by an ulp.
     return jnp.clip(jnp.where(finite, adversarial, image), 0, 1).astype(adversarial.dtype), finite
-
-
-def strong_types(state: Any) -> Any:
-    """A state of arrays that keep their types; those of Python numbers change with what they meet."""
-
-    def strong(leaf: Any) -> Any:
-        leaf = jnp.asarray(leaf)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        return jax.lax.convert_element_type(leaf, leaf.dtype)
-
-    return jax.tree.map(strong, state)
-
-
-def same_types(state: Any, like: Any) -> Any:
-    """A state with the types of another: a loop's must not widen where 32-bit and 64-bit numbers meet."""
-
-    def cast(new: Any, old: Any) -> Any:
-        return new if new.dtype == old.dtype else new.astype(old.dtype)
-
-    return jax.tree.map(cast, state, like)
 
 
 def without_early_stop(attack: Attack) -> Attack:

@@ -182,7 +182,7 @@ def perturb(
             result = with_rows(result, rows, again)
         if result.nonfinite.any():
             refuse_nan(victim, images, ids, key, options)
-    warn(result, ids)
+    warn(attack, result, ids)
     return result
 
 

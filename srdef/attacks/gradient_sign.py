@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,11 @@ class GradientSign(Attack):
     @property
     def max_steps(self) -> int:
         return self.restarts * self._run
+
+    @property
+    def travel(self) -> Any:
+        """How far the steps of a run lead at most, in the attack's norm."""
+        return self.steps * self.step_size
 
     @property
     def enlarges(self) -> bool:

@@ -75,8 +75,8 @@ def refuse_nan(
         )
 
 
-def warn(result: AttackResult, ids: np.ndarray) -> None:
-    """One warning for each sign that success rates of this call are too low."""
+def warn(attack: Attack, result: AttackResult, ids: np.ndarray) -> None:
+    """One warning for each sign that success rates of this call are not what they seem."""
     if result.probabilities is not None and result.probabilities.all():
         errors.warn(PROBABILITIES)
     words = {
@@ -87,9 +87,21 @@ def warn(result: AttackResult, ids: np.ndarray) -> None:
     for name, meaning in words.items():
         flags = getattr(result, name)
         if flags.any():
-            first = ", ".join(map(str, ids[flags][:5]))
-            more = ", ..." if flags.sum() > 5 else ""
-            errors.warn(f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {first}{more}")
+            errors.warn(f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {_first(ids[flags])}")
+    epsilon = getattr(attack, "epsilon", None)
+    if epsilon is None or attack.minimal_norm:
+        return
+    # Rounding must not separate a perturbation of length ε from ε; sums of many squares round more.
+    outside = getattr(result, attack.norm) > np.asarray(epsilon) * 1.001 + 1e-6
+    if outside.any():
+        errors.warn(
+            f"{int(outside.sum())} of {len(outside)} results of {type(attack).__name__} lie outside of its "
+            f"ball of radius ε in {attack.norm}; ids {_first(ids[outside])}"
+        )
+
+
+def _first(ids: np.ndarray) -> str:
+    return ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
 
 
 def round_result(
@@ -151,5 +163,5 @@ def round_result(
     result = judge(
         attack, victim, images, adversarial, labels, key, ids, draws=1, options=options, rounded=True
     )
-    warn(result, ids)
+    warn(attack, result, ids)
     return result

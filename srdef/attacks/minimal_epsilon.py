@@ -17,14 +17,13 @@ from srdef.attacks.base import (
     REGISTRY,
     Attack,
     is_adversarial,
-    same_types,
-    strong_types,
     within_range,
 )
 from srdef.attacks.diagnostics import Diagnostics
 from srdef.attacks.epsilon_search import Bisection, Grid
 from srdef.attacks.nearest import Nearest
 from srdef.attacks.projections import Norm, length
+from srdef.attacks.states import same_types, strong_types
 from srdef.errors import InputError
 from srdef.validation import check_choice, check_numbers, is_traced
 from srdef.victims import Victim

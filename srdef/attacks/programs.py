@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from srdef.attacks.base import AttackResult, reaches_aim, same_types, strong_types, within_range
+from srdef.attacks.base import AttackResult, reaches_aim, within_range
 from srdef.attacks.counts import AttackRows
 from srdef.attacks.diagnostics import Diagnostics
+from srdef.attacks.states import same_types, strong_types
 from srdef.batching import on_each_device
 from srdef.programs import jit
 from srdef.victims import Victim

@@ -159,7 +159,7 @@ class Repeated(Ensemble):
             zero_gradient=zero_gradient & ~result.success,
             trace=side_by_side(ways) if trace else None,
         )
-        judging.warn(result, ids)
+        judging.warn(attack, result, ids)
         return result
 
     def _score(

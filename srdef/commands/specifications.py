@@ -66,4 +66,7 @@ def data_specification(text: str) -> dict[str, Any]:
         return {"name": "arrays", "path": text}
     if text not in datasets.list_names() and path.is_dir():
         return {"name": "folder", "path": text}
-    return specification(text, "data")
+    entry = specification(text, "data")
+    if entry.get("crop", "") is None:  # "none" is one of its values
+        entry["crop"] = "none"
+    return entry

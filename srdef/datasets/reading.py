@@ -147,16 +147,17 @@ def to_square(image: Image.Image, size: int, crop: Crop) -> np.ndarray:
 
     `crop="center"` takes the centre square of `size / (size + 32)` of the shorter side: what the
     EfficientNets are evaluated with (`preprocessing.py` in the EfficientNet repository).
-    `crop="none"` resizes the whole image, whatever its proportions.
+    `crop="none"` resizes the whole image, whatever its proportions. An image that has the size already is
+    taken as it is: somebody has cropped it, or it is as small as the network's images.
     """
+    if image.size == (size, size):
+        return np.asarray(image)
     if crop == "center":
         side = max(int(size / (size + 32) * min(image.size)), 1)
         left = (image.width - side + 1) // 2
         top = (image.height - side + 1) // 2
         image = image.crop((left, top, left + side, top + side))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def fit(image: Image.Image | np.ndarray, size: int | None, crop: Crop) -> np.ndarray:

@@ -9,7 +9,7 @@ from flax import struct
 
 from srdef import attacks, victims
 from srdef.attacks import losses, projections
-from srdef.errors import InputError
+from srdef.errors import InputError, SrdefWarning
 from srdef.images import from_uint8, to_uint8
 from srdef.victims import Undefended
 
@@ -241,3 +241,61 @@ def test_the_counts_of_an_attack_within_one_that_declares_it_are_traced():
     )
     np.testing.assert_allclose(three.linf, 0.03, atol=1e-6)
     np.testing.assert_allclose(five.linf, 0.05, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "factor", "message"),
+    [
+        (1, 0.9, r"\['part'\] the type float32, which int32"),
+        (True, 2, r"\['part'\] the type int32, which bool"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_state_that_would_be_cut_off_is_refused(first, factor, message, wrapped):
+    """As int32 the 0.9 were 0."""
+
+    @struct.dataclass
+    class Cut(Steepest):
+        def init(self, victim, image, label, key):
+            return super().init(victim, image, label, key) | {"part": first}
+
+        def step(self, victim, state):
+            return super().step(victim, state) | {"part": factor * state["part"]}
+
+    attack = attacks.minimal_epsilon(Cut(0.2)) if wrapped else Cut(0.2)
+    victim, images, labels = problem()
+    with pytest.raises(InputError, match=message):
+        attacks.perturb(attack, victim, images, labels, key=KEY)
+    with pytest.raises(InputError, match=message):
+        attack(victim, images[0], labels[0], KEY)
+
+
+def test_results_outside_of_the_ball_are_told():
+    @struct.dataclass
+    class Far(Steepest):
+        def result(self, state):
+            return 1 - state["image"]
+
+    with pytest.warns(SrdefWarning, match=r"6 of 6 results of Far lie outside of its ball of radius ε in l2"):
+        attacks.perturb(Far(0.2), *problem(), key=KEY)
+
+
+def test_an_attack_that_is_no_pytree_is_refused():
+    class Plain(Steepest):
+        pass
+
+    with pytest.raises(InputError, match=r"Plain is no pytree: write @flax\.struct\.dataclass"):
+        attacks.perturb(Plain(0.2), *problem(), key=KEY)
+
+
+@pytest.mark.parametrize("epsilon", [8, 8.0, -0.1, np.nan])
+def test_a_replaced_radius_is_checked(epsilon):
+    with pytest.raises(InputError, match="epsilon"):
+        attacks.perturb(attacks.pgd(0.1).replace(epsilon=epsilon), *problem(), key=KEY)
+
+
+def test_steps_that_end_far_from_the_border_are_told():
+    """`replace` keeps the step size of the old radius."""
+    attack = attacks.fgsm(1 / 255).replace(epsilon=32 / 255)
+    with pytest.warns(SrdefWarning, match=r"its 1 steps lead 0\.00392 away at most, and its ε is 0\.125"):
+        attacks.perturb(attack, *problem(), key=KEY)

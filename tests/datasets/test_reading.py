@@ -259,6 +259,13 @@ def test_center_crop_is_the_efficientnet_one(width, height, box):
     np.testing.assert_array_equal(to_square(image, 160, "center"), expected)
 
 
+@pytest.mark.parametrize("crop", ["center", "none"])
+def test_an_image_of_the_size_is_taken_as_it_is(crop):
+    """Of 32 pixels the crop would keep the half."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(to_square(Image.fromarray(pixels), 32, crop), pixels)
+
+
 def test_without_crop_the_whole_image_is_resized():
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 100, 3), dtype=np.uint8))
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))

@@ -374,3 +374,10 @@ def test_a_model_in_training_mode_is_refused(folder):
         )
     with pytest.raises(InputError, match=r"model 'mine.py:training': .*is in training mode; call .eval"):
         attack.make_model({"name": "mine.py:training"})
+
+
+def test_the_whole_image_is_a_way_to_crop():
+    """Elsewhere "none" stands for no value at all."""
+    assert attack.data_specification("folder:path=pictures,crop=none")["crop"] == "none"
+    assert attack.data_specification("folder:path=pictures,crop=center")["crop"] == "center"
+    assert attack.data_specification("folder:path=pictures,index=none")["index"] is None
