@@ -45,16 +45,27 @@ class Registry:
         self.kind = kind
         self._aliases = aliases or {}
         self._builders: dict[str, Callable[..., Any]] = {}
+        # What srdef itself has registered, so that a result under such a name is always the same attack's.
+        self._srdefs: set[str] = set()
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Register a builder (a function or a class) under `name`, in the place of an earlier one.
+        """Register a builder (a function or a class) under `name`, in the place of an earlier one of yours.
 
         (Running a notebook's cell again registers its builder again.) Calls of a function with an option that
         it does not have are an InputError with those there are.
-        """
 
+        Raises
+        ------
+        InputError
+            For a name that is srdef's own, or an alias or another spelling of one.
+        """
         # A module may register what another one defines.
         caller = sys._getframe(1).f_globals.get("__name__", "__main__")
+        if caller.split(".")[0] == "srdef":
+            self._srdefs.add(name)
+        elif (meant := self.resolve(name)[0]) in self._srdefs:
+            own = "srdef's own" if meant == name else f"another name of srdef's own {meant!r}"
+            raise InputError(f"{self.kind} {name!r} is {own}; choose another name for yours, as 'my_{name}'")
 
         def decorator(builder: F) -> F:
             if inspect.isfunction(builder):

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from srdef import attacks, defenses
+from srdef import attacks, datasets, defenses, models
 from srdef.errors import InputError, SrdefWarning
 from srdef.own_code import by_name
 from srdef.registry import Registry
@@ -53,6 +53,32 @@ def test_registering_again_replaces(registry):
     registry.register("apple")(lambda: "another apple")
     assert registry.create("apple") == "another apple"
     assert registry.names() == ["apple"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [
+        (attacks, "pgd", "is srdef's own"),
+        (attacks, "PGD", "is another name of srdef's own 'pgd'"),
+        (attacks, "bim", "is another name of srdef's own 'ifgsm'"),
+        (defenses, "jpeg", "is srdef's own"),
+        (models, "resnet50", "is srdef's own"),
+        (datasets, "cifar10", "is srdef's own"),
+    ],
+)
+def test_a_name_of_srdefs_own_stays_what_it_is(kind, name, what):
+    """A result of "pgd" would be another attack's."""
+    before = kind.REGISTRY.builder(name)
+    with pytest.raises(InputError, match=f"{name}' {what}; choose another name"):
+        kind.REGISTRY.register(name)(lambda: "mine")
+    assert kind.REGISTRY.builder(name) is before
+
+
+def test_a_name_of_ones_own_is_registered_again_beside_srdefs(monkeypatch):
+    monkeypatch.setattr(attacks.REGISTRY, "_builders", dict(attacks.REGISTRY._builders))
+    for result in ("first", "second"):
+        attacks.REGISTRY.register("pgd_of_mine")(lambda result=result: result)
+        assert attacks.REGISTRY.create("pgd_of_mine") == result
 
 
 MINE = """
