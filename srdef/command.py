@@ -33,6 +33,18 @@ COMMANDS = {
     "benchmark": "time srdef beside other libraries",
 }
 
+# What requirements-experiments.txt installs, as it is imported.
+EXTRAS = (
+    "ml_collections",
+    "tensorstore",
+    "pyarrow",
+    "matplotlib",
+    "markdown_it",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+)
+
 USAGE = """usage: srdef COMMAND [CONFIGURATION] [--workdir=FOLDER] [--config.FIELD=VALUE ...]
 
 {commands}
@@ -108,7 +120,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # hide nothing that is installed.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    cli = import_module("srdef.commands.cli")
-    module = import_module(f"srdef.commands.{command.replace('-', '_')}")
-    code: int = cli.run(command, module, rest)
+    try:
+        cli = import_module("srdef.commands.cli")
+        module = import_module(f"srdef.commands.{command.replace('-', '_')}")
+        code: int = cli.run(command, module, rest)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS or not _imported_by_srdef(error):
+            raise
+        print(
+            f"error: srdef {command} needs {package}; install the commands' packages: "
+            'pip install -e ".[experiments]", or ".[all]" with the sample images and classifiers',
+            file=sys.stderr,
+        )
+        return 2
     return code
+
+
+def _imported_by_srdef(error: ImportError) -> bool:
+    """Whether the failed import stands in a module of srdef, and not in one of the user's or another's."""
+    importers = [
+        name
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if not (name := frame.f_globals.get("__name__", "")).startswith("importlib")
+    ]
+    return bool(importers) and importers[-1].split(".")[0] == "srdef"
