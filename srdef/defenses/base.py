@@ -58,7 +58,7 @@ class Defense(Protocol):
 def check_defense(defense: Any) -> None:
     """InputError for what is no defense: a name, options or a list, which configurations have in its place.
 
-    And for a function or an object that is no pytree.
+    And for a function, an object that is no pytree, or one that does not say whether it is random.
     """
     check_not_a_name(defense)
     if not callable(defense) or inspect.isroutine(defense):
@@ -67,6 +67,23 @@ def check_defense(defense: Any) -> None:
         raise InputError(
             f"{type(defense).__name__} is no pytree, as a defense has to be: make it a flax.struct.dataclass"
         )
+    _check_says(defense)
+
+
+def _check_says(defense: Any) -> None:
+    """InputError if a defense, or one of a sequence, does not say what the protocol wants to know of it."""
+    if isinstance(defense, Sequential):
+        for step in defense.defenses:
+            _check_says(step)
+        return
+    for name in ("random", "differentiable"):
+        value = getattr(defense, name, None)
+        if value is None or callable(value):  # a method is true, whatever it would return
+            raise InputError(
+                f"{type(defense).__name__} has {'no' if value is None else 'a method for its'} attribute "
+                f"`{name}`, which a defense needs: write `{name}: ClassVar[bool] = True` (or False), or make "
+                "it a property"
+            )
 
 
 _LIKE = "a defense must be one like defenses.create('jpeg'), or defenses.Sequential of several"

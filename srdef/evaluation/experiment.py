@@ -12,7 +12,7 @@ from srdef.attacks.arithmetic import Arithmetic, check_arithmetic
 from srdef.attacks.base import Attack
 from srdef.attacks.batch import Storage
 from srdef.datasets import Dataset
-from srdef.defenses.base import Defense
+from srdef.defenses.base import Defense, check_defense
 from srdef.errors import InputError, naming
 from srdef.evaluation.paper_tables import Reference
 from srdef.evaluation.patch_banks import refuse_own_patches
@@ -175,7 +175,7 @@ def make_defense(specification: Any, classifier: Classifier | None = None) -> De
     Raises
     ------
     InputError
-        For an unknown name or option.
+        For an unknown name or option, or if the name leads to something that is no defense.
     """
     if isinstance(specification, (list, tuple)):
         return defenses.Sequential(tuple(make_defense(step, classifier) for step in specification))
@@ -187,7 +187,9 @@ def make_defense(specification: Any, classifier: Classifier | None = None) -> De
     name = options.pop("name")
     if getattr(defenses.REGISTRY.builder(name), "needs_classifier", False):
         options.setdefault("classifier", classifier)
-    return defenses.create(name, **options)
+    defense: Defense = defenses.create(name, **options)
+    check_defense(defense)
+    return defense
 
 
 def make_classifier(config: dict[str, Any], field: str = "classifier") -> Classifier:

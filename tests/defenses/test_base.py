@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 from sample_photographs import photograph
 
-from srdef import attacks, defenses, victims
+from srdef import attacks, defenses, evaluate_robustness, models, victims
 from srdef.errors import InputError
+from srdef.evaluation.experiment import make_defense
 
 KEY = jax.random.key(7)
 
@@ -200,6 +201,45 @@ def test_defenses_are_pytrees_and_sequences_lists_of_them():
         defenses.apply(NoPytree(), np.zeros((2, 8, 6, 3), np.float32), key=KEY)
     with pytest.raises(InputError, match="Sequential takes a list of defenses, not one"):
         defenses.Sequential(defenses.Identity())
+
+
+@flax.struct.dataclass
+class SaysNothing:
+    def __call__(self, image, key):
+        return image
+
+
+@flax.struct.dataclass
+class SaysHalf(SaysNothing):
+    random = False
+
+
+@flax.struct.dataclass
+class SaysByMethod(SaysHalf):
+    def differentiable(self):
+        return False  # but a method is true
+
+
+@pytest.mark.parametrize(
+    ("defense", "message"),
+    [
+        (SaysNothing, "SaysNothing has no attribute `random`, which a defense needs"),
+        (SaysHalf, "SaysHalf has no attribute `differentiable`, which a defense needs"),
+        (SaysByMethod, "SaysByMethod has a method for its attribute `differentiable`, which"),
+    ],
+)
+def test_a_defense_says_whether_it_is_random_and_differentiable(monkeypatch, defense, message):
+    monkeypatch.setattr(defenses.REGISTRY, "_builders", dict(defenses.REGISTRY._builders))
+    defenses.REGISTRY.register("says_nothing")(defense)
+    images = np.zeros((2, 8, 6, 3), np.float32)
+    classifier = models.from_function(lambda _, x: x.reshape(len(x), -1)[:, :2], None)
+    for given in (defense(), defenses.Sequential([defenses.Identity(), defense()])):
+        with pytest.raises(InputError, match=message):
+            defenses.apply(given, images, key=KEY)
+        with pytest.raises(InputError, match=message):
+            evaluate_robustness(classifier, images, [0, 0], "fgsm", (0.1,), defense=given, key=KEY)
+    with pytest.raises(InputError, match=message):
+        make_defense([{"name": "identity"}, {"name": "says_nothing"}])
 
 
 def test_create_by_name():
