@@ -20,7 +20,7 @@ from srdef.datasets import base
 from srdef.datasets.dataset import check_classes
 from srdef.datasets.selection import Selection, select_correct
 from srdef.errors import InputError
-from srdef.evaluation.experiment import check_batch_size
+from srdef.evaluation.experiment import check_batch_size, naming_num_classes
 from srdef.paths import expanded
 from srdef.programs import jit
 from srdef.storage.files import check_writable
@@ -46,7 +46,8 @@ def select(config: dict[str, Any], count: int) -> Selection:
     if not getattr(classifier, "num_classes", 0):
         raise InputError(f"model {config['classifier']['name']!r} is not a classifier")
     known, model = len(source.class_names), config["classifier"]["name"]
-    check_classes(known, source.least_classes, classifier.num_classes, name, model)
+    with naming_num_classes(config, classifier.num_classes):
+        check_classes(known, source.least_classes, classifier.num_classes, name, model)
 
     def read(positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
         dataset = base.read_positions(source, positions, size)

@@ -1,6 +1,7 @@
 """An experiment: a configuration, and everything that its names stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -209,8 +210,22 @@ def load_dataset(config: dict[str, Any], **classifiers: Classifier) -> Dataset:
     for field, classifier in classifiers.items():
         # A network may know its classes only with the size of the images, or not take that size.
         classes = check_victim(Undefended(classifier), dataset.image_shape)
-        dataset = dataset.of_model(classes, config["dataset"]["name"], config[field]["name"])
+        with naming_num_classes(config, classes):
+            dataset = dataset.of_model(classes, config["dataset"]["name"], config[field]["name"])
     return dataset
+
+
+@contextmanager
+def naming_num_classes(config: dict[str, Any], classes: int) -> Iterator[None]:
+    """Say how a data set that can have another number of classes gets the model's `classes`."""
+    try:
+        yield
+    except InputError as error:
+        if not datasets.REGISTRY.takes(config["dataset"]["name"], "num_classes"):
+            raise
+        raise InputError(
+            f"{error}; if they are the same classes: --config.dataset.num_classes={classes}"
+        ) from None
 
 
 def resolve(config: dict[str, Any]) -> Experiment:

@@ -385,5 +385,6 @@ def wrap(model: Any, parameters: Any = None, **options: Any) -> Any:
         return from_function(model, parameters, **options)
     raise InputError(
         f"{type(model).__name__} is no model that srdef knows; give a flax.nnx, flax.linen, equinox, Keras "
-        "or PyTorch model, or a JAX function of images (srdef.models.from_function)"
+        "or PyTorch model, or a JAX function of images (srdef.models.from_function); of any other, as "
+        "scikit-learn's, the function that gives scores of NumPy images: srdef.models.from_black_box"
     )

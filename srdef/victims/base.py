@@ -128,6 +128,11 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
         logits = _call.eval_shape(victim, jax.ShapeDtypeStruct(image_shape, jnp.float32), of_seed(0))
     except InputError:
         raise
+    except jax.errors.TracerArrayConversionError as error:
+        raise InputError(
+            f"{_name(victim)} computes with NumPy, not with JAX: a model that does is made by "
+            "srdef.models.from_black_box(function), a defense asks by jax.pure_callback"
+        ) from error
     except Exception as error:  # whatever a network raises for images that it does not take
         reason = " ".join(str(error).split())
         size = "x".join(map(str, image_shape))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srdef import datasets
+from srdef import datasets, models
+from srdef.commands.select_images import select
 from srdef.errors import InputError
+from srdef.evaluation.experiment import load_dataset
 
 
 def paint(path, level):
@@ -234,3 +236,17 @@ def test_damaged_image_among_good_ones(tmp_path):
     with pytest.raises(InputError, match=r"image .*c\.png"):
         load(tmp_path, labels="predicted")
     assert len(load(tmp_path, labels="predicted", limit=2)) == 2
+
+
+@pytest.mark.parametrize("load", [load_dataset, lambda config, classifier: select(config, 1)])
+def test_a_model_of_other_classes_is_answered_with_the_option(tmp_path, monkeypatch, load):
+    for index in range(2):
+        paint(tmp_path / str(index) / "a.png", 10)
+    two = models.from_function(lambda x: x.mean(axis=(1, 2))[:, :2], num_classes=2)
+    monkeypatch.setitem(models.REGISTRY._builders, "two", lambda rngs=None: two)
+    given = {"name": "folder", "path": str(tmp_path), "size": 6}
+    config = {"seed": 0, "batch_size": 1, "dataset": given, "classifier": {"name": "two"}}
+    with pytest.raises(InputError, match=r"1000 classes, model 'two' has 2; if they are .*: ") as raised:
+        load(config, classifier=two)
+    assert str(raised.value).endswith("--config.dataset.num_classes=2")
+    assert load_dataset(config | {"dataset": given | {"num_classes": 2}}, classifier=two).num_classes == 2

@@ -232,7 +232,7 @@ def test_a_defense_says_whether_it_is_random_and_differentiable(monkeypatch, def
     monkeypatch.setattr(defenses.REGISTRY, "_builders", dict(defenses.REGISTRY._builders))
     defenses.REGISTRY.register("says_nothing")(defense)
     images = np.zeros((2, 8, 6, 3), np.float32)
-    classifier = models.from_function(lambda _, x: x.reshape(len(x), -1)[:, :2], None)
+    classifier = models.from_function(lambda x: x.reshape(len(x), -1)[:, :2])
     for given in (defense(), defenses.Sequential([defenses.Identity(), defense()])):
         with pytest.raises(InputError, match=message):
             defenses.apply(given, images, key=KEY)

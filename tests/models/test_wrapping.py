@@ -212,6 +212,10 @@ def test_gray_images_and_bounds(rng):
     ("make", "message"),
     [
         (lambda: models.wrap(3), "int is no model that srdef knows"),
+        (
+            lambda: models.wrap(type("LogisticRegression", (), {})()),
+            "LogisticRegression is no model that srdef knows.*as scikit-learn's.*models.from_black_box",
+        ),
         (lambda: models.wrap(Nnx(nnx.Rngs(0))), r"Nnx is in training mode \(norm.*call .eval\(\) first"),
         (
             lambda: models.wrap(torch_network().train()),
@@ -299,3 +303,10 @@ def test_wrapping_imports_no_other_framework():
     code = "import sys, srdef.models; print([m for m in ('torch', 'keras', 'equinox') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_model_of_numpy_is_led_to_from_black_box():
+    """A function of images may be one of JAX, as far as its type says."""
+    victim = victims.Undefended(lambda images: np.asarray(images).mean(axis=(1, 2)))
+    with pytest.raises(InputError, match=r"computes with NumPy, not with JAX: .*models.from_black_box"):
+        victims.check_victim(victim, (8, 8, 3))
