@@ -1,5 +1,6 @@
 """What the command's process does before anything else."""
 
+import ast
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from srdef.command import EXTRAS
+import srdef.commands
+from srdef.command import COMMANDS, EXTRAS
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -59,3 +61,12 @@ def test_the_commands_packages_are_those_of_the_extra():
     names = [re.split(r"[<>=\s]", line)[0] for line in lines if not line.startswith("#")]
     imported = {"orbax-checkpoint": "orbax", "markdown-it-py": "markdown_it"}
     assert tuple(imported.get(name, name.replace("-", "_")) for name in names) == EXTRAS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_what_works_outside_the_checkout_too(command):
+    """That is `srdef COMMAND`, and the configurations by name."""
+    file = Path(srdef.commands.__path__[0]) / f"{command.replace('-', '_')}.py"
+    text = ast.get_docstring(ast.parse(file.read_text()))
+    assert f"srdef {command}" in text
+    assert not re.search(r"experiments\.|configs/", text)

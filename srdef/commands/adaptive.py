@@ -1,6 +1,6 @@
 """Attack defenses with attackers who know more and more of them, and check the attacks themselves.
 
-    python -m experiments.adaptive --config=configs/adaptive.py --workdir=workdir/adaptive
+    srdef adaptive adaptive --workdir=workdir/adaptive
 
 Leaves a table for each ε, the curves of accuracy against ε, and the self-checks with a picture of the loss
 around an image for each defense. A run that was stopped continues where it was. `--nochecks` leaves out the

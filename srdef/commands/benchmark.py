@@ -1,6 +1,6 @@
 """Time srdef beside the libraries people use, on the same weights and images.
 
-    python -m experiments.benchmark attacks|cifar|defenses|models|accelerator
+    srdef benchmark attacks|cifar|defenses|models|accelerator
 
 All take turns in one process, so that whatever else the machine does weighs on all of them;
 medians and their ratios are reported, and the first call, with its compilation, apart. The other

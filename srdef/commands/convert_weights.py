@@ -1,8 +1,8 @@
 """Put published weights into the cache by hand, for a machine without network; or convert any file.
 
-    python -m experiments.convert_weights --list
-    python -m experiments.convert_weights inception_v3 FILE.h5
-    python -m experiments.convert_weights resnet50 FILE.h5 --output=FILE.safetensors
+    srdef convert-weights --list
+    srdef convert-weights inception_v3 FILE.h5
+    srdef convert-weights resnet50 FILE.h5 --output=FILE.safetensors
 
 Without `--output` the file must be the published one; `weights=VARIANT` (or, but for EDSR,
 `pretrained=True`) finds it from then on.

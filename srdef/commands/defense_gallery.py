@@ -1,6 +1,6 @@
 """One attacked image through every defense of a configuration, as a picture.
 
-    python -m experiments.defense_gallery --config=configs/defense_gallery.py --workdir=workdir/gallery
+    srdef defense-gallery defense_gallery --workdir=workdir/gallery
 
 The attack is `config.gallery.attack`; the image is the first of the data set that is classified correctly
 (`--config.dataset.offset=7` for another). Leaves `defense_gallery.png` and `config.json` in the workdir.

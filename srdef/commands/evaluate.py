@@ -1,6 +1,6 @@
 """Attack a classifier, defend it, and print the paper's table.
 
-    python -m experiments.evaluate --config=configs/quickstart.py --workdir=workdir/quickstart
+    srdef evaluate quickstart --workdir=workdir/quickstart
 
 A run that was stopped continues where it was; a finished one only prints its table again. Another
 configuration in the same workdir is refused, unless `--overwrite` says that its table may be replaced; the

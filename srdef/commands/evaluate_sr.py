@@ -1,11 +1,11 @@
 """PSNR and SSIM of super-resolution networks on folders of high-resolution images, beside bicubic.
 
-    python -m experiments.evaluate_sr edsr_small_x2 --folder=Set5 --folder=Set14 --table=quality.md
+    srdef evaluate-sr edsr_small_x2 --folder=Set5 --folder=Set14 --table=quality.md
 
 A network is NAME, with the weights that come with srdef, or NAME=WEIGHTS: a file, or "official" for those of
 the network's authors, which are downloaded:
 
-    python -m experiments.evaluate_sr edsr_small_x2 edsr_baseline_x2=x2/edsr_baseline_x2.safetensors \\
+    srdef evaluate-sr edsr_small_x2 edsr_baseline_x2=x2/edsr_baseline_x2.safetensors \\
         edsr_baseline_x2=official --folder=Set5
 
 On Y of YCbCr and on RGB, a border of `scale` pixels left out, low resolution by antialiased bicubic

@@ -1,6 +1,6 @@
 """Draw one of the paper's figures, as PDF and PNG, with its numbers as JSON.
 
-    python -m experiments.figures --config=configs/figures.py:figure3 --workdir=workdir/figures
+    srdef figures figures:figure3 --workdir=workdir/figures
 
 Figures 1 (PCA of the last hidden layer; also as an HTML file that can be turned), 3 (DCT spectra), 4
 (feature maps), 5 and 6 (class activation maps), and `spectra` (of the change, averaged over a data set).

@@ -1,8 +1,8 @@
 """Train a classifier of clean against adversarial images, and ask it about defended ones (section 4.1).
 
-    python -m experiments.manifold --config=configs/manifold.py:lite0 \\
+    srdef manifold manifold:lite0 \\
         --config.dataset.path=NIPS2017 --workdir=workdir/manifold
-    python -m experiments.manifold --config=configs/manifold.py:study,lite0,160 --workdir=workdir/study
+    srdef manifold manifold:study,lite0,160 --workdir=workdir/study
 
 Leaves in the workdir: `manifold.md` and `manifold.json` (the tables), `curves.png`, `metrics.jsonl`,
 `checkpoints/`, `images.json` (which were trained on), `config.json`, `environment.json`, and under `store/`

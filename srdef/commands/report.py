@@ -1,8 +1,8 @@
 """Write one self-contained HTML page about a finished run.
 
-    python -m experiments.report --workdir=workdir/quickstart
+    srdef report --workdir=workdir/quickstart
 
-Leaves `report.html` in the workdir, which is that of `experiments.evaluate`, `adaptive`, `manifold` or
+Leaves `report.html` in the workdir, which is that of `srdef evaluate`, `adaptive`, `manifold` or
 `transfer`. The page of an evaluation has a gallery: `--attack=FGSM-2 --attack=DeepFool` chooses
 whose images it shows (default: that of the configuration's gallery), `--images` how many; `--images=0` leaves
 it out, and then neither the data set nor the networks are needed. `--trace=I-FGSM` attacks these images once

@@ -1,8 +1,8 @@
 """Choose images that a classifier gets right, as the paper does, and keep their list.
 
-    python -m experiments.select_images --config=imagenet.py --count=5000 --selection=inception_v3.json
+    srdef select-images --config=imagenet.py --count=5000 --selection=inception_v3.json
 
-takes data set and classifier from a configuration of experiments.evaluate, which then reads only these
+takes data set and classifier from a configuration of `srdef evaluate`, which then reads only these
 images with `--config.dataset.selection=inception_v3.json`; docs/guides/your-data.md has an `imagenet.py`.
 """
 

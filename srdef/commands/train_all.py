@@ -1,6 +1,6 @@
 """Train all super-resolution networks, one after the other, and export them with their cards.
 
-    python -m experiments.train_all --train_folder=DIV2K_train_HR --validation_folder=Set5 \\
+    srdef train-all --train_folder=DIV2K_train_HR --validation_folder=Set5 \\
         --test_folder=Set5 --test_folder=Set14 --minutes=20 \\
         --workdir=workdir/train_all --weights_folder=srdef/weights
 

@@ -1,15 +1,15 @@
 """Train a super-resolution network and export its weights with a card.
 
-    python -m experiments.train_sr --config=configs/train_edsr.py:small_x2 \\
+    srdef train-sr train_edsr:small_x2 \\
         --config.train_folder=DIV2K_train_HR --config.validation_folder=Set5 --workdir=workdir/small_x2
 
 On a GPU, in as many steps as fit into 20 minutes:
 
-    python -m experiments.train_sr --config=configs/train_edsr.py:baseline_x2,gpu --config.minutes=20.0 \\
+    srdef train-sr train_edsr:baseline_x2,gpu --config.minutes=20.0 \\
         --config.train_folder=DIV2K_train_HR --config.validation_folder=Set5 --workdir=workdir/baseline_x2
 
 EDSRs for x3 and x4 start from one for x2, and an SRGAN from an SRResNet: --config.initial_weights=FILE.
-`experiments.train_all` trains all of them, one after the other.
+`srdef train-all` trains all of them, one after the other.
 
 Leaves in the workdir: `NETWORK.safetensors` (averaged weights), `NETWORK.md` (their card),
 `metrics.jsonl`, `curve.png`, `config.json` and `checkpoints/`. A run that was stopped continues from its

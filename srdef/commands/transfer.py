@@ -1,6 +1,6 @@
 """Attack each of several classifiers and ask all of them: the transfer matrix.
 
-    python -m experiments.transfer --config=configs/transfer.py --workdir=workdir/transfer
+    srdef transfer transfer --workdir=workdir/transfer
 
 Leaves the matrix as `transfer.md`, `transfer.json` and the heat map `transfer.png`. A run that was stopped
 continues where it was. Many processes share its work by `--coordinator`, `--processes` and `--process`, or
