@@ -52,6 +52,8 @@ def defense_class(number):
     @struct.dataclass
     class Shade(defenses.Defense):
         scale: jax.Array
+        random = False
+        differentiable = True
 
         def __call__(self, image, key):
             return jnp.full_like(image, number / COUNT) * self.scale
