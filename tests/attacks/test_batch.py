@@ -175,12 +175,12 @@ def test_predicted_labels_are_the_victims_own():
 
 @struct.dataclass
 class Countdown(Noise):
-    """Adds 0.01 as often as `epsilon` says: images that need different numbers of steps."""
+    """Adds 0.01 until it is at `epsilon`: images that need different numbers of steps."""
 
     steps = 50
 
     def init(self, victim, image, label, key):
-        return {"done": jnp.int32(0), "needed": self.epsilon.astype(int), "image": image}
+        return {"done": jnp.int32(0), "needed": jnp.round(100 * self.epsilon).astype(int), "image": image}
 
     def step(self, victim, state):
         return state | {"done": state["done"] + 1, "image": state["image"] + 0.01}
@@ -201,7 +201,7 @@ def test_finished_images_leave_the_batch(monkeypatch):
     monkeypatch.setattr(programs, "steps", spy)
     images = linear_victims.images(11) * 0.5
     turns = np.array([1, 0, 9, 2, 2, 5, 1, 3, 0, 2, 4], np.float32)
-    result = perturb(Countdown(turns), images, np.zeros(11, int))
+    result = perturb(Countdown(turns / 100), images, np.zeros(11, int))
     np.testing.assert_allclose(result.linf, turns * 0.01, atol=1e-6)
     np.testing.assert_allclose(result.images, images + 0.01 * turns[:, None, None, None], atol=1e-6)
     np.testing.assert_array_equal(result.steps, turns)
@@ -216,7 +216,7 @@ def test_a_trace_has_every_step_of_every_image(batch_size, looped, monkeypatch):
     images = linear_victims.images(11) * 0.5
     turns = np.array([1, 0, 9, 2, 2, 5, 1, 3, 0, 2, 4], np.float32)
     labels = np.arange(11) % 5
-    result = perturb(Countdown(turns), images, labels, batch_size=batch_size, trace=True)
+    result = perturb(Countdown(turns / 100), images, labels, batch_size=batch_size, trace=True)
     np.testing.assert_array_equal(result.steps, turns)
     steps = np.minimum(np.arange(10)[:, None], turns)
     seen = images + 0.01 * steps[..., None, None, None]
