@@ -170,9 +170,9 @@ def test_a_warning_names_the_line_of_the_caller(through):
     x, y = images()
     constant = Net(lambda z: z * 0 + jnp.arange(CLASSES)[None])
     y = np.full_like(y, CLASSES - 1)
-    attack = attacks.ifgsm(steps=2)
+    attack = attacks.ifgsm(0.1, steps=2)
     if through == "autoattack":
-        attack = attacks.autoattack(attacks={"ifgsm": attack})
+        attack = attacks.autoattack(0.1, attacks={"ifgsm": attack})
     elif through == "repeat":
         attack = attack.repeat(2)
     call = {"evaluate_robustness": lambda: evaluate_robustness(constant, x, y, [attack], (0.1,), key=KEY)}
