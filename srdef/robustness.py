@@ -283,7 +283,7 @@ def _check_own_epsilon(name: str, attack: Any, radii: tuple[float, ...]) -> None
     """InputError if an attack keeps to another ball than one of these radii: it would say nothing of it."""
     inner = getattr(attack, "attack", attack)  # of one that is repeated
     own = getattr(inner, "epsilon", None)
-    if own is None or getattr(attack, "minimal_norm", False) or getattr(inner, "minimal_norm", False):
+    if own is None or getattr(attack, "minimal_norm", False):
         return
     own = np.asarray(own)
     if any((np.abs(own - radius) > 1e-6 * max(radius, 1)).any() for radius in radii):

@@ -28,7 +28,8 @@ def check_arguments(
     if jax.tree_util.all_leaves([attack]):
         kind = type(attack).__name__
         raise InputError(f"{kind} is no pytree: write @flax.struct.dataclass above its class")
-    _check_ball(attack)
+    if has_ball(attack):
+        _check_ball(attack)
     images = validation.check_images(images, on_device=on_device)
     key = check_key(key)
     notice_edits(attack)
@@ -40,21 +41,23 @@ def check_arguments(
     return images, ids, key, one_row_per_image(attack, images), classes
 
 
-def _check_ball(attack: Attack) -> None:
+def has_ball(attack: Any) -> bool:
+    """Whether an attack stays in a ball of a radius `epsilon`; others have none, or end a search there."""
+    return hasattr(attack, "epsilon") and not attack.minimal_norm
+
+
+def _check_ball(attack: Any) -> None:
     """InputError for a radius that is none; a warning if the steps end far from the border of the ball.
 
     As those of an attack in which somebody has replaced the radius alone.
     """
-    epsilon = getattr(attack, "epsilon", None)
-    if epsilon is None or attack.minimal_norm:
-        return
-    validation.check_epsilon(epsilon, attack.norm)
+    validation.check_epsilon(attack.epsilon, attack.norm)
     travel = getattr(attack, "travel", None)
-    if travel is not None and (np.asarray(travel) < np.asarray(epsilon) / 2).any():
+    if travel is not None and (np.asarray(travel) < np.asarray(attack.epsilon) / 2).any():
         warn(
             f"{type(attack).__name__}: its {attack.steps} steps lead {np.min(travel):.3g} away at most, and "
-            f"its ε is {np.max(epsilon):.3g}: the victim looks more robust than it is (`replace` keeps the "
-            "step size; make the attack with this ε)"
+            f"its ε is {np.max(attack.epsilon):.3g}: the victim looks more robust than it is (`replace` "
+            "keeps the step size; make the attack with this ε)"
         )
 
 

@@ -47,9 +47,8 @@ class AttackRows:
             raise InputError(
                 f"{type(attack).__name__} would take {attack.max_steps} steps, of which {MOST} can be counted"
             )
-        counts = _counts_of(attack)
-        rows = jax.tree.map(lambda count: np.full(images, count, np.int32), counts)
-        return cls(_with(attack, jax.tree.map(lambda _: 0, counts)), rows)
+        counts = jax.tree.map(lambda count: np.full(images, count, np.int32), _counts_of(attack))
+        return cls(_without(attack, counts), counts)
 
     @property
     def attack(self) -> Any:
@@ -59,7 +58,7 @@ class AttackRows:
 
 def program_of(attack: Attack) -> Any:
     """What tells attacks with other programs apart, to be compared and hashed."""
-    return jax.tree.structure(_with(attack, jax.tree.map(lambda _: 0, _counts_of(attack))))
+    return jax.tree.structure(_without(attack, _counts_of(attack)))
 
 
 def _counts_of(attack: Attack) -> Counts:
@@ -102,6 +101,11 @@ def _whole_numbers_of(attack: Attack) -> list[str]:
         if is_whole and abs(value) < 2**31 and not field.metadata.get("pytree_node", True):
             found.append(name)
     return found
+
+
+def _without(attack: Any, counts: Counts) -> Any:
+    """The attack with 0 in the place of these counts."""
+    return _with(attack, jax.tree.map(lambda _: 0, counts))
 
 
 def _with(attack: Any, counts: Counts) -> Any:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from srdef import errors, validation
 from srdef.attacks import programs
-from srdef.attacks.arguments import Images, check_arguments
+from srdef.attacks.arguments import Images, check_arguments, has_ball
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.counts import AttackRows
 from srdef.attacks.ensemble import Ensemble
@@ -75,7 +75,7 @@ def refuse_nan(
         )
 
 
-def warn(attack: Attack, result: AttackResult, ids: np.ndarray) -> None:
+def warn(attack: Any, result: AttackResult, ids: np.ndarray) -> None:
     """One warning for each sign that success rates of this call are not what they seem."""
     if result.probabilities is not None and result.probabilities.all():
         errors.warn(PROBABILITIES)
@@ -87,20 +87,22 @@ def warn(attack: Attack, result: AttackResult, ids: np.ndarray) -> None:
     for name, meaning in words.items():
         flags = getattr(result, name)
         if flags.any():
-            errors.warn(f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {_first(ids[flags])}")
-    epsilon = getattr(attack, "epsilon", None)
-    if epsilon is None or attack.minimal_norm:
+            errors.warn(
+                f"{int(flags.sum())} of {len(flags)} images had {meaning}; ids {first_ids(ids[flags])}"
+            )
+    if not has_ball(attack):
         return
     # Rounding must not separate a perturbation of length ε from ε; sums of many squares round more.
-    outside = getattr(result, attack.norm) > np.asarray(epsilon) * 1.001 + 1e-6
+    outside = getattr(result, attack.norm) > np.asarray(attack.epsilon) * 1.001 + 1e-6
     if outside.any():
         errors.warn(
             f"{int(outside.sum())} of {len(outside)} results of {type(attack).__name__} lie outside of its "
-            f"ball of radius ε in {attack.norm}; ids {_first(ids[outside])}"
+            f"ball of radius ε in {attack.norm}; ids {first_ids(ids[outside])}"
         )
 
 
-def _first(ids: np.ndarray) -> str:
+def first_ids(ids: np.ndarray) -> str:
+    """The first of the ids of images that are to be named."""
     return ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
 
 

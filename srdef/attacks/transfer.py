@@ -14,6 +14,7 @@ from srdef.attacks.arithmetic import Arithmetic, judging_in
 from srdef.attacks.base import Attack, AttackResult
 from srdef.attacks.batch import Storage, perturb
 from srdef.attacks.ensemble import Ensemble
+from srdef.attacks.judging import first_ids
 from srdef.batching import map_batches
 from srdef.errors import InputError, warn
 from srdef.keys import check_key
@@ -73,7 +74,7 @@ def _share_of_draws(
     share = map_batches(program, (victim, key), (images, labels, ids), batch_size=batch_size, mesh=mesh)
     is_nan = np.isnan(share)
     if is_nan.any():
-        first = ", ".join(map(str, ids[is_nan][:5]))
+        first = first_ids(ids[is_nan])
         warn(f"the victim's logits of {int(is_nan.sum())} of {len(ids)} images are NaN; ids {first}")
     return share
 

@@ -288,7 +288,7 @@ def test_an_attack_that_is_no_pytree_is_refused():
         attacks.perturb(Plain(0.2), *problem(), key=KEY)
 
 
-@pytest.mark.parametrize("epsilon", [8, 8.0, -0.1, np.nan])
+@pytest.mark.parametrize("epsilon", [8, 8.0, -0.1, np.nan, None, "8/255"])
 def test_a_replaced_radius_is_checked(epsilon):
     with pytest.raises(InputError, match="epsilon"):
         attacks.perturb(attacks.pgd(0.1).replace(epsilon=epsilon), *problem(), key=KEY)
