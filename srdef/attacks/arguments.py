@@ -100,6 +100,8 @@ def check_labels(
         labels = map_batches(programs.predict, (victim, key), (images, ids), **options)
     labels = validation.check_labels(labels, len(images), classes)
     if targets is None:
+        if attack.targeted and len(images):
+            _warn_of_targets_reached(victim, labels, images, key, ids, options)
         return labels
     if not attack.targeted:
         possible = "targeted" in getattr(attack, "__dataclass_fields__", ())
@@ -108,3 +110,20 @@ def check_labels(
     return choose(
         targets, victim, images, labels, classes, key=key, ids=ids, batch_size=options["batch_size"]
     )
+
+
+def _warn_of_targets_reached(
+    victim: Victim,
+    labels: np.ndarray,
+    images: Images,
+    key: jax.Array,
+    ids: np.ndarray,
+    options: dict[str, Any],
+) -> None:
+    """Whoever gives the images' own classes in the place of targets is told of success everywhere."""
+    reached = int((map_batches(programs.predict, (victim, key), (images, ids), **options) == labels).sum())
+    if 2 * reached > len(labels):
+        warn(
+            f"{reached} of {len(labels)} images are classified as their target before the attack: a targeted "
+            'attack takes the classes to reach in the place of the labels (or choose them: targets="random")'
+        )

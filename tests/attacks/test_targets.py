@@ -1,5 +1,6 @@
 """Targets by name, and the names by which people look for attacks."""
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -167,3 +168,16 @@ def test_a_misspelling_is_answered_with_the_nearest_name():
         attacks.create("mifgms")
     with pytest.raises(InputError, match=r"of your own$"):
         attacks.create("zzz")
+
+
+@pytest.mark.parametrize(("off", "warned"), [(0, True), (1, False)])
+def test_labels_given_as_targets_are_warned_of(off, warned):
+    """An attack towards the classes that the images have succeeds everywhere, and says nothing."""
+    classifier, images, labels = problem()
+    labels = (linear_victims.predictions(classifier, images) + off) % 5
+    attack = attacks.pgd(0.02, steps=2, targeted=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attacks.perturb(attack, Undefended(classifier), images, labels, key=KEY)
+    told = [one for one in caught if "12 of 12 images are classified as their target" in str(one.message)]
+    assert bool(told) == warned
