@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srdef import interrupts
 from srdef.errors import InputError, OutOfMemoryError
 from srdef.own_code.edits import notice_edits, watched
+from srdef.programs import FAILED, raise_own
 from srdef.validation import check_count
 
 # Batches whose size nobody has chosen, on each device: at most so many images of so many numbers. 27 images
@@ -123,7 +124,6 @@ def pad_rows(rows: Any, count: int) -> Any:
         return rows
     if isinstance(rows, jax.Array):  # and stays where it is
         return jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)])
-    rows = np.asarray(rows)
     return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
 
 
@@ -267,8 +267,7 @@ def map_batches(
     lengths = {rows.shape[0] for rows in per_image}
     if len(lengths) != 1:
         raise InputError(f"images, labels and ids must be of one length, not {sorted(lengths)}")
-    (count,) = lengths
-    if count == 0:
+    if not (count := lengths.pop()):
         raise InputError("there are no images")
     notice_edits(*shared)
     mesh = data_mesh() if mesh is None else mesh
@@ -291,9 +290,10 @@ def map_batches(
             before = rows, result
             if rows.stop == count:
                 gathered.add(*before)
-        except jax.errors.JaxRuntimeError as error:
+        except FAILED as error:
             if is_out_of_memory(error):
                 raise _out_of_memory(error, size, devices) from error
+            raise_own(error)
             raise
         if progress is not None:
             progress(rows.stop - rows.start)

@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+# What JAX raises for a program that has failed while it ran; of a call back now this, now that.
+FAILED = (jax.errors.JaxRuntimeError, ValueError)
 _CLASSES = "classes_of_arguments"
 _WITHOUT_STATICS = frozenset({bool, int, float, str, type(None), tuple, list, dict, np.ndarray})
 
@@ -69,7 +71,11 @@ class jit:
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._jitted(*args, **kwargs, **_classes(args, kwargs))
+        try:
+            return self._jitted(*args, **kwargs, **_classes(args, kwargs))
+        except FAILED as error:
+            raise_own(error)
+            raise
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """As the method of `jax.jit`: the program for arrays or `jax.ShapeDtypeStruct`."""
@@ -127,6 +133,31 @@ def traced_once(network: Any, images: jax.Array) -> jax.Array:
 @jit
 def _call(network: Any, images: jax.Array) -> jax.Array:
     return network(images)
+
+
+_raised: list[Exception] = []  # the last one
+
+
+def call_back(function: Callable[..., Any], shape: Any, *arguments: jax.Array, vmap_method: str) -> Any:
+    """`jax.pure_callback` of a function whose errors `raise_own` knows."""
+
+    @functools.wraps(function)
+    def noted(*given: Any) -> Any:
+        try:
+            return function(*given)
+        except Exception as error:
+            _raised[:] = [error]
+            raise
+
+    return jax.pure_callback(noted, shape, *arguments, vmap_method=vmap_method)
+
+
+def raise_own(error: Exception) -> None:
+    """Raise what a function has raised that the program called back: JAX's error has only the text of it."""
+    for raised in _raised:
+        if f"{type(raised).__name__}: {raised}".strip(": ") in str(error):
+            _raised.clear()  # and all that its traceback holds
+            raise raised from None
 
 
 def may_overlap() -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from srdef.errors import InputError
 from srdef.models.wrapped import Applied, Channels, NotLogitsError, Wrapped, from_function
 from srdef.own_code.reach import reach_of
+from srdef.programs import call_back
 from srdef.validation import check_flags
 
 
@@ -75,7 +76,7 @@ class _BlackBox(Applied):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _call(box: _BlackBox, images: jax.Array) -> jax.Array:
     shape = jax.ShapeDtypeStruct((images.shape[0], box.classes(images.shape[1:])), jnp.float32)
-    return jax.pure_callback(box.logits, shape, images.astype(jnp.float32), vmap_method="expand_dims")
+    return call_back(box.logits, shape, images.astype(jnp.float32), vmap_method="expand_dims")
 
 
 def _forward(box: _BlackBox, images: jax.Array) -> tuple[jax.Array, None]:
@@ -113,7 +114,8 @@ def from_black_box(
     function : callable
         Maps a float32 NumPy array `(N, height, width, channels)` in [0, 1] to scores `(N, num_classes)`. It
         is called with one or more images, one call after the other, and must not use JAX. Its answers depend
-        on the images alone: compiled programs may ask less often than they are told to.
+        on the images alone: compiled programs may ask less often than they are told to. What it raises ends
+        the call with all its answers, so a server's should try again by itself.
     probabilities : bool
         Whether it returns probabilities, of which the logarithm is taken.
     num_classes : int, optional

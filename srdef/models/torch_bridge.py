@@ -16,6 +16,7 @@ import numpy as np
 from srdef.errors import InputError
 from srdef.models.wrapped import Applied, Channels, NotLogitsError, Wrapped, from_function
 from srdef.own_code.reach import reach_of
+from srdef.programs import call_back
 
 # Graphs of forward passes that wait for their backward pass: one for each device that computes, and one more.
 _KEPT = 1
@@ -188,7 +189,7 @@ def _call(bridge: _Bridge, images: jax.Array) -> jax.Array:
 
 def _callback(function: Any, bridge: _Bridge, images: jax.Array) -> jax.Array:
     shape = jax.ShapeDtypeStruct((images.shape[0], bridge.count_classes(images.shape[1:])), jnp.float32)
-    return jax.pure_callback(function, shape, images.astype(jnp.float32), vmap_method="expand_dims")
+    return call_back(function, shape, images.astype(jnp.float32), vmap_method="expand_dims")
 
 
 def _forward(bridge: _Bridge, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -198,7 +199,7 @@ def _forward(bridge: _Bridge, images: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _backward(bridge: _Bridge, images: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
     shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
     arguments = images.astype(jnp.float32), cotangent
-    gradient = jax.pure_callback(bridge.backward, shape, *arguments, vmap_method="broadcast_all")
+    gradient = call_back(bridge.backward, shape, *arguments, vmap_method="broadcast_all")
     return (gradient.astype(images.dtype),)
 
 

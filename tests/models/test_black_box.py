@@ -128,5 +128,20 @@ def test_what_is_no_classifier(function, message):
 
 def test_what_are_no_probabilities():
     model = models.from_black_box(lambda x: 2 + x.mean(axis=(1, 2)), probabilities=True, num_classes=3)
-    with pytest.raises(Exception, match=r"probabilities must lie in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"probabilities must lie in \[0, 1\]"):
         victims.check_victim(victims.Undefended(model), SHAPE)
+
+
+@pytest.mark.parametrize("before", [22, 30])
+def test_what_the_function_raises_on_the_way_is_raised(before):
+    asked = []
+
+    def until_the_server_goes(images):
+        asked.append(len(images))
+        if len(asked) > before:
+            raise ConnectionError("the server is gone")
+        return scores(images)
+
+    victim = victims.Undefended(models.from_black_box(until_the_server_goes))
+    with pytest.raises(ConnectionError, match="the server is gone"):
+        attacks.perturb(attacks.square(0.01, queries=100), victim, IMAGES, LABELS, key=KEY)
