@@ -16,6 +16,7 @@ from srdef import models
 from srdef.commands import cli
 from srdef.errors import InputError
 from srdef.models import cost
+from srdef.models.registry import without_weights
 from srdef.paths import expanded
 from srdef.storage.files import write_atomically
 from srdef.weights import catalog
@@ -53,7 +54,7 @@ def network_table() -> list[str]:
         builder = models.REGISTRY.builder(name)
         if "scale" in inspect.signature(builder).parameters:  # of any size
             continue
-        network = nnx.eval_shape(lambda builder=builder: builder(rngs=nnx.Rngs(0)))
+        network = without_weights(name)
         parameters = f"{cost.parameter_count(network):,}"
         lines.append(f"| `{name}` | {parameters} | {_costs(network)} | {_weights(name)} |")
     return lines

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 from flax import nnx
 
 from srdef.errors import InputError
@@ -23,9 +24,36 @@ M = TypeVar("M", bound=nnx.Module)
 _QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
+class _Keys(nnx.RngStream):
+    """The keys of `nnx.Rngs`, counted in Python: traced counts take most of the time that a network takes."""
+
+    def __init__(self, key: Any, *, tag: str) -> None:
+        super().__init__(key, tag=tag)
+        self.given = 0
+
+    def __call__(self) -> jax.Array:
+        key = jax.random.fold_in(self.key[...], self.given)
+        self.given += 1
+        return key
+
+
+def _rngs(builder: Callable[..., Any], seed: int) -> nnx.Rngs:
+    """`nnx.Rngs(seed)`, or what gives the same keys to a network that keeps none to draw from, as srdef's."""
+    rngs = nnx.Rngs(seed)
+    if builder.__module__.startswith("srdef.models."):
+        setattr(rngs, "default", _Keys(seed, tag="default"))  # noqa: B010 - no attribute that mypy knows
+    return rngs
+
+
 def initialise(build: Callable[[], M]) -> M:
     """What `build` makes, its random weights drawn by one program that is quickly compiled."""
     return jit(build, compiler_options=_QUICK_COMPILATION)()
+
+
+def without_weights(name: str, **options: Any) -> Any:
+    """The network `name` with `jax.ShapeDtypeStruct` in the place of its weights: nothing is computed."""
+    builder = REGISTRY.builder(name)
+    return nnx.eval_shape(lambda: builder(rngs=_rngs(builder, 0), **options))
 
 
 def create(
@@ -90,7 +118,7 @@ def create(
         raise InputError(f"model {name!r}: give either pretrained=True or weights, not both")
 
     def build() -> nnx.Module:
-        return builder(rngs=nnx.Rngs(seed), **options)
+        return builder(rngs=_rngs(builder, seed), **options)
 
     if not pretrained and weights is None:
         return initialise(build)
@@ -161,8 +189,7 @@ def convert(name: str, file: str | Path, output: str | Path) -> None:
     InputError
         For an unknown name, or a file that cannot be read or written or does not fit.
     """
-    builder = REGISTRY.builder(name)
-    module = nnx.eval_shape(lambda: builder(rngs=nnx.Rngs(0)))
+    module = without_weights(name)
     _load_file(module, expanded(file))
     loading.save_safetensors(module, output)
 

@@ -11,10 +11,10 @@ from flax import nnx
 from spandrel_reference import SRVGGNetCompact
 from timm_reference import timm
 
-from srdef import models
 from srdef.commands import network_table
 from srdef.errors import InputError
 from srdef.models import cost
+from srdef.models.registry import without_weights
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reference/networks.md"
 
@@ -49,7 +49,7 @@ def torch_multiply_accumulates(network, side):
     ],
 )
 def test_equals_a_count_in_torch(name, side, reference):
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+    network = without_weights(name)
     assert cost.multiply_accumulates(network, side, side) == torch_multiply_accumulates(reference(), side)
 
 
@@ -68,7 +68,7 @@ def test_programs_inside_programs_are_counted():
 
 
 def test_parameters_leave_out_statistics():
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder("resnet50_torchvision")(rngs=nnx.Rngs(0)))
+    network = without_weights("resnet50_torchvision")
     assert cost.parameter_count(network) == 25_557_032  # torchvision's num_params
 
 

@@ -10,13 +10,13 @@ import torch
 from flax import nnx
 from timm_reference import timm
 
-from srdef import models
+from srdef.models.registry import without_weights
 from srdef.weights import loading
 
 
 def random_network(name):
     """A network in which no weight or statistic has its initial value."""
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+    network = without_weights(name)
     rng = np.random.default_rng(0)
     tensors = {}
     for path, variable in nnx.to_flat_state(nnx.state(network)):

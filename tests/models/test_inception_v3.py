@@ -9,6 +9,7 @@ from keras_reference import keras
 from srdef import models
 from srdef.errors import InputError
 from srdef.models.inception_layers import Conv, ConvNorm
+from srdef.models.registry import without_weights
 from srdef.weights import loading
 
 NAME = "inception_v3"
@@ -79,7 +80,7 @@ def test_a_published_file_without_the_last_layer(network):
     assert names[-2:] == ["classifier.kernel", "classifier.bias"]
     tensors = loading.flatten(network)
     shorter = loading.convert_keras(network, {name: tensors[name] for name in names[:-2]}, "notop.h5")
-    headless = nnx.eval_shape(lambda: models.REGISTRY.builder(NAME)(rngs=nnx.Rngs(0), num_classes=0))
+    headless = without_weights(NAME, num_classes=0)
     loading.load(headless, shorter, "notop.h5")
     with pytest.raises(InputError, match=r"missing classifier\.bias, classifier\.kernel"):
         loading.load(network, shorter, "notop.h5")
@@ -87,7 +88,7 @@ def test_a_published_file_without_the_last_layer(network):
 
 def test_endpoints():
     """The sizes of the paper's Table 1 at 299 px."""
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(NAME)(rngs=nnx.Rngs(0)))
+    network = without_weights(NAME)
     shapes = nnx.eval_shape(lambda network: network.endpoints(jnp.zeros((1, 299, 299, 3))), network)
     sizes = {name: (shape.shape[1], shape.shape[3]) for name, shape in shapes.items()}
     assert sizes["stem"] == (35, 192)
@@ -104,7 +105,7 @@ def test_endpoints():
 
 def test_number_of_parameters():
     """As `count_params` of Keras says: trained ones and statistics."""
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(NAME)(rngs=nnx.Rngs(0)))
+    network = without_weights(NAME)
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network))) == 23_851_784
 
 
@@ -126,7 +127,7 @@ def test_train_mode_normalises_with_the_batch():
 
 
 def test_train_mode_reaches_every_layer():
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(NAME)(rngs=nnx.Rngs(0)))
+    network = without_weights(NAME)
     layers = [layer for _, layer in nnx.iter_modules(network) if isinstance(layer, nnx.BatchNorm)]
     assert len(layers) == 94
     assert all(layer.use_running_average for layer in layers)

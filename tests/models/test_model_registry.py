@@ -12,6 +12,8 @@ from lowering import lower_for_accelerators
 from srdef import models
 from srdef.cpu.gradients import value_and_grad
 from srdef.errors import InputError
+from srdef.models.edsr import EDSR
+from srdef.models.registry import without_weights
 from srdef.weights import catalog, loading
 
 SMALL = {"blocks": 1, "features": 4}
@@ -172,7 +174,7 @@ def test_lowers_for_accelerators(name):
 @pytest.mark.parametrize("name", models.list_names())
 def test_networks_take_color_images_of_floats(name):
     """Gray ones would become colored by the mean that is subtracted, levels would be taken for values."""
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+    network = without_weights(name)
 
     def output(shape, dtype):
         images = jax.ShapeDtypeStruct(shape, dtype)
@@ -183,3 +185,30 @@ def test_networks_take_color_images_of_floats(name):
     for shape, dtype in ((gray, jnp.float32), (alone, jnp.float32), (color, jnp.uint8)):
         with pytest.raises(InputError, match="the network takes images"):
             output(shape, dtype)
+
+
+def test_random_weights_are_those_of_the_keys_of_flax():
+    """Which are counted in another way for srdef's own networks."""
+    expected = EDSR(rngs=nnx.Rngs(3), **SMALL)
+    found = models.create("edsr", seed=3, **SMALL)
+    for ours, theirs in zip(*(jax.tree.leaves(nnx.state(m)) for m in (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)  # drawn by one program, and by many
+
+
+def test_a_network_of_ones_own_draws_anew_in_every_call(monkeypatch):
+    """It keeps the keys that it was made with, as dropout does."""
+
+    class Own(nnx.Module):
+        def __init__(self, rngs):
+            self.dense, self.dropout = nnx.Linear(3, 2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, images):
+            return self.dense(self.dropout(images.mean((1, 2))))
+
+    monkeypatch.setattr(models.REGISTRY, "_builders", dict(models.REGISTRY._builders))
+    models.REGISTRY.register("own_with_dropout")(Own)
+    network = models.create("own_with_dropout")
+    network.train()
+    call = nnx.jit(lambda network, images: network(images))
+    drawn = [np.asarray(call(network, np.ones((64, 2, 2, 3), np.float32))) for _ in range(2)]
+    assert (drawn[0] != drawn[1]).any()

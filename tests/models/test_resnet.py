@@ -10,6 +10,7 @@ from timm_reference import timm
 
 from srdef import models
 from srdef.errors import InputError
+from srdef.models.registry import without_weights
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -130,13 +131,13 @@ def test_preprocessing():
     [("resnet50", 25_636_712), ("resnet50_torchvision", 25_557_032 + 2 * 26_560)],
 )
 def test_number_of_parameters(name, parameters):
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder(name)(rngs=nnx.Rngs(0)))
+    network = without_weights(name)
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network))) == parameters
 
 
 def test_endpoints_and_sizes():
     """The output sizes in Table 1 of the paper at 224 px."""
-    network = nnx.eval_shape(lambda: models.REGISTRY.builder("resnet50")(rngs=nnx.Rngs(0)))
+    network = without_weights("resnet50")
     shapes = nnx.eval_shape(lambda network: network.endpoints(jnp.zeros((1, 224, 224, 3))), network)
     sizes = {name: (shape.shape[1], shape.shape[3]) for name, shape in shapes.items()}
     assert sizes == {
