@@ -20,7 +20,15 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # Pages that run large networks, or many frameworks.
-SLOW = ("get-started", "threat-models", "many-devices", "your-attack", "your-defense", "your-model")
+SLOW = (
+    "epsilon-sweep",
+    "get-started",
+    "threat-models",
+    "many-devices",
+    "your-attack",
+    "your-defense",
+    "your-model",
+)
 
 # A block of code, what stands in a comment before it, and what it is said to print.
 BLOCK = re.compile(r"(<!-- not run: .*? -->\n)?```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)

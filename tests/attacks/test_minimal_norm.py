@@ -196,9 +196,11 @@ FMN = {
 def test_fmn_is_as_good_as_foolbox(norm):
     images = smooth()[1]
     ours = distances(on_smooth(attacks.fmn(steps=60, norm=norm)), images, norm)
-    theirs = distances(by_foolbox(FMN[norm](steps=60), *smooth()), images, norm)
-    assert np.median(ours) <= 1.02 * np.median(theirs)
-    assert ours.mean() <= 1.02 * theirs.mean()
+    theirs = distances(by_foolbox(FMN[norm](steps=60), *smooth(), all_of_them=False), images, norm)
+    found = theirs > 0  # on one processor it fools all of them, on another it leaves an image as it is
+    assert found.mean() > 0.7
+    assert np.median(ours[found]) <= 1.02 * np.median(theirs[found])
+    assert ours[found].mean() <= 1.02 * theirs[found].mean()
 
 
 @pytest.mark.parametrize(("rule", "name"), [("elastic_net", "EN"), ("l1", "L1")])

@@ -106,6 +106,7 @@ def test_no_image_is_both_trained_on_and_tested_with(finished, monkeypatch):
         np.testing.assert_array_equal(given[part].maps, [clean[rows], adversarial[rows]])
 
 
+@pytest.mark.slow
 def test_the_predicted_class_can_be_the_label(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     (tmp_path / "photos").mkdir()

@@ -232,6 +232,7 @@ def model():
     return training.create(models.create("efficientnet_lite0", num_classes=5), options, seed=0)
 
 
+@pytest.mark.slow
 def test_the_last_class_wins_where_the_detector_says_adversarial(model):
     pixels = np.random.default_rng(0).uniform(size=(6, 64, 64, 3)).astype(np.float32)
     suspicion = np.asarray(detect(model, pixels))
@@ -262,6 +263,7 @@ def test_lead_over_both(logits, lead):
     assert float(lead_over_both(jnp.array(logits), jnp.int32(0))) == lead
 
 
+@pytest.mark.slow
 def test_an_attacker_who_knows_the_detector_climbs_over_it(model):
     """Where all images are called adversarial at first, only the attack on both gets away from that."""
     pixels = np.random.default_rng(1).uniform(0.2, 0.8, (6, 64, 64, 3)).astype(np.float32)

@@ -116,6 +116,7 @@ def stores(workdir):
     return {path.relative_to(workdir) for path in (workdir / "store").glob("*/*") if path.is_dir()}
 
 
+@pytest.mark.slow
 def test_a_run_finds_notes_and_reports_code_of_ones_own(places, tmp_path):
     """Run from a folder that has none of it, and reported from a third one."""
     code, _ = places

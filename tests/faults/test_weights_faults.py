@@ -56,6 +56,7 @@ def check(outcome):
     assert outcome["seconds"] < MOST_SECONDS, outcome
 
 
+@pytest.mark.slow
 def test_bombs(tmp_path):
     files = []
     for i, (suffix, write, _) in enumerate(BOMBS.values()):

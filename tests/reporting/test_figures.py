@@ -114,6 +114,7 @@ def test_figure3(tmp_path):
     assert recovered[-10:].mean() < clean[-10:].mean()
 
 
+@pytest.mark.slow
 def test_figure4(tmp_path):
     numbers = check(figures.make(small("figure4"), tmp_path), tmp_path, "figure4")
     assert len(numbers["channels"]) == 3
