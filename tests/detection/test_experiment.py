@@ -118,6 +118,7 @@ def test_the_predicted_class_can_be_the_label(tmp_path, monkeypatch):
     assert result.images == {"train": 3, "test": 1}
 
 
+@pytest.mark.slow
 def test_a_photograph_and_its_copy_are_on_one_side(tmp_path, monkeypatch):
     """Also in a run, and they are one observation of its intervals."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
