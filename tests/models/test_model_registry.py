@@ -196,13 +196,15 @@ def test_random_weights_are_those_of_the_keys_of_flax():
 
 
 def test_a_network_of_ones_own_draws_anew_in_every_call(monkeypatch):
-    """It keeps the keys that it was made with, as dropout does."""
+    """It keeps the keys that it was made with, as dropout does; and it is compiled once."""
+    traced = []
 
     class Own(nnx.Module):
         def __init__(self, rngs):
             self.dense, self.dropout = nnx.Linear(3, 2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
 
         def __call__(self, images):
+            traced.append(images)
             return self.dense(self.dropout(images.mean((1, 2))))
 
     monkeypatch.setattr(models.REGISTRY, "_builders", dict(models.REGISTRY._builders))
@@ -212,3 +214,4 @@ def test_a_network_of_ones_own_draws_anew_in_every_call(monkeypatch):
     call = nnx.jit(lambda network, images: network(images))
     drawn = [np.asarray(call(network, np.ones((64, 2, 2, 3), np.float32))) for _ in range(2)]
     assert (drawn[0] != drawn[1]).any()
+    assert len(traced) == 1
