@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from srdef.errors import InputError
 
@@ -48,8 +48,8 @@ def read_image(path: Path) -> Image.Image:
     """Read an image file (JPEG, PNG, WebP, BMP or TIFF, whatever its name) as 8-bit RGB.
 
     The orientation that a camera noted (EXIF) is applied; transparent parts are shown on white;
-    grey, palette and CMYK images become RGB (without colour management); of 16-bit images the high
-    byte is kept; of several frames or pages the first is taken.
+    grey, palette and CMYK images become RGB (without colour management); of images of 12 or 16
+    bits the highest 8 are kept; of several frames or pages the first is taken.
 
     Raises
     ------
@@ -67,8 +67,9 @@ def read_image(path: Path) -> Image.Image:
             raise InputError(f"image {path}: the file is empty (0 bytes)")
         with Image.open(path, formats=FORMATS) as image:
             _check_size(image, path, most)
+            _scale_transparency(image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image), *_levels_of_tiff(image))
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -81,6 +82,36 @@ def read_image(path: Path) -> Image.Image:
     except Exception as error:  # decoders raise anything from OSError to IndexError on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"image {path}: cannot be read, it may be damaged ({reason})") from None
+
+
+# By how Pillow reads the pixels of a PNG, which become 8 bits: what must become of the colour that is
+# transparent, which it leaves as it stands in the file.
+_TRANSPARENT = {
+    "L;2": lambda level: 85 * level,
+    "L;4": lambda level: 17 * level,
+    "RGB;16B": lambda level: level >> 8,
+}
+
+# Two tags of TIFF, and a value of the second.
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Give the transparent colour of a PNG of 2, 4 or 16 bits the levels that its pixels will have."""
+    colour = image.info.get("transparency")
+    if not isinstance(image, PngImagePlugin.PngImageFile) or colour is None or not image.tile:
+        return
+    scale = _TRANSPARENT.get(str(image.tile[0][3]))
+    if scale is not None:
+        image.info["transparency"] = tuple(map(scale, colour)) if isinstance(colour, tuple) else scale(colour)
+
+
+def _levels_of_tiff(image: Image.Image) -> tuple[int, bool]:
+    """How many bits a level of a TIFF in shades of gray has, and whether 0 is white; of others 16, False."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 16, False
+    (bits, *_), photometric = image.tag_v2.get(_BITS, (16,)), image.tag_v2.get(_PHOTOMETRIC)
+    return bits, photometric == _WHITE_IS_ZERO
 
 
 _RAISE = "set the environment variable SRDEF_MAX_PIXELS to read it"
@@ -129,12 +160,19 @@ def read_array(pixels: np.ndarray, where: str) -> Image.Image:
     return _to_rgb(Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int = 16, white_is_zero: bool = False) -> Image.Image:
+    """Of deep levels the highest 8 of their bits; Pillow has turned 8 bits whose 0 is white itself."""
     if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.uint16)
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
+        deep = np.asarray(image).astype(np.uint16)
+        levels = (deep >> (bits - 8)).astype(np.uint8)
+        if white_is_zero:
+            levels = 255 - levels
+        transparent = image.info.get("transparency")
+        image = Image.fromarray(levels)
+        if isinstance(transparent, int):
+            image.putalpha(Image.fromarray(np.where(deep == transparent, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

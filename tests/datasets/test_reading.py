@@ -51,6 +51,52 @@ def test_sixteen_bit_tiff_big_endian(tmp_path):
     np.testing.assert_array_equal(np.asarray(read_image(path))[..., 0], deep.astype(np.uint16) >> 8)
 
 
+def gray_tiff(path, bits, photometric, data):
+    """A TIFF of one row of two gray pixels, which Pillow cannot write itself."""
+    values = (2, 1, bits, 1, photometric, 122, 1, 1, len(data))
+    tags = zip((256, 257, 258, 259, 262, 273, 277, 278, 279), values, strict=True)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, 9) + entries + struct.pack("<I", 0) + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "data", "levels"),
+    [
+        (12, 1, bytes([0xFF, 0xF8, 0x10]), [255, 129]),
+        (16, 0, struct.pack("<2H", 0, 0x80FF), [255, 127]),
+        (8, 0, bytes([0, 200]), [255, 55]),
+    ],
+    ids=["12 bits", "16 bits, 0 is white", "8 bits, 0 is white"],
+)
+def test_gray_tiffs_of_other_levels(tmp_path, bits, photometric, data, levels):
+    path = gray_tiff(tmp_path / "a.tif", bits, photometric, data)
+    assert np.asarray(read_image(path))[0, :, 1].tolist() == levels
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent", "levels"),
+    [
+        (2, 0, bytes([0b00011011]), b"\0\1", [0, 255, 170, 255]),
+        (4, 0, bytes([0x3F]), b"\0\3", [255, 255]),
+        (16, 0, b"\x80\0\x40\0", b"\x40\0", [128, 255]),
+        (16, 2, bytes(6) + b"\4\0\5\0\6\0", b"\4\0\5\0\6\0", [0, 255]),
+    ],
+    ids=["2 bits", "4 bits", "16 bits", "16 bits in colour"],
+)
+def test_the_transparent_colour_of_a_png_of_other_than_8_bits(
+    tmp_path, depth, colour, row, transparent, levels
+):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", len(levels), 1, depth, colour, 0, 0, 0)
+    parts = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()))
+    assert np.asarray(read_image(path))[0, :, 0].tolist() == levels
+
+
 def test_floating_point_pixels_are_refused(tmp_path):
     path = saved(tmp_path / "float.tiff", np.ones((4, 4), np.float32))
     with pytest.raises(InputError, match=r"float\.tiff.*32-bit pixels"):
