@@ -93,7 +93,8 @@ def radial_average(values: np.ndarray, radius: np.ndarray, bins: int, highest: f
     check_count("bins", bins)
     if np.shape(values) != np.shape(radius):
         raise InputError(f"values have the shape {np.shape(values)} and radius {np.shape(radius)}")
-    index = np.floor(np.asarray(radius) * (bins / highest)).astype(int).ravel()
+    # Where a ring begins, rounding would put a frequency into the ring before.
+    index = np.floor(np.asarray(radius) * (bins / highest) + 1e-9).astype(int).ravel()
     inside = index < bins
     weights = np.asarray(values, np.float64).ravel()[inside]
     total = np.bincount(index[inside], weights, bins)

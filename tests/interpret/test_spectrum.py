@@ -49,6 +49,17 @@ def test_radial_average_by_a_loop():
         assert average[ring] == pytest.approx(values[inside].mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("side", [49, 150, 224, 299])
+def test_a_frequency_where_a_ring_begins_belongs_to_that_ring(side):
+    """k / n * n is less than k for some k."""
+    row, cosine = np.arange(side)[None], spectrum.cosine_radius(1, side)
+    np.testing.assert_array_equal(spectrum.radial_average(row, cosine, bins=side), row[0])
+    half = np.arange(1 + (side - 1) // 2)
+    waves = np.abs(np.fft.fftfreq(side, 1 / side))[None]
+    found = spectrum.radial_average(waves, spectrum.fourier_radius(1, side), bins=side, highest=0.5)
+    np.testing.assert_allclose(found[2 * half], half, rtol=1e-12)
+
+
 def test_power_density_has_the_power_of_the_residual():
     residuals = noise(3, 16, 20, 3) - 0.5
     density = np.asarray(spectrum.power_density(residuals))
