@@ -127,7 +127,7 @@ def study_to_markdown(study: Study) -> str:
         "| crops from | test pairs | accuracy (%) |",
         "|---|---:|---:|",
         *(
-            f"| {name or 'one folder'} | {its.pairs} | {_accuracy(its)} |"
+            labels.row([name or "one folder", str(its.pairs), _accuracy(its)])
             for name, its in study.folders.items()
         ),
         "",

@@ -309,6 +309,8 @@ def test_the_tables_of_a_study():
     assert "| none | 75.0 [50–90] | 75.0 [50–90] | 0.8000 | 90.0 |" in text
     assert "chosen by these test pairs: the last 2 blocks, 1,000 pairs" in text
     assert "| photos | 8 | 75.0 [50–90] |" in text
+    barred = replace(found, folders={"a|b": found.folders["photos"]})
+    assert "| a\\|b | 8 | 75.0 [50–90] |" in detection_tables.study_to_markdown(barred)
     assert "| noise | – | 75.0 [30–95] | – |" in text
     assert "| APGD against classifier and detector | 75.0 [30–95] | 75.0 [30–95] | – |" in text
     rows = [line.count("|") for line in text.splitlines() if line.startswith(("| blocks", "|---:", "| none"))]
