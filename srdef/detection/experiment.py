@@ -19,7 +19,7 @@ from srdef.detection.pairs import Pairs, area, pair_accuracy, rate_of, sources_o
 from srdef.detection.threads import side_by_side
 from srdef.detection.training import create, scores, train
 from srdef.errors import InputError
-from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, resolve
+from srdef.evaluation.experiment import CLEAN, FIELDS, Experiment, check_fields, refuse_passes, resolve
 from srdef.evaluation.predictions import defended_images
 from srdef.evaluation.progress import Reporter
 from srdef.evaluation.run import Run
@@ -221,9 +221,9 @@ def start(config: dict[str, Any], workdir: Path, overwrite: bool) -> Experiment:
     Raises
     ------
     InputError
-        If the folder has a run of another configuration, whose results may not be overwritten.
+        If the folder has a run of another configuration, which may not be overwritten, or for `passes`.
     """
-    experiment = resolve({name: config[name] for name in FIELDS if name in config})
+    refuse_passes(experiment := resolve({name: config[name] for name in FIELDS if name in config}))
     if not overwrite and (workdir / "config.json").exists() and not results.is_of(workdir, config):
         raise InputError(f"{workdir} holds a run of another configuration; choose another --workdir")
     results.begin(workdir, config)

@@ -285,3 +285,13 @@ def resolve(config: dict[str, Any]) -> Experiment:
     return Experiment(
         config, dataset, classifier, made, storage, chosen, passes, min(batch_size, len(dataset)), seed
     )
+
+
+def refuse_passes(experiment: Experiment) -> None:
+    """InputError if answers for several draws of a defense are to be averaged where one draw is looked at."""
+    for label, passes in experiment.passes.items():
+        if passes > 1:
+            raise InputError(
+                f"{entry_of('defenses', label)}: passes={passes} is for srdef evaluate; here one draw of a "
+                "defense is looked at"
+            )

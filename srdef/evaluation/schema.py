@@ -81,13 +81,14 @@ def _model(text: str) -> Field:
 _ATTACK = named("", attacks.REGISTRY, BESIDE_ATTACK, given=("bank",))
 _STEP = named("", defenses.REGISTRY, {})
 _STEPS = items("", _STEP, least=1)
-_ONE_DEFENSE = named("", defenses.REGISTRY, BESIDE_DEFENSE)
-_DEFENSE = either("", _STEPS, _ONE_DEFENSE, lambda value: isinstance(value, list | tuple))
+_ONE_OF_A_TABLE = named("", defenses.REGISTRY, BESIDE_DEFENSE)
+# Where nothing is said beside it.
+_DEFENSE = either("", _STEPS, _STEP, lambda value: isinstance(value, list | tuple))
 # A row of the table: a list of steps stands under `defense` where something is said beside it.
 _ROW = either(
     "",
     section("", {"defense": _STEPS, **BESIDE_DEFENSE}),
-    _DEFENSE,
+    either("", _STEPS, _ONE_OF_A_TABLE, lambda value: isinstance(value, list | tuple)),
     lambda value: isinstance(value, dict) and "defense" in value,
 )
 # Adaptive attacks may differentiate another defense than the one that protects.

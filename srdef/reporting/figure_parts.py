@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from srdef.errors import InputError
-from srdef.evaluation.experiment import FIELDS, resolve
+from srdef.evaluation.experiment import FIELDS, refuse_passes, resolve
 from srdef.evaluation.run import Run
 from srdef.reporting.plots import View
 from srdef.storage.files import canonical_json, for_json, write_atomically
@@ -14,7 +14,7 @@ from srdef.storage.files import canonical_json, for_json, write_atomically
 
 def start(config: dict[str, Any]) -> Run:
     """The run of a figure: in memory, about the images that are classified correctly when clean."""
-    experiment = resolve({name: config[name] for name in FIELDS if name in config})
+    refuse_passes(experiment := resolve({name: config[name] for name in FIELDS if name in config}))
     return Run(experiment, experiment.dataset).correct()
 
 

@@ -41,6 +41,12 @@ def run_config():
     return cli.plain(config)
 
 
+def test_answers_of_several_draws_are_not_left_out_silently(tmp_path):
+    config = run_config() | {"defenses": {"s": {"name": "shield", "passes": 3}}}
+    with pytest.raises(InputError, match=r'config.defenses\["s"\]: passes=3 is for srdef evaluate'):
+        evaluation.start(config, tmp_path, False)
+
+
 def quiet():
     return Reporter(Console(quiet=True))
 

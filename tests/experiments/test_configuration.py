@@ -314,6 +314,20 @@ def answer(kind, config):
     return ""
 
 
+@pytest.mark.parametrize("kind", ["transfer", "adaptive"])
+@pytest.mark.parametrize("beside", [{"passes": 3}, {"paper": "RP"}])
+def test_a_defense_has_nothing_beside_it_where_no_table_is_made(kind, beside):
+    config = configuration.plain(CONFIGS[kind]) | {"defenses": {"rp": {"name": "resize_pad", **beside}}}
+    (option,) = beside
+    found = answer(kind, config)
+    assert "config.defenses" in found
+    assert repr(option) in found
+    assert found.count(option) == 1  # and not among its options
+    assert not answer(
+        "evaluation", configuration.plain(CONFIGS["evaluation"]) | {"defenses": config["defenses"]}
+    )
+
+
 def places(value, path=()):
     """The path of every field."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -163,6 +163,7 @@ def test_spectra(tmp_path):
         ({"image": 99}, "config.image must be 0 to"),
         ({"cutoff": 2}, "cutoff"),
         ({"attacks": {}}, "config.attacks must"),
+        ({"defenses": {"s": {"name": "shield", "passes": 3}}}, r'"s"\]: passes=3 is for srdef evaluate'),
     ],
 )
 def test_bad_configurations(change, message, tmp_path):
