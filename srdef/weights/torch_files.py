@@ -72,8 +72,11 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides, writeable=False)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> _Tensor:
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _Tensor:
     """torch._utils._rebuild_tensor_v2; the rest is requires_grad, backward hooks and metadata."""
+    # As of `conj().imag`: its storage has the other sign.
+    if any(isinstance(metadata, dict) and metadata.get("neg") for metadata in rest[2:]):
+        raise InputError("a tensor whose sign is not in its storage; call resolve_neg() before it is saved")
     if not isinstance(storage, _Storage):
         raise InputError("a tensor has no storage")
     (offset,) = pickles.integers((offset,), "offset of a tensor")

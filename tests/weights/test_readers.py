@@ -82,6 +82,15 @@ def test_views(save):
     equal(save(tensors), tensors)
 
 
+def test_a_tensor_that_is_stored_with_the_other_sign_is_refused(save):
+    """PyTorch negates it when it is read."""
+    negative = torch.conj(torch.tensor([1 + 2j])).imag
+    assert negative.tolist() == [-2.0]
+    with pytest.raises(InputError, match=r"weights\.pth: a tensor whose sign .* resolve_neg\(\)"):
+        readers.read(save({"a": negative}))
+    equal(save({"a": negative.resolve_neg()}), {"a": torch.tensor([-2.0])})
+
+
 def test_state_dict_and_parameters(save):
     """A network's `state_dict` (with its metadata) and parameters, which are wrapped tensors."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
