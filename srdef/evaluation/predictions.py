@@ -10,6 +10,7 @@ import numpy as np
 
 from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
+from srdef.errors import InputError
 from srdef.evaluation.experiment import Experiment
 from srdef.keys import of_seed
 from srdef.models.protocols import Classifier
@@ -32,13 +33,28 @@ def _predict(
 
     def probabilities(index: jax.Array) -> jax.Array:
         draws = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
-        return jax.nn.softmax(classifier(defend_batch(defense, batch, draws)))
+        return jax.nn.softmax(_logits(classifier, defense, defend_batch(defense, batch, draws)))
 
     if passes == 1:  # without the loop, in which XLA's CPU back end is slower
         average = probabilities(jnp.int32(0))
     else:  # one after the other, so that memory does not grow with their number
         average = jax.lax.map(probabilities, jnp.arange(passes)).mean(axis=0)
     return {"prediction": jnp.argmax(average, axis=-1).astype(jnp.int32), "confidence": average.max(axis=-1)}
+
+
+def _logits(classifier: Classifier, defense: Defense, defended: jax.Array) -> jax.Array:
+    """What the classifier says, which was asked about images of the data set's size before, not of others."""
+    try:
+        return classifier(defended)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a network raises for images that it does not take
+        size, reason = "x".join(map(str, defended.shape[1:])), " ".join(str(error).split())
+        made = "" if isinstance(defense, defenses.Identity) else f", as {type(defense).__name__} makes them"
+        raise InputError(
+            f"{type(classifier).__name__} does not take images of {size}{made}: {type(error).__name__}: "
+            f"{reason[:300]}"
+        ) from error
 
 
 def classify(

@@ -54,6 +54,18 @@ def test_records_and_their_counts(tmp_path, reporter):
     assert outcome.strengths[3].linf == pytest.approx(9 / 255, abs=1e-6)
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_classifier_that_does_not_take_what_a_defense_makes_is_named(tmp_path, reporter, passes):
+    made = {"none": defenses.Identity(), "rp": defenses.create("resize_pad")}
+    experiment = replace(make_experiment(), defenses=made, passes={"rp": passes})
+    message = r"^Pooled does not take images of 9x9x3, as ResizePad makes them: TypeError: "
+    with pytest.raises(InputError, match=message):
+        gray_box.run(experiment, tmp_path, reporter)
+    pixels = np.zeros((2, 5, 5, 3), np.float32)
+    with pytest.raises(InputError, match=r"^Pooled does not take images of 5x5x3: TypeError: "):
+        predict(experiment.classifier, pixels)
+
+
 def test_a_finished_run_computes_nothing(tmp_path, reporter):
     first = gray_box.run(make_experiment(), tmp_path, reporter)
     again = progress.Reporter(Console(quiet=True))
