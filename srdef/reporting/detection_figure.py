@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from srdef.detection.study import Study
-from srdef.reporting import style
+from srdef.reporting import labels, style
 
 # The accuracy that the paper gives for 10,000 pairs (section 4.1), in percent.
 PAPER = 99.6
@@ -15,7 +15,7 @@ def study_figure(study: Study, title: str) -> Figure:
     with style.styled():
         figure = style.new_figure(style.COLUMN, 3.2)
         axes = figure.subplots()
-        axes.set_title(title)
+        axes.set_title(labels.drawn(title))
         for index, blocks in enumerate(dict.fromkeys(setting.blocks for setting in study.settings)):
             row = [setting for setting in study.settings if setting.blocks == blocks]
             colour, marker = style.CYCLE[index % len(style.CYCLE)], "os^Dvp"[index % 6]
@@ -31,10 +31,11 @@ def study_figure(study: Study, title: str) -> Figure:
         axes.set_xscale("log")
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.minorticks_off()
+        lowest = min(100 * setting.accuracy.low for setting in study.settings)
         axes.set(
             xlabel="pairs trained on",
             ylabel="mean accuracy over\nthe images of test pairs (%)",
-            ylim=(45, 101),
+            ylim=(min(50, lowest) - 5, 101),
         )
         axes.grid(alpha=0.25, linewidth=0.5)
         figure.legend(loc="outside lower center", ncols=3)

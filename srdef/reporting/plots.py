@@ -281,7 +281,7 @@ def residual_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarr
 
 def training_figure(records: Sequence[Mapping[str, float]], title: str) -> Figure:
     """Loss and accuracy of the manifold classifier over the steps of its training."""
-    steps = [record["step"] for record in records]
+    steps, lowest = [record["step"] for record in records], 50.0
     with style.styled():
         figure = style.new_figure(style.PAGE, 2.6)
         figure.suptitle(labels.drawn(title), fontsize=9)
@@ -293,7 +293,8 @@ def training_figure(records: Sequence[Mapping[str, float]], title: str) -> Figur
             ("test", "other images", style.ADVERSARIAL, "--"),
         ):
             values = [100 * record[f"{name}_accuracy"] for record in records]
+            lowest = min(lowest, *values)
             right.plot(steps, values, color=colour, linestyle=line, label=words)
-        right.set(xlabel="step", ylabel="mean accuracy over\nthe images of pairs (%)", ylim=(48, 101))
+        right.set(xlabel="step", ylabel="mean accuracy over\nthe images of pairs (%)", ylim=(lowest - 2, 101))
         right.legend(loc="lower right")
     return figure

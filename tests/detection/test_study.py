@@ -23,7 +23,7 @@ from srdef.detection.victim import WithDetector, lead_over_both
 from srdef.errors import InputError
 from srdef.evaluation.progress import Reporter
 from srdef.metrics import rate, wilson_interval
-from srdef.reporting import detection_figure, detection_tables
+from srdef.reporting import detection_figure, detection_tables, plots
 from srdef.reporting.page import build
 from srdef.victims import check_victim
 
@@ -344,3 +344,12 @@ def test_how_many_trainings_run_at_a_time(monkeypatch):
     assert (study._workers(1), study._workers(2)) == (5, 1)
     monkeypatch.setattr(study, "may_overlap", lambda: False)
     assert study._workers(1) == 1
+
+
+def test_a_detector_that_is_worse_than_a_coin_is_in_the_pictures():
+    found = made_study()
+    worse = replace(found.settings[0], accuracy=Accuracy(0.3, 0.1, 0.5, 8))
+    (axes,) = detection_figure.study_figure(replace(found, settings=(worse, *found.settings[1:])), "net").axes
+    assert axes.get_ylim()[0] < 10
+    records = [{"step": 1, "loss": 0.7, "train_accuracy": 0.9, "test_accuracy": 0.25}]
+    assert plots.training_figure(records, "net").axes[1].get_ylim()[0] < 25
