@@ -68,6 +68,7 @@ def evaluate(networks: dict[str, SuperResolutionNetwork], folders: list[str]) ->
     for where, folder in zip(patches.short_names(folders), folders, strict=True):
         photographs = patches.read_folder(folder, held_out=True)
         for scale in sorted({network.scale for network in networks.values()}):
+            quality.check_sizes(photographs, scale, folder)
             found = quality.measure(quality.bicubic_results(scale, photographs), scale)
             rows.append((where, len(photographs), f"bicubic x{scale}", found))
         for name, network in networks.items():

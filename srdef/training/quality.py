@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from srdef import images, metrics
+from srdef.errors import InputError
 from srdef.models.protocols import SuperResolutionNetwork
 from srdef.programs import jit
 from srdef.training.patches import cut_to_multiple
@@ -40,6 +41,18 @@ def cells(values: Quality) -> list[str]:
         f"{values.psnr_rgb:.2f}",
         f"{values.ssim_rgb:.4f}",
     ]
+
+
+def check_sizes(photographs: Iterable[np.ndarray], scale: int, folder: str) -> None:
+    """InputError, which names the folder, for a photograph that is too small to be measured."""
+    least = scale * -(-(metrics.SSIM_WINDOW + 2 * scale) // scale)
+    for photograph in photographs:
+        height, width = photograph.shape[:2]
+        if min(height, width) < least:
+            raise InputError(
+                f"{folder}: an image of {width}x{height} pixels is too small to be measured at x{scale}: "
+                f"both sides must have at least {least}"
+            )
 
 
 def make_low_resolution(high: jax.Array | np.ndarray, scale: int) -> jax.Array:

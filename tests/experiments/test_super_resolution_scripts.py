@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -128,6 +129,21 @@ def test_an_infinite_psnr_in_the_log_of_a_training(tmp_path):
 
 def found_of(row):
     return [row[name] for name in quality.Quality._fields]
+
+
+@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 18), (4, 20)])
+def test_an_image_that_is_too_small_is_told_with_its_folder(tmp_path, scale, least):
+    large, small = (np.full((side, 40, 3), 99, np.uint8) for side in (least, least - 1))
+    quality.check_sizes([large], scale, "here")
+    assert quality.measure(quality.bicubic_results(scale, [large]), scale).ssim_y == pytest.approx(
+        1, rel=1e-4
+    )
+    with pytest.raises(InputError, match="SSIM needs 11 pixels"):
+        quality.measure(quality.bicubic_results(scale, [small]), scale)
+    Image.fromarray(small).save(tmp_path / "a.png")
+    message = rf"{tmp_path}: an image of 40x{least - 1} pixels is too small .* at least {least}$"
+    with pytest.raises(InputError, match=message):
+        evaluate_sr.evaluate({"net": EDSR(1, 4, scale, rngs=nnx.Rngs(0))}, [str(tmp_path)])
 
 
 @pytest.mark.parametrize(
