@@ -34,6 +34,7 @@ from srdef.commands import cli, processes
 from srdef.configs import train_edsr
 from srdef.errors import InputError
 from srdef.evaluation.processes import ALONE, Processes
+from srdef.models.registry import without_weights
 from srdef.paths import expanded
 from srdef.storage import files
 from srdef.training import budget, export, quality, srgan, super_resolution, together
@@ -226,6 +227,14 @@ def _seen(config: ConfigDict, photographs: list[np.ndarray]) -> dict[str, tuple[
     return found
 
 
+def _check_tested(config: ConfigDict) -> None:
+    """InputError for an image that is too small to be measured, before anything is trained."""
+    own = ":" in config.network
+    scale = (models.create if own else without_weights)(config.network, **config.network_options).scale
+    for folder in _tested(config):
+        quality.check_sizes(read_folder(folder, held_out=True), scale, folder)
+
+
 def main(
     config: ConfigDict,
     workdir: Path,
@@ -239,9 +248,10 @@ def main(
     ------
     InputError
         As `super_resolution.train`, and if the workdir holds a training of another configuration, or a field
-        belongs to another loss or recipe.
+        belongs to another loss or recipe; for an image of the tested folders that is too small.
     """
     check_fields(config)
+    _check_tested(config)
     with members.hold(workdir):
         if members.first:
             described = check_workdir(config, workdir, images)

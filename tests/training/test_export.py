@@ -209,6 +209,16 @@ def test_what_would_be_missed_at_the_end_is_said_at_the_start(folder, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_an_image_too_small_to_be_measured_is_told_before_the_training(folder, tmp_path):
+    config = train_edsr.get_config("compact_4x1_x2")
+    config.update({"train_folder": str(folder), "test_folders": [str(tmp_path / "small")]})
+    (tmp_path / "small").mkdir()
+    Image.new("RGB", (40, 15)).save(tmp_path / "small/a.png")
+    with pytest.raises(InputError, match="small: an image of 40x15 pixels is too small"):
+        train_sr.main(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("recipe", ["small_x2,squeezenet", "compact_x2,gpu,squeezenet"])
 def test_squeezenet_is_for_an_srgan(recipe):
     with pytest.raises(InputError, match="squeezenet is for the perceptual loss of srgan_x2 and srgan_x4"):
