@@ -57,7 +57,7 @@ def _check_ball(attack: Any) -> None:
         warn(
             f"{type(attack).__name__}: its {attack.steps} steps lead {np.min(travel):.3g} away at most, and "
             f"its ε is {np.max(attack.epsilon):.3g}: the victim looks more robust than it is (`replace` "
-            "keeps the step size; make the attack with this ε)"
+            "keeps the step size: give a larger step_size or more steps)"
         )
 
 

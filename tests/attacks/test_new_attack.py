@@ -299,3 +299,10 @@ def test_steps_that_end_far_from_the_border_are_told():
     attack = attacks.fgsm(1 / 255).replace(epsilon=32 / 255)
     with pytest.warns(SrdefWarning, match=r"its 1 steps lead 0\.00392 away at most, and its ε is 0\.125"):
         attacks.perturb(attack, *problem(), key=KEY)
+
+
+def test_few_steps_of_a_fixed_size_are_answered_with_what_helps():
+    """TI-FGSM with a step size of its own: making it again with this ε is no help."""
+    attack = attacks.tifgsm(32 / 255, step_size=1 / 255, steps=10)
+    with pytest.warns(SrdefWarning, match=r"give a larger step_size or more steps"):
+        attacks.perturb(attack, *problem(), key=KEY)

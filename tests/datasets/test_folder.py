@@ -217,6 +217,13 @@ def test_empty_folder(tmp_path, labels):
         load(tmp_path, labels=labels)
 
 
+def test_a_relative_folder_that_is_missing_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    """A report of a run may be made from another folder than the run."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^folder pictures does not exist in {tmp_path}$"):
+        load("pictures")
+
+
 def test_wrong_folder_or_option(tmp_path):
     with pytest.raises(InputError, match="nowhere does not exist"):
         load(tmp_path / "nowhere")
