@@ -36,7 +36,13 @@ def check_arguments(
     classes = check_victim(victim, images.shape[1:])
     if getattr(attack, "enlarges", False):  # as DiverseInputs does
         height, width, channels = images.shape[1:]
-        check_victim(victim, (canvas_side(height), canvas_side(width), channels))
+        try:
+            check_victim(victim, (canvas_side(height), canvas_side(width), channels))
+        except InputError as error:
+            raise InputError(
+                f"{error}; the attack enlarges images of {height}x{width} (DiverseInputs), which needs a "
+                "model that takes any size, or resizes its input to its own"
+            ) from error
     ids = validation.check_ids(ids, len(images))
     return images, ids, key, one_row_per_image(attack, images), classes
 
@@ -56,8 +62,8 @@ def _check_ball(attack: Any) -> None:
     if travel is not None and (np.asarray(travel) < np.asarray(attack.epsilon) / 2).any():
         warn(
             f"{type(attack).__name__}: its {attack.steps} steps lead {np.min(travel):.3g} away at most, and "
-            f"its ε is {np.max(attack.epsilon):.3g}: the victim looks more robust than it is (`replace` "
-            "keeps the step size: give a larger step_size or more steps)"
+            f"its ε is {np.max(attack.epsilon):.3g}: the victim looks more robust than it is; give a larger "
+            "step_size or more steps (`replace` of ε keeps both)"
         )
 
 

@@ -25,8 +25,8 @@ def existing_folder(path: str | Path) -> Path:
     try:
         next(folder.iterdir(), None)
     except FileNotFoundError:
-        where = "" if folder.is_absolute() else f" in {Path.cwd()}"
-        raise InputError(f"folder {folder} does not exist{where}") from None
+        place = "" if folder.is_absolute() else f" in {Path.cwd()}"
+        raise InputError(f"folder {folder} does not exist{place}") from None
     except NotADirectoryError:
         raise InputError(f"{folder} is not a folder") from None
     except OSError as error:

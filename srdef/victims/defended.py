@@ -69,7 +69,7 @@ class Defended(Victim):
     ------
     InputError
         For an unknown gradient, or the name of a defense; when called, if a surrogate's result has another
-        size than the defense's.
+        size than the defense's; when differentiated, if what is differentiated computes by a callback.
     """
 
     classifier: Any
@@ -95,11 +95,11 @@ class Defended(Victim):
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         if self.gradient == "exact":
-            defended = self.defense(image, key)
+            defended = _differentiated(self.defense, image, key, "'identity' or a defense as its surrogate")
         else:
             defended = jax.lax.stop_gradient(self.defense(jax.lax.stop_gradient(image), key))
             if self.gradient == "surrogate":
-                similar = self.surrogate(image, key)
+                similar = _differentiated(self.surrogate, image, key, "'identity' or another surrogate")
             else:
                 similar = image
                 if image.shape != defended.shape:
@@ -111,3 +111,16 @@ class Defended(Victim):
             # The difference is zero, so the value is the defense's to the last bit.
             defended = defended + (similar - jax.lax.stop_gradient(similar))
         return as_logits(traced_once(self.classifier, defended[None])[0])
+
+
+def _differentiated(defense: Defense, image: jax.Array, key: jax.Array, instead: str) -> jax.Array:
+    """The defended image; InputError where a gradient is asked of a defense that asks the host."""
+    try:
+        return defense(image, key)
+    except ValueError as error:  # JAX has no class of its own for it
+        if "callbacks do not support JVP" not in str(error):
+            raise
+        raise InputError(
+            f"{type(defense).__name__} computes by a callback, which has no gradient: give "
+            f"victims.Defended(..., gradient=) {instead}, or attack victims.EstimatedGradient(victim)"
+        ) from error

@@ -300,3 +300,32 @@ def test_defended_images_may_stay_on_the_device(batch_size):
     assert isinstance(device, jax.Array)
     np.testing.assert_array_equal(host, device)
     assert 0 <= host.min() < host.max() <= 1
+
+
+@flax.struct.dataclass
+class OnTheHost:
+    """A defense that computes with NumPy."""
+
+    random = False
+    differentiable = False
+
+    def __call__(self, image, key):
+        shape = jax.ShapeDtypeStruct(image.shape, jnp.float32)
+        return jax.pure_callback(lambda image: np.round(image), shape, image, vmap_method="sequential")
+
+
+@pytest.mark.parametrize("own", [OnTheHost(), defenses.Sequential([defenses.Identity(), OnTheHost()])])
+@pytest.mark.parametrize("as_surrogate", [False, True])
+def test_a_defense_that_asks_the_host_has_no_exact_gradient(own, as_surrogate):
+    images = np.stack([photograph(seed, 8, 6) for seed in range(2)])
+
+    def classifier(images):
+        return images.mean((1, 2))
+
+    gradient = own if as_surrogate else "exact"
+    victim = victims.Defended(classifier, own, gradient=gradient)
+    attacked = attacks.perturb(attacks.uniform_noise(0.1), victim, images, np.zeros(2, int), key=KEY)
+    assert attacked.images.shape == images.shape  # which needs no gradient
+    name = type(own).__name__
+    with pytest.raises(InputError, match=rf"^{name} computes by a callback, .*EstimatedGradient"):
+        attacks.perturb(attacks.fgsm(0.1), victim, images, np.zeros(2, int), key=KEY)
