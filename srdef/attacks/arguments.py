@@ -106,7 +106,7 @@ def check_labels(
         labels = map_batches(programs.predict, (victim, key), (images, ids), **options)
     labels = validation.check_labels(labels, len(images), classes)
     if targets is None:
-        if attack.targeted and len(images):
+        if attack.targeted:
             _warn_of_targets_reached(victim, labels, images, key, ids, options)
         return labels
     if not attack.targeted:

@@ -302,7 +302,7 @@ def test_steps_that_end_far_from_the_border_are_told():
 
 
 def test_few_steps_of_a_fixed_size_are_answered_with_what_helps():
-    """DI²-FGSM has steps of one level, whatever ε and the number of steps: making it again is no help."""
+    """TI-FGSM with a step size of its own: making it again with this ε is no help."""
     attack = attacks.tifgsm(32 / 255, step_size=1 / 255, steps=10)
     with pytest.warns(SrdefWarning, match=r"give a larger step_size or more steps"):
         attacks.perturb(attack, *problem(), key=KEY)
