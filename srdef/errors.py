@@ -34,6 +34,16 @@ def naming(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from None
 
 
+def not_taken(
+    name: str, shape: tuple[int, ...], error: Exception, made: str = "", advice: str = ""
+) -> InputError:
+    """What to raise for whatever a network has raised about images of a shape that it does not take."""
+    size, reason = "x".join(map(str, shape)), " ".join(str(error).split())
+    return InputError(
+        f"{name} does not take images of {size}{made}: {type(error).__name__}: {reason[:300]}{advice}"
+    )
+
+
 class OutOfMemoryError(InputError, MemoryError):
     """What was asked for needs more memory than the device has; the message says what needs less."""
 

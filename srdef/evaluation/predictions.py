@@ -10,7 +10,7 @@ import numpy as np
 
 from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
-from srdef.errors import InputError
+from srdef.errors import InputError, not_taken
 from srdef.evaluation.experiment import Experiment
 from srdef.keys import of_seed
 from srdef.models.protocols import Classifier
@@ -49,12 +49,8 @@ def _logits(classifier: Classifier, defense: Defense, defended: jax.Array) -> ja
     except InputError:
         raise
     except Exception as error:  # whatever a network raises for images that it does not take
-        size, reason = "x".join(map(str, defended.shape[1:])), " ".join(str(error).split())
         made = "" if isinstance(defense, defenses.Identity) else f", as {type(defense).__name__} makes them"
-        raise InputError(
-            f"{type(classifier).__name__} does not take images of {size}{made}: {type(error).__name__}: "
-            f"{reason[:300]}"
-        ) from error
+        raise not_taken(type(classifier).__name__, defended.shape[1:], error, made) from error
 
 
 def classify(

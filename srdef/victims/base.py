@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.errors import InputError
+from srdef.errors import InputError, not_taken
 from srdef.keys import of_seed
 from srdef.models.frameworks import check_networks, framework_of
 from srdef.own_code.edits import notice_edits, watched
@@ -134,11 +134,7 @@ def check_victim(victim: Any, image_shape: tuple[int, ...]) -> int:
             "srdef.models.from_black_box(function), a defense asks by jax.pure_callback"
         ) from error
     except Exception as error:  # whatever a network raises for images that it does not take
-        reason = " ".join(str(error).split())
-        size = "x".join(map(str, image_shape))
-        raise InputError(
-            f"{_name(victim)} does not take images of {size}: {type(error).__name__}: {reason[:300]}{wanted}"
-        ) from error
+        raise not_taken(_name(victim), image_shape, error, advice=wanted) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         found = type(logits).__name__ if shape is None else f"{logits.dtype} {shape}"
