@@ -1,7 +1,6 @@
 """A convolution layer that is fast on a CPU too, and whose gradient is so in a loop as well."""
 
-from collections.abc import Callable
-from functools import reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import jax
@@ -9,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+
+from srdef.cpu.platforms import Way, Ways, by_platform
 
 
 def convolve(
@@ -44,62 +45,65 @@ def convolve(
     -------
     (N, H', W', outputs)
     """
-
-    def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides,
-            padding,
-            dimension_numbers=numbers,
-            feature_group_count=feature_group_count,
-            **options,
-        )
-
     numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers)
+    how = {"window_strides": window_strides, "padding": padding, **options}
     if feature_group_count > 1:
-        return direct(x, kernel)
-    pointwise = _is_pointwise(x, kernel, numbers, padding, **options)
-    outputs, inputs, *window = numbers.rhs_spec
-
-    def exchanged(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """`direct`, slow itself; its transpose, which JAX writes by exchanging the axes again, is not."""
-        return lax.conv_general_dilated(
-            x,
-            jnp.swapaxes(kernel, inputs, outputs),
-            window_strides,
-            padding,
-            dimension_numbers=numbers._replace(rhs_spec=(inputs, outputs, *window)),
-            **options,
-        )
-
-    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        picked = lax.slice(x, (0,) * x.ndim, x.shape, (1, *window_strides, 1))
-        matrix = jnp.moveaxis(kernel, (inputs, outputs), (-2, -1)).reshape(x.shape[-1], -1)
-        how = {name: options.get(name) for name in ("precision", "preferred_element_type")}
-        return lax.dot_general(picked, matrix, (((x.ndim - 1,), (0,)), ((), ())), **how)
-
-    def by(convolution: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if not pointwise:
-            return convolution(x, kernel)
-        # A compiled program has one of both, as has its gradient.
-        return lax.platform_dependent(x, kernel, cpu=product, default=convolution)
+        how |= {"dimension_numbers": numbers, "feature_group_count": feature_group_count}
+        return lax.conv_general_dilated(x, kernel, **how)
+    direct: Way = partial(_direct, numbers, how)
+    exchanged: Way = partial(_exchanged, numbers, how)
+    if _is_pointwise(x, kernel, numbers, padding, **options):
+        kept = {name: options.get(name) for name in ("precision", "preferred_element_type")}
+        direct, exchanged = _pointwise(numbers, tuple(window_strides), **kept)
 
     @jax.custom_jvp
     def value(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return by(direct, x, kernel)
+        return direct(x, kernel)
 
     def tangent(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
         (x, kernel), (along_x, along_kernel) = primals, tangents
         terms = []
         if not isinstance(along_x, SymbolicZero):
-            terms.append(by(exchanged, along_x, kernel))
+            terms.append(exchanged(along_x, kernel))
         if not isinstance(along_kernel, SymbolicZero):
-            terms.append(by(direct, x, along_kernel))
+            terms.append(direct(x, along_kernel))
         return value(x, kernel), reduce(jnp.add, terms)
 
     value.defjvp(tangent, symbolic_zeros=True)
     return value(x, kernel)
+
+
+def _direct(
+    numbers: lax.ConvDimensionNumbers, how: dict[str, Any], x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **how)
+
+
+def _exchanged(
+    numbers: lax.ConvDimensionNumbers, how: dict[str, Any], x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """`_direct`, slow itself; its transpose, which JAX writes by exchanging the axes again, is not."""
+    outputs, inputs, *window = numbers.rhs_spec
+    numbers = numbers._replace(rhs_spec=(inputs, outputs, *window))
+    return _direct(numbers, how, x, jnp.swapaxes(kernel, inputs, outputs))
+
+
+@lru_cache(None)
+def _pointwise(
+    numbers: lax.ConvDimensionNumbers, strides: tuple[int, ...], **options: Any
+) -> tuple[Way, Way]:
+    """A convolution by kernels of one pixel, and the other way to write it: on a CPU one product is both."""
+    outputs, inputs = numbers.rhs_spec[:2]
+    how = {"window_strides": strides, "padding": "VALID", **options}
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        picked = lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1))
+        matrix = jnp.moveaxis(kernel, (inputs, outputs), (-2, -1)).reshape(x.shape[-1], -1)
+        return lax.dot_general(picked, matrix, (((x.ndim - 1,), (0,)), ((), ())), **options)
+
+    ways = (Ways(partial(way, numbers, how), cpu=product) for way in (_direct, _exchanged))
+    direct, exchanged = (partial(by_platform, way) for way in ways)
+    return direct, exchanged
 
 
 def _is_pointwise(

@@ -1,7 +1,7 @@
 """Depthwise convolution, fast on a CPU too, and soon compiled for a GPU."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from srdef.programs import jit
+from srdef.cpu.platforms import Ways, by_platform
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -43,18 +43,20 @@ def _sums(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-@partial(jit, static_argnames=("stride", "padding"))
 def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Depthwise convolution as the sum of the k² shifted images, each times its weights.
 
     XLA's CPU back end fuses it into one pass; its grouped convolution takes 10 to 40 times as long.
-    Jitted so that it is one pass outside of a larger program too.
     """
+    # With `lax` alone: a network has hundreds of these shifts, and jnp's conveniences are slow to trace.
     exact = _sums(x.dtype)
-    total = jnp.zeros((), exact)
+    weights = lax.convert_element_type(kernel, exact)
+    products = []
     for dy, dx, shifted in _shifts(_pad(x, padding), kernel.shape[0], stride):
-        total = total + shifted.astype(exact) * kernel[dy, dx, 0].astype(exact)
-    return total.astype(x.dtype)
+        weight = lax.slice(weights, (dy, dx, 0, 0), (dy + 1, dx + 1, 1, kernel.shape[-1]))
+        spread = lax.broadcast_in_dim(lax.squeeze(weight, (0, 1, 2)), shifted.shape, (3,))
+        products.append(lax.mul(lax.convert_element_type(shifted, exact), spread))
+    return lax.convert_element_type(reduce(lax.add, products), x.dtype)
 
 
 def _shifted_input_gradient(
@@ -103,9 +105,35 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> j
     )
 
 
-def _by_platform(shifted: Any, native: Any, *operands: jax.Array) -> jax.Array:
-    """The first function on CPUs and GPUs, the second elsewhere."""
-    return lax.platform_dependent(*operands, cpu=shifted, cuda=shifted, rocm=shifted, default=native)
+# The same functions each time for the same layer: see `Ways`.
+@lru_cache(None)
+def _convolution(stride: int, padding: Padding) -> Ways:
+    shifted = partial(_shifted_sum, stride=stride, padding=padding)
+    return Ways(partial(_native, stride=stride, padding=padding), cpu=shifted, gpu=shifted)
+
+
+@lru_cache(None)
+def _input_gradient(stride: int, padding: Padding, shape: tuple[int, ...]) -> Ways:
+    """Of the result's cotangent and the kernel."""
+    shifted = partial(_shifted_input_gradient, stride=stride, padding=padding, shape=shape)
+
+    def native(g: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = jax.ShapeDtypeStruct(shape, g.dtype)
+        return jax.linear_transpose(lambda x: _native(x, kernel, stride, padding), x)(g)[0]
+
+    return Ways(native, cpu=shifted, gpu=shifted)
+
+
+@lru_cache(None)
+def _kernel_gradient(stride: int, padding: Padding, size: int) -> Ways:
+    """Of the input and the result's cotangent. On a GPU one image after the other would leave it idle."""
+    shifted = partial(_shifted_kernel_gradient, stride=stride, padding=padding, size=size)
+
+    def native(x: jax.Array, g: jax.Array) -> jax.Array:
+        kernel = jax.ShapeDtypeStruct((size, size, 1, x.shape[-1]), x.dtype)
+        return jax.linear_transpose(lambda kernel: _native(x, kernel, stride, padding), kernel)(g)[0]
+
+    return Ways(native, cpu=shifted)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -134,14 +162,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
         Differentiable in reverse mode only.
     """
     padding = same_padding(x.shape[1], x.shape[2], kernel.shape[0], stride)
-
-    def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _shifted_sum(x, kernel, stride, padding)
-
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _native(x, kernel, stride, padding)
-
-    return _by_platform(shifted, native, x, kernel)
+    return by_platform(_convolution(stride, padding), x, kernel)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -154,23 +175,9 @@ def _backward(
     x, kernel = residuals
     padding = same_padding(x.shape[1], x.shape[2], kernel.shape[0], stride)
 
-    # One switch for each gradient, so that the one nobody asks for is not computed. A GPU has its own for the
-    # kernel's: one image after the other would leave it idle.
-    def shifted_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return _shifted_input_gradient(g, kernel, stride, padding, x.shape)
-
-    def shifted_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return _shifted_kernel_gradient(x, g, stride, padding, kernel.shape[0])
-
-    def native_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return jax.vjp(lambda x: _native(x, kernel, stride, padding), x)[1](g)[0]
-
-    def native_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return jax.vjp(lambda kernel: _native(x, kernel, stride, padding), kernel)[1](g)[0]
-
     return (
-        _by_platform(shifted_input, native_input, x, kernel, g),
-        lax.platform_dependent(x, kernel, g, cpu=shifted_kernel, default=native_kernel),
+        by_platform(_input_gradient(stride, padding, x.shape), g, kernel),
+        by_platform(_kernel_gradient(stride, padding, kernel.shape[0]), x, g),
     )
 
 

@@ -5,10 +5,14 @@ from typing import Any
 
 from jax.extend import core
 
+from srdef.cpu.platforms import way_of
+
 
 def inner_programs(equation: core.JaxprEqn) -> list[core.Jaxpr]:
-    """The programs that an equation calls: bodies of loops, branches, functions."""
+    """The programs that an equation calls: bodies of loops, branches, functions, by default."""
     inner = []
+    if (way := way_of(equation)) is not None:
+        inner.append(way.jaxpr)
     for value in equation.params.values():
         # Branches come as a tuple.
         for program in value if isinstance(value, tuple) else (value,):

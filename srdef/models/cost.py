@@ -47,7 +47,6 @@ def _count(program: core.Jaxpr) -> int:
             left = shape(equation.invars[0])
             total += math.prod(shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
         elif name == "cond":
-            # One for each platform: the same convolution, which the CPU's way of doing it hides.
             total += max(_count(branch) for branch in inner_programs(equation))
         else:
             total += sum(_count(inner) for inner in inner_programs(equation))
