@@ -136,7 +136,6 @@ def _kernel_gradient(stride: int, padding: Padding, size: int) -> Ways:
     return Ways(native, cpu=shifted)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Depthwise convolution with TensorFlow's `SAME` padding.
 
@@ -159,14 +158,20 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
     Returns
     -------
     (N, ceil(H / stride), ceil(W / stride), C)
-        Differentiable in reverse mode only.
+        Of the wider type of the two. Differentiable in reverse mode only.
     """
+    dtype = jnp.promote_types(x.dtype, kernel.dtype)
+    return _depthwise_conv(x.astype(dtype), kernel.astype(dtype), stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     padding = same_padding(x.shape[1], x.shape[2], kernel.shape[0], stride)
     return by_platform(_convolution(stride, padding), x, kernel)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise_conv(x, kernel, stride), (x, kernel)
+    return _depthwise_conv(x, kernel, stride), (x, kernel)
 
 
 def _backward(
@@ -174,14 +179,13 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     padding = same_padding(x.shape[1], x.shape[2], kernel.shape[0], stride)
-
     return (
         by_platform(_input_gradient(stride, padding, x.shape), g, kernel),
         by_platform(_kernel_gradient(stride, padding, kernel.shape[0]), x, g),
     )
 
 
-depthwise_conv.defvjp(_forward, _backward)
+_depthwise_conv.defvjp(_forward, _backward)
 
 
 class DepthwiseConv(nnx.Module):

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
@@ -65,7 +66,6 @@ def way_of(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 
 _by_platform = core.Primitive("by_platform")
-_by_platform.def_impl(jit(_by_platform.bind, static_argnames=("ways", "precision")))
 
 
 @lru_cache(1024)
@@ -137,13 +137,16 @@ def _compute(x: jax.Array, y: jax.Array, way: Way, precision: str | None) -> jax
         return way(x, y)
 
 
-def _lowering(platform: str) -> Any:
-    def compute(x: jax.Array, y: jax.Array, *, ways: Ways, precision: str | None) -> jax.Array:
-        return _compute(x, y, getattr(ways, platform) or ways.default, precision)
-
-    return mlir.lower_fun(compute, multiple_results=False)
+def _on(platform: str, x: jax.Array, y: jax.Array, ways: Ways, precision: str | None) -> jax.Array:
+    return _compute(x, y, {"cpu": ways.cpu, "gpu": ways.gpu}.get(platform) or ways.default, precision)
 
 
-mlir.register_lowering(_by_platform, _lowering("default"))
-for _platform, _way in (("cpu", "cpu"), ("cuda", "gpu"), ("rocm", "gpu")):
-    mlir.register_lowering(_by_platform, _lowering(_way), platform=_platform)
+@_by_platform.def_impl
+def _(x: jax.Array, y: jax.Array, **how: Any) -> jax.Array:
+    (platform, *_) = {device.platform for device in jnp.asarray(x).devices()}
+    return _on(platform, x, y, **how)
+
+
+for _name, _platform in ((None, "default"), ("cpu", "cpu"), ("cuda", "gpu"), ("rocm", "gpu")):
+    _rule = mlir.lower_fun(partial(_on, _platform), multiple_results=False)
+    mlir.register_lowering(_by_platform, _rule, platform=_name)

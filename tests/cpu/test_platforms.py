@@ -44,24 +44,27 @@ TRANSFORMS = {
     ),
     "first batched": lambda f: lambda x, y: jax.vmap(f, (0, None))(jnp.stack([x, 2 * x]), y),
     "second batched": lambda f: lambda x, y: jax.vmap(f, (None, 1), 1)(x, jnp.stack([y, 2 * y], 1)),
-    "both batched twice": lambda f: lambda x, y: jax.vmap(jax.vmap(f, (0, None)), (1, 2))(
-        jnp.stack([x, 2 * x])[:, None], jnp.stack([y], 2)
+    "both batched twice": lambda f: (
+        lambda x, y: jax.vmap(jax.vmap(f, (0, None)), (1, 2))(
+            jnp.stack([x, 2 * x])[:, None], jnp.stack([y], 2)
+        )
     ),
-    "gradients of a batch": lambda f: lambda x, y: jax.grad(
-        lambda y: jnp.sum(jax.vmap(f, (0, None))(jnp.stack([x, 2 * x]), y) ** 3)
-    )(y),
+    "gradients of a batch": lambda f: (
+        lambda x, y: jax.grad(lambda y: jnp.sum(jax.vmap(f, (0, None))(jnp.stack([x, 2 * x]), y) ** 3))(y)
+    ),
     "kept for later": lambda f: jax.grad(lambda x, y: jnp.sum(jax.checkpoint(f)(x, y) ** 2)),
     "in a loop": lambda f: lambda x, y: lax.fori_loop(0, 3, lambda _, x: f(f(x, y), y.T), x),
 }
 
 
-@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "jitted"])
+@pytest.mark.parametrize("how", ["jitted", "eager", "without jit"])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_the_same_as_the_plain_function(transform, compile_it, operands):
+def test_the_same_as_the_plain_function(transform, how, operands):
     """Sums of few float32 products, in another order."""
-    found = jax.jit(transform(ours)) if compile_it else transform(ours)
+    with jax.disable_jit(how == "without jit"):
+        found = (jax.jit(transform(ours)) if how == "jitted" else transform(ours))(*operands)
     expected = transform(contraction)(*operands)
-    for a, b in zip(jax.tree.leaves(found(*operands)), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
@@ -72,7 +75,12 @@ def test_each_platform_gets_its_way_alone(transform, operands):
     for platform in ("cpu", "cuda", "rocm", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         found[platform] = ("stablehlo.while" in text, "stablehlo.dot_general" in text)
-    assert found == {"cpu": (True, True), "cuda": (False, False), "rocm": (False, False), "tpu": (False, True)}
+    assert found == {
+        "cpu": (True, True),
+        "cuda": (False, False),
+        "rocm": (False, False),
+        "tpu": (False, True),
+    }
 
 
 def test_one_program_for_several_platforms(operands):
