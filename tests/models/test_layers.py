@@ -79,6 +79,16 @@ def test_depthwise_conv_adds_up_in_float32(stride, rng):
         np.testing.assert_allclose(ours.astype(jnp.float32), wide, rtol=2**-8, atol=1e-5)
 
 
+def test_depthwise_conv_of_two_types_is_of_the_wider(rng):
+    x, kernel = normal(rng, 2, 7, 6, CHANNELS), normal(rng, 3, 3, 1, CHANNELS)
+    for a, b in ((x, kernel.astype(jnp.bfloat16)), (x.astype(jnp.bfloat16), kernel)):
+        y, pullback = jax.vjp(depthwise_conv, a, b)
+        expected = depthwise_conv(a.astype(jnp.float32), b.astype(jnp.float32))
+        np.testing.assert_array_equal(y, expected)
+        assert y.dtype == jnp.float32
+        assert [given.dtype for given in pullback(y)] == [a.dtype, b.dtype]
+
+
 def test_the_grouped_convolution_is_used_where_it_is_fast(rng):
     x, kernel = normal(rng, 1, 8, 8, CHANNELS), normal(rng, 3, 3, 1, CHANNELS)
 
