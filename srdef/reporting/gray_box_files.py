@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,12 @@ def build_table(experiment: Experiment, records: "pa.Table") -> tables.ResultTab
     return tables.ResultTable(summary, experiment.seed, notes, Reference.of(experiment.config))
 
 
+# Of the models of users, if they have imported them.
+_FRAMEWORKS = ("equinox", "keras", "sklearn", "tensorflow", "timm", "torch", "torchvision", "transformers")
+
+
 def environment(steps: arithmetic.Arithmetic | None = None) -> dict[str, Any]:
-    """Versions, devices and arithmetic of this process, and the user's own code that it has imported.
+    """Versions, devices and arithmetic of this process, and what else it has imported: frameworks and own files.
 
     `steps` is the arithmetic of the attacks' steps, where they have one of their own.
     """
@@ -68,6 +73,11 @@ def environment(steps: arithmetic.Arithmetic | None = None) -> dict[str, Any]:
         "srdef": srdef.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "jaxwt", "numpy")},
+        **{
+            name: str(getattr(sys.modules[name], "__version__", "unknown"))
+            for name in _FRAMEWORKS
+            if name in sys.modules
+        },
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
         **({"attack_arithmetic": steps} if arithmetic.note(steps) else {}),
         "devices": [device.device_kind for device in jax.local_devices()],

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -275,6 +276,14 @@ def test_only_another_arithmetic_is_another_run_and_said(tmp_path, reporter):
     notes = gray_box_files.build_table(plain, outcome.records).notes
     assert not any("steps" in note for note in notes)
     assert "attack_arithmetic" not in gray_box_files.environment(plain.arithmetic)
+
+
+def test_the_environment_names_the_frameworks_that_were_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(__version__="9.8"))
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace())
+    monkeypatch.delitem(sys.modules, "equinox", raising=False)
+    found = gray_box_files.environment()
+    assert (found["torch"], found["timm"], "equinox" in found) == ("9.8", "unknown", False)
 
 
 def test_reports_of_another_configuration_go_with_it(tmp_path, reporter):
