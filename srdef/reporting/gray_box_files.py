@@ -64,7 +64,7 @@ _FRAMEWORKS = ("equinox", "keras", "sklearn", "tensorflow", "timm", "torch", "to
 
 
 def environment(steps: arithmetic.Arithmetic | None = None) -> dict[str, Any]:
-    """Versions, devices and arithmetic of this process, and what else it has imported: frameworks and own files.
+    """Versions, devices and arithmetic of this process, and the frameworks and own files that it imported.
 
     `steps` is the arithmetic of the attacks' steps, where they have one of their own.
     """
