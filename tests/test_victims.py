@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx, struct
 
 from srdef import defenses, images, models
@@ -121,6 +122,23 @@ def test_diverse_inputs_probability():
     # A resized image may land there too, with probability 1/9; 4 standard deviations.
     share = 0.7 + 0.3 / 9
     assert abs(plain / 400 - share) < 4 * np.sqrt(share * (1 - share) / 400)
+
+
+def test_diverse_inputs_of_the_same_size_are_resized_back():
+    """As PyTorch resizes (float32 sums of four products); where nothing was resized, the image itself."""
+    images = np.random.default_rng(0).uniform(size=(40, 30, 20, 3)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), len(images))
+    seen, large = (
+        np.asarray(jax.vmap(DiverseInputs(probability=0.5, same_size=same).transform)(images, keys))
+        for same in (True, False)
+    )
+    back = torch.nn.functional.interpolate(
+        torch.tensor(large).permute(0, 3, 1, 2), size=(30, 20), mode="bilinear", align_corners=False
+    )
+    kept = (seen == images).all(axis=(1, 2, 3))
+    assert 0 < kept.sum() < len(images)
+    np.testing.assert_allclose(seen[~kept], back.permute(0, 2, 3, 1).numpy()[~kept], atol=1e-6)
+    np.testing.assert_array_equal(large[kept][:, 1:31, 1:21], images[kept])
 
 
 class Pooled(nnx.Module):

@@ -40,8 +40,8 @@ def check_arguments(
             check_victim(victim, (canvas_side(height), canvas_side(width), channels))
         except InputError as error:
             raise InputError(
-                f"{error}; the attack enlarges images of {height}x{width} (DiverseInputs), which needs a "
-                "model that takes any size, or resizes its input to its own"
+                f"{error}; the attack enlarges images of {height}x{width} (DiverseInputs): give it "
+                "same_size=True, or a model that takes any size"
             ) from error
     ids = validation.check_ids(ids, len(images))
     return images, ids, key, one_row_per_image(attack, images), classes

@@ -15,6 +15,7 @@ from srdef.validation import (
     check_choice,
     check_count,
     check_epsilon,
+    check_flags,
     check_numbers,
     check_shares,
     check_step_size,
@@ -90,12 +91,14 @@ def di2fgsm(
     step_size: Scalar = 1 / 255,
     steps: int = 20,
     diversity: Scalar = 0.5,
+    same_size: bool = False,
     targeted: bool = False,
     loss: Loss = "cross_entropy",
 ) -> GradientSign:
     """DI²-FGSM, equation (8); ε 16/255, 20 steps of 1/255 and p 0.5 as its authors' code.
 
-    (They take int(min(ε + 4, 1.25 ε)) steps, with ε in levels: 20 for ε = 16.)
+    (They take int(min(ε + 4, 1.25 ε)) steps, with ε in levels: 20 for ε = 16.) The model sees images that are
+    larger than those given, unless `same_size` resizes them back: for models of one size.
     """
     return mdi2fgsm(
         epsilon,
@@ -103,6 +106,7 @@ def di2fgsm(
         momentum=0.0,
         steps=steps,
         diversity=diversity,
+        same_size=same_size,
         targeted=targeted,
         loss=loss,
     )
@@ -116,6 +120,7 @@ def mdi2fgsm(
     momentum: Scalar = 1.0,
     steps: int = 20,
     diversity: Scalar = 0.5,
+    same_size: bool = False,
     targeted: bool = False,
     loss: Loss = "cross_entropy",
 ) -> GradientSign:
@@ -125,6 +130,7 @@ def mdi2fgsm(
     check_step_size(step_size, epsilon)
     check_numbers(momentum=momentum)
     check_shares(diversity=diversity)
+    check_flags(same_size=same_size)
     check_loss(loss)
     return GradientSign(
         epsilon,
@@ -133,6 +139,7 @@ def mdi2fgsm(
         diversity,
         steps=steps,
         diverse_inputs=True,
+        same_size=same_size,
         targeted=targeted,
         loss=loss,
     )

@@ -92,6 +92,8 @@ class GradientSign(Attack):
         victims, where one lucky draw would end the attack.
     diverse_inputs : bool
         Whether the gradients are taken through `victims.DiverseInputs`.
+    same_size : bool
+        Of these: whether the victim sees images of the size of those given.
     targeted : bool
         Whether labels are the classes to reach.
     loss : "cross_entropy", "margin", "dlr", "logit" or callable
@@ -124,6 +126,7 @@ class GradientSign(Attack):
     neighbours: int = struct.field(pytree_node=False, default=0)
     neighbourhood: Scalar = 1.5
     views: tuple[Transformed, ...] = ()
+    same_size: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def max_steps(self) -> int:
@@ -137,7 +140,8 @@ class GradientSign(Attack):
     @property
     def enlarges(self) -> bool:
         """Whether the victim sees images that are larger than those given, those of `DiverseInputs`."""
-        return self.diverse_inputs or any(isinstance(view, DiverseInputs) for view in self.views)
+        own = self.diverse_inputs and not self.same_size
+        return own or any(isinstance(view, DiverseInputs) and not view.same_size for view in self.views)
 
     @property
     def _copies(self) -> int:
@@ -174,7 +178,8 @@ class GradientSign(Attack):
         points = self.steps * (1 + self.neighbours) + (self.restarts > 1)
         point = state.iteration // self._run * points + place // self._copies
         key = jax.random.fold_in(state.key, point + 1)
-        seen = DiverseInputs(victim, self.diversity) if self.diverse_inputs else victim
+        diverse = DiverseInputs(victim, self.diversity, same_size=self.same_size)
+        seen = diverse if self.diverse_inputs else victim
         seen = through(seen, self.views, copy)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:

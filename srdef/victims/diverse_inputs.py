@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.validation import check_shares, numbers_among
+from srdef.validation import check_flags, check_shares, numbers_among
 from srdef.victims.transformed import Transformed
 
 
@@ -23,6 +23,9 @@ class DiverseInputs(Transformed):
     And it passes an image that is not resized on at its own size; here such an image stands in the
     middle of the same canvas, so that one program of one size serves both.
 
+    With `same_size` the canvas is resized to the image's size (bilinear), and an image that is not resized
+    stays as it is: for models of one size, and as TransferAttack does (its `DIM`, with `fill=0`).
+
     Its predictions, too, are those of the resized image.
 
     Parameters
@@ -33,18 +36,22 @@ class DiverseInputs(Transformed):
         p, the share of resized images.
     fill : float
         What surrounds the image on the canvas: mid-grey, the zero of networks that take [-1, 1].
+    same_size : bool
+        Whether what the victim sees has the size of the image.
 
     Raises
     ------
     InputError
-        For a number that does not lie in [0, 1].
+        For a number that does not lie in [0, 1], and a `same_size` that is neither True nor False.
     """
 
     victim: Any = None
     probability: Any = 0.5
     fill: Any = 0.5
+    same_size: bool = struct.field(pytree_node=False, default=False)
 
     def __post_init__(self) -> None:
+        check_flags(same_size=self.same_size)
         check_shares(**numbers_among({"probability": self.probability, "fill": self.fill}))
 
     @property
@@ -55,7 +62,7 @@ class DiverseInputs(Transformed):
         return self.expected(lambda logits: logits, image, key)
 
     def transform(self, image: jax.Array, key: jax.Array, copy: Any = 0) -> jax.Array:
-        """One draw of the canvas, `(round(height * 330/299), round(width * 330/299), 3)`."""
+        """One draw of the canvas, `(round(height * 330/299), round(width * 330/299), 3)` or as the image."""
         image = jnp.asarray(image)
         resize_key, size_key, top_key, left_key = jax.random.split(key, 4)
         resized = jax.random.bernoulli(resize_key, self.probability)
@@ -63,7 +70,10 @@ class DiverseInputs(Transformed):
         rows, inside_rows = _place(image.shape[0], resized, size, top_key)
         columns, inside_columns = _place(image.shape[1], resized, size, left_key)
         inside = inside_rows[:, None] & inside_columns[None]
-        return jnp.where(inside[..., None], image[rows][:, columns], self.fill)
+        canvas = jnp.where(inside[..., None], image[rows][:, columns], self.fill)
+        if not self.same_size:
+            return canvas
+        return jnp.where(resized, jax.image.resize(canvas, image.shape, "linear", antialias=False), image)
 
 
 def _place(side: int, resized: jax.Array, size: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:

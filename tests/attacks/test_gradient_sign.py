@@ -165,6 +165,26 @@ def test_diverse_inputs_equal_the_equations_of_the_paper(mu):
     np.testing.assert_allclose(result, x, atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_diverse_inputs_of_the_same_size_suit_a_model_of_one_size(momentum):
+    """And are what the views give for the same draws."""
+    classifier = linear_victims.Smooth(np.random.default_rng(0))
+    images = linear_victims.images(6)
+    labels = linear_victims.predictions(classifier, images)
+    options = {"step_size": 0.02, "steps": 6, "momentum": momentum}
+    attack = attacks.mdi2fgsm(0.06, **options, same_size=True)
+    plain = attacks.mifgsm(0.06, **options)
+    through_view = plain.replace(views=(DiverseInputs(same_size=True),))
+    found, expected, other = (
+        attacks.perturb(one, Undefended(classifier), images, labels, key=KEY).images
+        for one in (attack, through_view, plain)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - other).max() > 0.01
+    with pytest.raises(InputError, match="same_size=True"):
+        attacks.perturb(attack.replace(same_size=False), Undefended(classifier), images, labels, key=KEY)
+
+
 def test_pgd_in_l2_goes_to_the_border_along_the_gradient():
     classifier = linear_victims.linear(classes=2)
     images = linear_victims.images(6)

@@ -371,7 +371,7 @@ class Half(victims.Victim):
     [
         (lambda: run(attacks.fgsm(), Normalised()), r"in training mode \(norm.*call .eval\(\) first"),
         (lambda: attacks.fgsm([2 / 255, 4 / 255]), "epsilon must be a number or an array with one for each"),
-        (lambda: run(attacks.di2fgsm(), Net()), "Net does not take images of 13x13x3.*resizes its input"),
+        (lambda: run(attacks.di2fgsm(), Net()), "Net does not take images of 13x13x3.*same_size=True"),
         (lambda: attacks.perturb(attacks.fgsm(), lambda x: x, *images(), key=KEY), "must be a victim like"),
         (lambda: attacks.perturb(attacks.fgsm(), Opaque(), *images(), key=KEY), "Opaque is no pytree"),
         (
