@@ -34,6 +34,11 @@ def naming(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from None
 
 
+def name_of(network: object) -> str:
+    """What a message calls a network: its class, also of a model that was wrapped."""
+    return getattr(network, "model_name", type(network).__name__)
+
+
 def not_taken(
     name: str, shape: tuple[int, ...], error: Exception, made: str = "", advice: str = ""
 ) -> InputError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from srdef import batching, defenses, memory
 from srdef.defenses.base import Defense, defend_batch
-from srdef.errors import InputError, not_taken
+from srdef.errors import InputError, name_of, not_taken
 from srdef.evaluation.experiment import Experiment
 from srdef.keys import of_seed
 from srdef.models.protocols import Classifier
@@ -50,7 +50,7 @@ def _logits(classifier: Classifier, defense: Defense, defended: jax.Array) -> ja
         raise
     except Exception as error:  # whatever a network raises for images that it does not take
         made = "" if isinstance(defense, defenses.Identity) else f", as {type(defense).__name__} makes them"
-        raise not_taken(type(classifier).__name__, defended.shape[1:], error, made) from error
+        raise not_taken(name_of(classifier), defended.shape[1:], error, made) from error
 
 
 def classify(

@@ -30,7 +30,7 @@ class _BlackBox(Applied):
 
     def __repr__(self) -> str:
         """Its name with a hash of what it holds: results that are kept for one must not serve another."""
-        return f"{self.name} {self.probabilities} {' '.join(reach_of(self.function))}"
+        return f"{self.model_name} {self.probabilities} {' '.join(reach_of(self.function))}"
 
     def what_is_reached(self) -> Any:
         """For `reach_of`: not what was found on the way."""
@@ -40,7 +40,7 @@ class _BlackBox(Applied):
         return _call(self, images)
 
     @property
-    def name(self) -> str:
+    def model_name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def classes(self, shape: tuple[int, ...]) -> int:
@@ -50,7 +50,7 @@ class _BlackBox(Applied):
                 self._classes[shape] = self.logits(np.full((2, *shape), 0.5, np.float32)).shape[-1]
             except jax.errors.JAXTypeError:  # what it computes is traced
                 raise NotLogitsError(
-                    f"{self.name} uses JAX, which a black box must not: give it to models.from_function"
+                    f"{self.model_name} uses JAX, which a black box must not: give it to models.from_function"
                 ) from None
         return self._classes[shape]
 
@@ -62,13 +62,13 @@ class _BlackBox(Applied):
             scores = np.asarray(self.function(images.reshape(count, *images.shape[-3:])))
         if scores.ndim != 2 or len(scores) != count or scores.dtype.kind not in "fiub":
             raise NotLogitsError(
-                f"{self.name} must return scores (N, num_classes), not an array of {scores.dtype} "
+                f"{self.model_name} must return scores (N, num_classes), not an array of {scores.dtype} "
                 f"{scores.shape} for {count} images"
             )
         scores = scores.astype(np.float32)
         if self.probabilities:
             if not (scores >= 0).all() or not (scores <= 1).all():
-                raise InputError(f"{self.name}: probabilities must lie in [0, 1]")
+                raise InputError(f"{self.model_name}: probabilities must lie in [0, 1]")
             scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
         return scores.reshape(*images.shape[:-3], -1)
 
@@ -85,8 +85,8 @@ def _forward(box: _BlackBox, images: jax.Array) -> tuple[jax.Array, None]:
 
 def _backward(box: _BlackBox, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
     raise InputError(
-        f"{box.name} is a black box, which has no gradient: attack victims.EstimatedGradient(victim), or "
-        "take an attack that asks for none, as spsa, square or hop_skip_jump"
+        f"{box.model_name} is a black box, which has no gradient: attack victims.EstimatedGradient(victim), "
+        "or take an attack that asks for none, as spsa, square or hop_skip_jump"
     )
 
 

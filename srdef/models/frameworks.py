@@ -83,6 +83,7 @@ def check_networks(tree: Any) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Linen(Applied):
+    holds = "module"
     module: Any
     options: tuple[tuple[str, Any], ...]
 
@@ -165,6 +166,7 @@ def evaluation_options(function: Callable[..., Any]) -> tuple[tuple[str, bool], 
 class _Equinox(Applied):
     """Calls an equinox model, which takes one image at a time."""
 
+    holds = "static"
     static: Any
     stateful: bool
 
@@ -217,6 +219,7 @@ def from_equinox(module: Any, state: Any = None, *, channels_first: bool = True,
 class _Keras(Applied):
     """Calls a Keras model, which is the same as long as none of its layers is configured otherwise."""
 
+    holds = "model"
     model: Any
     options: tuple[tuple[str, Any], ...]
     layers: str

@@ -212,6 +212,10 @@ class _Torch(Applied):
 
     bridge: _Bridge
 
+    @property
+    def model_name(self) -> str:
+        return type(self.bridge.module).__name__
+
     def __call__(self, _: Any, images: jax.Array) -> jax.Array:
         return _call(self.bridge, images)
 

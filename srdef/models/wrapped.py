@@ -9,7 +9,7 @@ argument is compared: a program serves another model only if it would compute th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,11 @@ class Wrapped:
     def __call__(self, images: jax.Array) -> jax.Array:
         """The logits `(N, num_classes)` of images `(N, height, width, channels)` in [0, 1]."""
         return self.apply(self.parameters, self.preprocess(images))
+
+    @property
+    def model_name(self) -> str:
+        """The class of what was wrapped, or the name of a function."""
+        return getattr(self.apply, "model_name", "") or type(self.parameters).__name__
 
     def check(self) -> None:
         """Raise InputError if the model is not any more what was wrapped.
@@ -164,6 +169,13 @@ def from_function(
 class Applied:
     """What `Wrapped` applies: equal to another if it computes the same of the same parameters."""
 
+    holds: ClassVar[str] = ""  # the attribute that is the model; none: the parameters are
+
+    @property
+    def model_name(self) -> str:
+        """What messages call the model; empty if it is the parameters."""
+        return type(getattr(self, self.holds)).__name__ if self.holds else ""
+
     def check(self, parameters: Any) -> None:
         """Raise InputError if it would not compute now what it computed when it was made."""
 
@@ -184,6 +196,10 @@ class Function(Applied):
     function: Callable[..., jax.Array]
     takes_parameters: bool
     reach: Reach
+
+    @property
+    def model_name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, parameters: Any, images: jax.Array) -> jax.Array:
         return self.function(parameters, images) if self.takes_parameters else self.function(images)
@@ -206,9 +222,8 @@ class Function(Applied):
 
     def check(self, parameters: Any) -> None:
         if reach_of(self.function).arrays != self.reach.arrays:
-            name = getattr(self.function, "__name__", type(self.function).__name__)
             raise InputError(
-                f"arrays that the model {name} holds have changed since it was wrapped, in training perhaps; "
+                f"arrays that {self.model_name} holds have changed since it was wrapped, in training perhaps; "
                 "wrap it again, or give the weights as parameters: from_function(apply, parameters)"
             )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srdef.errors import InputError, not_taken
+from srdef.errors import InputError, name_of, not_taken
 from srdef.keys import of_seed
 from srdef.models.frameworks import check_networks, framework_of
 from srdef.own_code.edits import notice_edits, watched
@@ -161,7 +161,7 @@ def _within(victim: Any) -> tuple[Any, ...]:
 def _name(victim: Any) -> str:
     """The network's name, which says more than that of what stands around it."""
     inner = getattr(victim, "victim", getattr(victim, "classifier", None))
-    return type(victim).__name__ if inner is None else _name(inner)
+    return name_of(victim) if inner is None else _name(inner)
 
 
 def draws_per_call(victim: Victim) -> int:

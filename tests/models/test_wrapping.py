@@ -290,6 +290,17 @@ def test_images_with_their_channels_first_are_refused(images):
         srdef.evaluate_robustness(model, first, np.zeros(len(first), int), attacks="fgsm", key=key)
 
 
+NAMES = ["Nnx", "Linen", "Linen", "apply", "<lambda>", "Sequential", "Sequential"]
+
+
+@pytest.mark.parametrize(("make", "name"), [*zip(MODELS, NAMES, strict=True)])
+def test_a_message_names_the_model_that_was_wrapped(make, name, rng):
+    model = make()[0]
+    large = rng.uniform(size=(2, SIDE + 1, SIDE + 1, 3)).astype(np.float32)
+    with pytest.raises(InputError, match=f"^{name} does not take images of 13x13x3"):
+        srdef.evaluate_robustness(model, large, np.zeros(2, int), attacks="fgsm", key=jax.random.key(0))
+
+
 def test_images_of_another_size_are_given_to_a_model_as_they_are(images):
     """A defense may enlarge them."""
     model = models.from_function(lambda w, x: x.mean(axis=(1, 2)) @ w, jnp.eye(3), image_size=SIDE)
