@@ -223,8 +223,8 @@ class Function(Applied):
     def check(self, parameters: Any) -> None:
         if reach_of(self.function).arrays != self.reach.arrays:
             raise InputError(
-                f"arrays that {self.model_name} holds have changed since it was wrapped, in training perhaps; "
-                "wrap it again, or give the weights as parameters: from_function(apply, parameters)"
+                f"arrays that {self.model_name} holds have changed since it was wrapped, in training "
+                "perhaps; wrap it again, or give the weights as parameters: from_function(apply, parameters)"
             )
 
 
