@@ -109,8 +109,10 @@ def test_every_attack_climbs_every_loss(name, loss, targeted):
     result = run(
         name, images, (labels + 1) % 5 if targeted else labels, classifier, loss=loss, targeted=targeted
     )
-    # Minus a logit may fall while another of the other classes falls too: most images, not each of them.
-    assert result.success.mean() >= (0.5 if loss == "logit" or name == "fgsm" else 1)
+    # Minus a logit may fall while another of the other classes falls too: most images, not each of them. And
+    # where the label is third in what DI²-FGSM shows, the untargeted ratio is 1, whatever the logits are.
+    most = loss == "logit" or name == "fgsm" or (name == "mdi2fgsm" and loss == "dlr" and not targeted)
+    assert result.success.mean() >= (0.5 if most else 1)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
