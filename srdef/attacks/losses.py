@@ -21,7 +21,7 @@ Loss = LossName | Callable[[jax.Array, jax.Array], jax.Array]
 - "margin": the largest other logit minus the label's (Carlini and Wagner 2017, arXiv:1608.04644, their f_6).
 - "dlr": the margin divided by a distance of logits, so that their scale does not matter (Croce and Hein 2020,
   arXiv:2003.01690, equations 6 and 7). It needs three classes, in a targeted attack four.
-  Untargeted it is 1, without a gradient, wherever the label is third: with a random victim or view, such as that
+  Untargeted it is 1, without a gradient, wherever the label is third: with a random victim or view, as that
   of DI²-FGSM, that may be so while the image itself is not adversarial.
 - "logit": minus the label's logit (Zhao, Liu and Larson 2021, arXiv:2012.11528): for targeted
   transfer attacks, as its gradient does not vanish while they go on.
