@@ -35,8 +35,9 @@ def naming(where: str) -> Iterator[None]:
 
 
 def name_of(network: object) -> str:
-    """What a message calls a network: its class, also of a model that was wrapped."""
-    return getattr(network, "model_name", type(network).__name__)
+    """What a message calls a network: its class, also of a model that was wrapped, or a function's name."""
+    name = getattr(network, "model_name", getattr(network, "__name__", type(network).__name__))
+    return str(name).replace("<lambda>", "a function")
 
 
 def not_taken(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdef.errors import InputError
+from srdef.errors import InputError, name_of
 from srdef.models.wrapped import Applied, Channels, NotLogitsError, Wrapped, from_function
 from srdef.own_code.reach import reach_of
 from srdef.programs import call_back
@@ -41,7 +41,7 @@ class _BlackBox(Applied):
 
     @property
     def model_name(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        return name_of(self.function)
 
     def classes(self, shape: tuple[int, ...]) -> int:
         """How many there are for an image of this shape: the function is asked once for each."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srdef.errors import InputError
+from srdef.errors import InputError, name_of
 from srdef.own_code.reach import Reach, reach_of
 from srdef.programs import jit
 from srdef.validation import check_count, check_flags
@@ -199,7 +199,7 @@ class Function(Applied):
 
     @property
     def model_name(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        return name_of(self.function)
 
     def __call__(self, parameters: Any, images: jax.Array) -> jax.Array:
         return self.function(parameters, images) if self.takes_parameters else self.function(images)

@@ -323,7 +323,9 @@ def build():
     new = f'"name": "{tmp_path}/mine.py:build"'
     namespace = {}
     exec(CONFIG.replace('"name": "efficientnet_lite0", "pretrained": True', new), namespace)
-    with pytest.raises(InputError, match=r"^\w+ does not take images of 128x128x3: TypeError: [^\n]*$"):
+    with pytest.raises(
+        InputError, match=r"^a function does not take images of 128x128x3: TypeError: [^\n]*$"
+    ):
         script.main(namespace["get_config"](), tmp_path / "workdir")
     assert not (tmp_path / "workdir").exists()
 

@@ -290,7 +290,7 @@ def test_images_with_their_channels_first_are_refused(images):
         srdef.evaluate_robustness(model, first, np.zeros(len(first), int), attacks="fgsm", key=key)
 
 
-NAMES = ["Nnx", "Linen", "Linen", "apply", "<lambda>", "Sequential", "Sequential"]
+NAMES = ["Nnx", "Linen", "Linen", "apply", "a function", "Sequential", "Sequential"]
 
 
 @pytest.mark.parametrize(("make", "name"), [*zip(MODELS, NAMES, strict=True)])
