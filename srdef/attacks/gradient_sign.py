@@ -178,8 +178,9 @@ class GradientSign(Attack):
         points = self.steps * (1 + self.neighbours) + (self.restarts > 1)
         point = state.iteration // self._run * points + place // self._copies
         key = jax.random.fold_in(state.key, point + 1)
-        diverse = DiverseInputs(victim, self.diversity, same_size=self.same_size)
-        seen = diverse if self.diverse_inputs else victim
+        seen = victim
+        if self.diverse_inputs:
+            seen = DiverseInputs(victim, self.diversity, same_size=self.same_size)
         seen = through(seen, self.views, copy)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:

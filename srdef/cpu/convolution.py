@@ -50,11 +50,13 @@ def convolve(
     if feature_group_count > 1:
         how |= {"dimension_numbers": numbers, "feature_group_count": feature_group_count}
         return lax.conv_general_dilated(x, kernel, **how)
-    direct: Way = partial(_direct, numbers, how)
-    exchanged: Way = partial(_exchanged, numbers, how)
+    direct: Way
+    exchanged: Way
     if _is_pointwise(x, kernel, numbers, padding, **options):
         kept = {name: options.get(name) for name in ("precision", "preferred_element_type")}
         direct, exchanged = _pointwise(numbers, tuple(window_strides), **kept)
+    else:
+        direct, exchanged = partial(_direct, numbers, how), partial(_exchanged, numbers, how)
 
     @jax.custom_jvp
     def value(x: jax.Array, kernel: jax.Array) -> jax.Array:
